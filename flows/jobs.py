@@ -1,0 +1,112 @@
+"""Recipe + snapshot + token sets -> the jobs of a run, with the keys that their results are found under."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from quantmill import keys
+from quantmill.artifact import Snapshot, TokenSet, VariantJob
+from quantmill.methods import METHODS
+from quantmill.recipe import Recipe, VariantSpec, default_model_name
+from tasks import convert, engines, evaluate
+
+BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
+LOSSLESS = {"llama_cpp": VariantSpec(method="gguf", bits=32, type="F32")}
+"""Runtime -> the variant that changes no weight there: its KL is the runtime's noise floor. transformers has the baseline."""
+
+
+class Plan(NamedTuple):
+    """The jobs of a run. The baseline comes first; floors measure what a runtime alone costs."""
+
+    baseline: VariantJob
+    floors: dict[str, VariantJob]
+    variants: list[VariantJob]
+    conversion_key: str
+    conversion_name: str
+
+
+def make_plan(recipe: Recipe, snapshot: Snapshot, calibration: TokenSet | None, evaluation: TokenSet) -> Plan:
+    """Return the jobs in the recipe's order."""
+    specs, device = recipe.expand(snapshot.origin.architecture.linear_inputs), device_class(recipe.device)
+    name = default_model_name(recipe.model.source)
+    needed = {spec.row.runtime for spec in specs}
+    conversion_key = keys.stage_key(
+        "conversion",
+        source=snapshot.digest,
+        name=name,
+        revision=convert.REVISION,
+        engines=engines.locked(convert.PACKAGES),
+    )
+
+    def job(spec: VariantSpec) -> VariantJob:
+        return _job(spec, snapshot, calibration, evaluation, conversion_key, device)
+
+    return Plan(
+        baseline=job(BASELINE),
+        floors={runtime: job(spec) for runtime, spec in LOSSLESS.items() if runtime in needed},
+        variants=[job(spec) for spec in specs],
+        conversion_key=conversion_key if any(spec.row.converted for spec in specs) else "",
+        conversion_name=name,
+    )
+
+
+def device_class(asked: str) -> str:
+    """Return `cpu` or `cuda`; `auto` is CUDA where the driver says that there is a GPU."""
+    if asked != "auto":
+        return asked
+    return "cuda" if Path("/proc/driver/nvidia/gpus").exists() else "cpu"
+
+
+def uses_calibration(recipe: Recipe) -> bool:
+    """Return whether any method of the recipe sees the calibration windows."""
+    return any(METHODS[request.method].calibrated for request in recipe.variants)
+
+
+def _job(
+    spec: VariantSpec,
+    snapshot: Snapshot,
+    calibration: TokenSet | None,
+    evaluation: TokenSet,
+    conversion_key: str,
+    device: str,
+) -> VariantJob:
+    row = spec.row
+    place = device if device in row.devices else "cpu"
+    seen = calibration if row.calibrated else None
+    conversion = conversion_key if row.converted else ""
+    artifact_key = _artifact_key(spec, snapshot, seen, conversion, place)
+    baseline_key = _artifact_key(BASELINE, snapshot, None, "", device)
+    trace_key = keys.stage_key(
+        "trace", artifact=baseline_key, evaluation=evaluation.digest, device=device, **_measured_by("transformers", ())
+    )
+    return VariantJob(
+        name=spec.name,
+        spec=spec,
+        snapshot=snapshot,
+        calibration=seen,
+        evaluation=evaluation,
+        conversion_key=conversion,
+        trace_key=trace_key,
+        artifact_key=artifact_key,
+        report_key=keys.stage_key(
+            "report", artifact=artifact_key, trace=trace_key, device=place, **_measured_by(row.runtime, row.engines)
+        ),
+        device=place,
+    )
+
+
+def _artifact_key(spec: VariantSpec, snapshot: Snapshot, seen: TokenSet | None, conversion: str, device: str) -> str:
+    row = spec.row
+    return keys.stage_key(
+        "artifact",
+        source=snapshot.digest,
+        spec=spec.canonical(),
+        calibration=seen.digest if seen else "",
+        conversion=conversion,
+        device=device,
+        revision=row.revision,
+        engines=engines.locked(row.engines),
+    )
+
+
+def _measured_by(runtime: str, packages: tuple[str, ...]) -> dict[str, object]:
+    return {"revision": evaluate.REVISION, "engines": engines.locked(tuple({*evaluate.PACKAGES[runtime], *packages}))}

@@ -1,0 +1,41 @@
+"""Stage functions as Prefect tasks. Work stays plain functions in `tasks/`, wiring is here.
+
+Nothing is cached or persisted by Prefect: the store is the memory.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, TypeVar
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.tasks import Task
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def as_task(work: Callable[_P, _T], run_name: str | None = None) -> Task[_P, _T]:
+    """Return a stage function as a task; `run_name` may hold parameters in braces."""
+    return task(name=work.__name__, task_run_name=run_name, cache_policy=NO_CACHE, persist_result=False)(work)
+
+
+class Stages:
+    """Runs stage functions as tasks, off the event loop, and keeps the seconds that each module took."""
+
+    def __init__(self) -> None:
+        self.timings: dict[str, float] = {}
+
+    async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Return what `work` returns."""
+        stage = work.__module__.rpartition(".")[2]
+        return await self.watch(stage, asyncio.to_thread(as_task(work), *args, **kwargs))
+
+    async def watch(self, stage: str, work: Awaitable[_T]) -> _T:
+        """Return what `work` gives, its seconds added to those of `stage`."""
+        started = time.monotonic()
+        try:
+            return await work
+        finally:
+            self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - started, 3)

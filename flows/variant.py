@@ -1,0 +1,41 @@
+"""One variant: quantize, then evaluate. What a pool runs; all that it needs is its job, all that it leaves is in the store."""
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.stages import as_task
+from quantmill.artifact import VariantJob
+from quantmill.errors import QuantmillError
+from quantmill.report import Outcome
+from quantmill.settings import load_settings
+from quantmill.store.folder import FolderStore
+from quantmill.store.protocol import Store
+from tasks.evaluate import find_report, measure_artifact
+from tasks.quantize import find_artifact, make_artifact
+from tasks.sandbox import Sandbox
+
+make = as_task(make_artifact, "quantize {job.name}")
+measure = as_task(measure_artifact, "evaluate {job.name}")
+
+
+@flow(name="variant", flow_run_name="{job.name}", persist_result=False, validate_parameters=True)
+def variant(job: VariantJob) -> State[None]:
+    """Build and measure one variant; completed means that its artifact and report are in the store.
+
+    It ends `Failed` under the name of the error's class, so that whoever waits can tell out of memory from a bad engine.
+    """
+    settings = load_settings()
+    store, sandbox = FolderStore(settings.store_path, settings.stage_days), Sandbox(settings)
+    try:
+        artifact = make(job, store, sandbox)
+        report = measure(job, artifact, store, sandbox)
+    except QuantmillError as error:
+        return Failed(name=type(error).__name__, message=str(error))
+    return Completed(message=f"perplexity {report.quality.perplexity:.2f}, mean KL {report.quality.mean_kl:.4g}")
+
+
+def recall(job: VariantJob, store: Store) -> Outcome | None:
+    """Return the outcome of a variant that was built before, or None."""
+    artifact, report = find_artifact(job, store), find_report(job, store)
+    return Outcome(name=job.name, artifact=artifact, report=report, cached=True) if artifact and report else None

@@ -1,0 +1,215 @@
+"""What passes between stages: files, snapshots, token sets, artifacts and the job that builds a variant.
+
+Every type is frozen and JSON; bytes are named by sha256 and lie in the store (or, for a snapshot, at its pinned origin).
+"""
+
+import re
+import unicodedata
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from quantmill import keys
+from quantmill.methods import Format
+from quantmill.recipe import ModelRequest, TokenRequest, VariantSpec
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+_WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
+
+
+def safe_path(path: str) -> str:
+    """Return `path` if it is a plain relative file path that every system can hold.
+
+    Raises:
+        ValueError: it is absolute, climbs, or holds a backslash, a colon, a control sign or a name Windows reserves.
+    """
+    parts = path.split("/")
+    plain = all(part not in ("", ".", "..") and not part.endswith((" ", ".")) for part in parts)
+    printable = all(sign.isprintable() and sign not in '\\:*?"<>|' for sign in path)
+    if not plain or not printable or len(path) > 512 or any(_WINDOWS_NAMES.match(part) for part in parts):
+        raise ValueError(f"not a plain relative path: {path!r}")
+    return unicodedata.normalize("NFC", path)
+
+
+class FileEntry(BaseModel):
+    """One file of a snapshot or an artifact."""
+
+    model_config = _FROZEN
+
+    path: str = Field(description="Relative path, `/` between folders.")
+    size_bytes: int = Field(ge=0, description="Its length.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="The digest of its bytes.")
+
+    @field_validator("path")
+    @classmethod
+    def _plain(cls, path: str) -> str:
+        return safe_path(path)
+
+
+def files_digest(files: tuple[FileEntry, ...]) -> str:
+    """Return the digest of a set of files: names and contents, whatever their order."""
+    return keys.digest(sorted([file.path, file.sha256] for file in files))
+
+
+class Architecture(BaseModel):
+    """What a model's config says about its shape."""
+
+    model_config = _FROZEN
+
+    name: str = Field(description="Class name in transformers: `LlamaForCausalLM`.")
+    model_type: str = Field(description="`llama`, `qwen2`, ...")
+    layers: int = Field(ge=1, description="Decoder layers.")
+    hidden_size: int = Field(ge=1, description="Width of the residual stream.")
+    vocabulary_size: int = Field(ge=1, description="Rows of the output head.")
+    linear_inputs: tuple[int, ...] = Field(description="Input widths of the decoder's linear layers, ascending.")
+
+
+class Origin(BaseModel):
+    """A source as it was found before any work: enough to fetch it again and to notice that it changed."""
+
+    model_config = _FROZEN
+
+    request: ModelRequest = Field(description="What was asked for.")
+    kind: str = Field(description="`gguf` or `folder`.")
+    files: tuple[FileEntry, ...] = Field(description="The files at the source.")
+    architecture: Architecture = Field(description="From its config or header.")
+    license: str = Field(default="", description="SPDX name, where the source states one.")
+
+    @property
+    def digest(self) -> str:
+        """The digest of the source's files."""
+        return files_digest(self.files)
+
+
+class Snapshot(BaseModel):
+    """A model folder in bf16 safetensors, ready to quantize. A reference: its bytes can be made again from the origin."""
+
+    model_config = _FROZEN
+
+    origin: Origin = Field(description="Where it came from.")
+    files: tuple[FileEntry, ...] = Field(description="The folder's files.")
+    source_types: dict[str, str] = Field(
+        default={}, description="GGUF sources: tensor -> type that its weights went through."
+    )
+    notes: tuple[str, ...] = Field(default=(), description="What was changed on the way in, in words.")
+    parameters: int = Field(ge=1, description="Weights in the safetensors files.")
+
+    @property
+    def digest(self) -> str:
+        """The digest of the folder's files."""
+        return files_digest(self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """The sha256 of `tokenizer.json`."""
+        return next(file.sha256 for file in self.files if file.path == "tokenizer.json")
+
+
+class TokenSet(BaseModel):
+    """Token windows: a safetensors file with one int32 tensor `input_ids` (windows, sequence_length)."""
+
+    model_config = _FROZEN
+
+    request: TokenRequest = Field(description="What was asked for.")
+    role: str = Field(description="`calibration` or `evaluation`.")
+    text_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the text that it was drawn from.")
+    tokenizer_digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the tokenizer.")
+    file: FileEntry = Field(description="The windows.")
+
+    @property
+    def digest(self) -> str:
+        """The digest of the windows' file."""
+        return self.file.sha256
+
+
+class QuantizedTensor(BaseModel):
+    """What happened to one weight tensor."""
+
+    model_config = _FROZEN
+
+    name: str = Field(description="The tensor's name in the artifact.")
+    scheme: str = Field(description="How: `gptq`, `nf4`, `Q6_K`, `bf16`.")
+    bits: float = Field(gt=0, description="Stored bits per weight, scales included.")
+    parameters: int = Field(ge=1, description="Weights in it.")
+    fallback: str = Field(default="", description="Why it is not what was asked for; empty where it is.")
+
+
+class Artifact(BaseModel):
+    """A complete folder that its users' library loads: weights, config, tokenizer, chat template."""
+
+    model_config = _FROZEN
+
+    spec: VariantSpec = Field(description="What was asked for.")
+    format: Format = Field(description="File format of the weights.")
+    files: tuple[FileEntry, ...] = Field(description="The folder's files.")
+    tensors: tuple[QuantizedTensor, ...] = Field(description="Every weight tensor.")
+    source_digest: str = Field(description="The snapshot that it was made from.")
+    calibration_digest: str = Field(default="", description="The token set that it saw; empty: none.")
+    toolchain: dict[str, str] = Field(description="Package -> version that made it.")
+    hardware: str = Field(description="Processor or GPU that made it.")
+    quantize_s: float = Field(ge=0, description="Seconds that the engine worked.")
+    peak_memory_bytes: int = Field(ge=0, description="The most memory the job held.")
+
+    @property
+    def digest(self) -> str:
+        """The digest of the folder's files."""
+        return files_digest(self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def parameters(self) -> int:
+        """Weights in all tensors."""
+        return sum(tensor.parameters for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the weight files over the number of weights."""
+        weights = sum(file.size_bytes for file in self.files if file.path.endswith((".safetensors", ".gguf")))
+        return 8 * weights / self.parameters
+
+    @property
+    def fallback_share(self) -> float:
+        """Share of the weights in tensors that did not become what was asked for."""
+        return sum(tensor.parameters for tensor in self.tensors if tensor.fallback) / self.parameters
+
+
+class VariantJob(BaseModel):
+    """All that a worker needs to build and measure one variant: references and keys, no bytes."""
+
+    model_config = _FROZEN
+
+    name: str = Field(description="The variant's name.")
+    spec: VariantSpec = Field(description="What to make.")
+    snapshot: Snapshot = Field(description="From what.")
+    calibration: TokenSet | None = Field(default=None, description="Only where the method uses it.")
+    evaluation: TokenSet = Field(description="What it is measured on.")
+    conversion_key: str = Field(
+        default="", description="Stage key of the GGUF conversion, where the method starts there."
+    )
+    trace_key: str = Field(default="", description="Stage key of the baseline's trace; empty: this job makes it.")
+    artifact_key: str = Field(description="Stage key of the quantize stage.")
+    report_key: str = Field(description="Stage key of the evaluate stage.")
+    device: str = Field(description="`cpu` or `cuda`.")
+
+
+class StageResult(BaseModel):
+    """The cache's record of one finished stage: what it made, in JSON, and the blobs it names."""
+
+    model_config = _FROZEN
+
+    stage: str = Field(
+        pattern=r"^[a-z]+$", description="`snapshot`, `tokens`, `conversion`, `artifact`, `trace`, `report`."
+    )
+    key: str = Field(pattern=r"^[0-9a-f]{64}$", description="From the inputs, by `keys.stage_key`.")
+    blobs: tuple[FileEntry, ...] = Field(default=(), description="Files that must be in the store for it to count.")
+    value: dict[str, Any] = Field(description="The stage's result.")
+    made_at: float = Field(description="Seconds since 1970; stage results expire.")

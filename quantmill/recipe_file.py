@@ -1,0 +1,87 @@
+"""A recipe file (YAML) and `--set` values -> a checked `Recipe`; every mistake is one line that names the field."""
+
+import types
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from quantmill.errors import RecipeError
+from quantmill.recipe import Recipe
+
+_MAX_BYTES = 1 << 20
+
+
+def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Return the recipe in a YAML file, with `model.source=...`-like overrides applied on top.
+
+    Raises:
+        RecipeError: the file cannot be read, is not YAML, or a field holds a value that is not allowed.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise RecipeError(f"{path}: a recipe holds at most {_MAX_BYTES} bytes, got {path.stat().st_size}")
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping with the keys {', '.join(Recipe.model_fields)}")
+    for override in overrides:
+        _apply(data, override)
+    return parse_recipe(data)
+
+
+def parse_recipe(data: Any) -> Recipe:
+    """Return the recipe that plain data describes; see `read_recipe` for what is raised."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise RecipeError(_one_line(error)) from error
+    except RecursionError as error:
+        raise RecipeError("recipe: nested too deeply") from error
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Set `a.b.0.c=value` in `data`; the value is read as YAML."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"--set {override}: write it as KEY=VALUE, for example --set model.source=./model")
+    *parents, last = path.split(".")
+    at: Any = data
+    try:
+        value = yaml.safe_load(text)
+        for key in parents:
+            at = at[int(key)] if isinstance(at, list) else at.setdefault(key, {})
+        at[int(last) if isinstance(at, list) else last] = value
+    except (TypeError, ValueError, IndexError, AttributeError, yaml.YAMLError) as error:
+        raise RecipeError(f"--set {override}: the recipe has no such place") from error
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    location = first["loc"]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    value = first.get("input")
+    if first["type"] == "extra_forbidden":
+        return f"{where}: unknown key; allowed: {', '.join(_fields_at(location[:-1]))}"
+    if first["type"] == "missing":
+        return f"{where}: required"
+    if first["type"] == "value_error":
+        message = str(first["ctx"]["error"])
+        return f"{where}.{message}" if where else message
+    shown = "" if isinstance(value, dict) else f", got {str(value)[:80]!r}"
+    return f"{where or 'recipe'}: {first['msg'][0].lower()}{first['msg'][1:]}{shown}"
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    """Return the field names of the recipe's model at `location`."""
+    kind: Any = Recipe
+    for part in location:
+        if isinstance(part, str) and isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = kind.model_fields[part].annotation
+        elif get_origin(kind) in (list, tuple, types.UnionType):
+            kind = get_args(kind)[0]
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []

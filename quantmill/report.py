@@ -1,0 +1,158 @@
+"""How variants measured and what was decided: reports, verdicts and the run's summary (the `--json` document)."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantmill.artifact import Artifact
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+Status = Literal["accepted", "rejected", "failed"]
+
+
+class Quality(BaseModel):
+    """How an artifact predicts the evaluation text, alone and beside the baseline. All over the same scored tokens."""
+
+    model_config = _FROZEN
+
+    scored_tokens: int = Field(ge=1, description="Positions that were scored.")
+    perplexity: float = Field(description="exp of the mean negative log likelihood, nats.")
+    mean_kl: float = Field(description="Mean KL(baseline || variant) per position, nats.")
+    p99_kl: float = Field(description="99th percentile of the same.")
+    top1_agreement: float = Field(description="Share of positions where both rank the same token first.")
+    unigram_perplexity: float = Field(description="Perplexity of the text's own token frequencies: worse is gibberish.")
+    compute_dtype: str = Field(description="Arithmetic that the logits were computed in.")
+
+
+class Speed(BaseModel):
+    """How fast and how large, loaded as a consumer loads it, alone on the machine."""
+
+    model_config = _FROZEN
+
+    load_s: float = Field(description="Folder -> ready, seconds, engine already imported.")
+    prefill_tokens_per_s: float = Field(description="Prompt tokens per second, median of repeats.")
+    decode_tokens_per_s: float = Field(
+        description="Generated tokens per second, greedy, one sequence, median of repeats."
+    )
+    peak_memory_bytes: int = Field(description="VmHWM of the process after load, prefill and decode.")
+    prompt_tokens: int = Field(description="Length of the prompt.")
+    generated_tokens: int = Field(description="Tokens generated.")
+    threads: int = Field(description="Processor threads used.")
+    compute_dtype: str = Field(description="Arithmetic of the loaded model.")
+    kernel: str = Field(description="What multiplies the quantized weights.")
+    hardware: str = Field(description="Processor or GPU.")
+
+
+class EvaluationReport(BaseModel):
+    """Everything measured about one artifact."""
+
+    model_config = _FROZEN
+
+    name: str = Field(description="The variant's name.")
+    artifact_digest: str = Field(description="What was measured.")
+    evaluation_digest: str = Field(description="On which token windows.")
+    runtime: str = Field(description="The library that loaded it.")
+    runtime_version: str = Field(description="Its version.")
+    quality: Quality
+    speed: Speed
+    sample: str = Field(description="Text that it generated, greedily.")
+    sample_distinct_tokens: int = Field(ge=0, description="Different tokens in the sample; 1 is gibberish.")
+    head_digest: str = Field(description="Digest of the head that the baseline's logits were recomputed through.")
+    trace_kl: float = Field(
+        default=0.0, description="Baseline: KL of recomputed against forwarded logits, first window."
+    )
+    evaluate_s: float = Field(ge=0, description="Seconds that the job took.")
+
+
+class Verdict(BaseModel):
+    """The gate's decision about one variant, with its reasons in words."""
+
+    model_config = _FROZEN
+
+    status: Status
+    reasons: tuple[str, ...] = Field(
+        default=(), description="Why not, or what to know; empty: accepted without remarks."
+    )
+
+
+class BaselineMetrics(BaseModel):
+    """The baseline's figures, the yardstick of the others."""
+
+    model_config = _FROZEN
+
+    name: str
+    size_bytes: int
+    bits_per_weight: float
+    perplexity: float
+    decode_tokens_per_s: float
+    prefill_tokens_per_s: float
+    peak_memory_bytes: int
+    compute_dtype: str = Field(description="Arithmetic of the reference.")
+    scored_tokens: int
+
+
+class VariantSummary(BaseModel):
+    """One variant's row. Figures are None where the variant failed before they were measured."""
+
+    model_config = _FROZEN
+
+    name: str
+    method: str
+    bits: int
+    format: str
+    status: Status
+    reasons: tuple[str, ...] = ()
+    cached: bool = Field(description="Nothing was made again: artifact and report came from the store.")
+    marks: tuple[str, ...] = Field(
+        default=(), description="`source-grid`, `within noise`, `42% fallback`: what qualifies the figures."
+    )
+    size_bytes: int | None = None
+    bits_per_weight: float | None = None
+    perplexity: float | None = None
+    perplexity_ratio: float | None = None
+    mean_kl: float | None = None
+    p99_kl: float | None = None
+    top1_agreement: float | None = None
+    decode_tokens_per_s: float | None = None
+    prefill_tokens_per_s: float | None = None
+    peak_memory_bytes: int | None = None
+    quantize_s: float | None = None
+    evaluate_s: float | None = None
+    artifact: str | None = Field(default=None, description="The artifact's digest.")
+    manifest: str | None = Field(default=None, description="The manifest's digest; None where it was not accepted.")
+
+
+class RunSummary(BaseModel):
+    """What a compress run did: the `--json` document."""
+
+    model_config = _FROZEN
+
+    model: str = Field(description="The published model's name.")
+    source: str = Field(description="What was asked for.")
+    source_digest: str
+    source_notes: tuple[str, ...] = ()
+    baseline: BaselineMetrics
+    timings: dict[str, float] = Field(description="Stage -> seconds of this run.")
+    variants: tuple[VariantSummary, ...]
+    noise_floor: dict[str, float] = Field(description="Runtime -> mean KL of the same weights in it, nats.")
+    pareto: tuple[str, ...] = Field(description="Variants that no other beats in both bytes and KL.")
+    picks: dict[str, str] = Field(description="`quality`, `size`, `speed` -> the accepted variant that is best at it.")
+    mlflow_run: str = Field(default="", description="The parent run's id; empty: nothing was registered by this run.")
+
+    @property
+    def accepted(self) -> tuple[VariantSummary, ...]:
+        """The accepted variants."""
+        return tuple(variant for variant in self.variants if variant.status == "accepted")
+
+
+class Outcome(BaseModel):
+    """What became of one variant job: artifact and report, or the failure and what it left."""
+
+    model_config = _FROZEN
+
+    name: str
+    artifact: Artifact | None = None
+    report: EvaluationReport | None = None
+    error: str = Field(default="", description="Class name of the failure; empty: none.")
+    message: str = Field(default="", description="Its message.")
+    cached: bool = Field(default=False, description="Both came from the store.")

@@ -1,0 +1,44 @@
+"""Settings: the only reader of QUANTMILL_* environment variables."""
+
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from quantmill.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Where things lie and how jobs run; every field is a QUANTMILL_* variable."""
+
+    model_config = SettingsConfigDict(env_prefix="QUANTMILL_", frozen=True, extra="ignore")
+
+    home: Path = Field(default=Path(".quantmill"), description="Everything of an embedded run lies here.")
+    store: Path | None = Field(default=None, description="The store's folder; default: HOME/store.")
+    mlflow_uri: str = Field(default="", description="MLflow tracking URI; default: SQLite in HOME/mlflow.")
+    job_timeout_s: float = Field(default=6 * 3600.0, gt=0, description="A job that runs longer is stopped.")
+    stage_days: float = Field(default=90.0, gt=0, description="Days after which a stage result no longer counts.")
+    local_jobs: int = Field(
+        default=1, ge=1, le=64, description="Jobs at once on this machine; speed is measured alone."
+    )
+    python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
+    threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
+
+    @property
+    def store_path(self) -> Path:
+        """The store's folder."""
+        return self.store or self.home / "store"
+
+
+def load_settings() -> Settings:
+    """Return the settings in force.
+
+    Raises:
+        SettingsError: a variable holds a value that is not allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "QUANTMILL_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{name}: {first['msg'].lower()}, got {str(first.get('input'))!r}") from error

@@ -1,0 +1,1 @@
+"""Stores: where bytes and records live. `protocol` says what a store does; `folder` does it on a disk."""

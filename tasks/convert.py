@@ -1,0 +1,28 @@
+"""Stage 3, GGUF only: the snapshot in one BF16 GGUF file, once for all types."""
+
+import time
+
+from quantmill.artifact import Snapshot, StageResult
+from quantmill.store.protocol import Store
+from tasks import snapshots
+from tasks.sandbox import Sandbox
+
+REVISION = 1
+PACKAGES = ("auto-round", "gguf", "llama-cpp-python", "torch", "transformers")
+
+
+def convert_snapshot(snapshot: Snapshot, key: str, name: str, store: Store, sandbox: Sandbox) -> StageResult:
+    """Return the conversion with stage key `key`; `name` is the model's name in the file's metadata.
+
+    Raises:
+        SourceError: llama.cpp's converter does not know the architecture.
+        TokenizerMismatch: the file tokenizes or renders a chat unlike the snapshot.
+    """
+    if found := store.look_up("conversion", key):
+        return found
+    arguments = {"source": str(snapshots.local_folder(snapshot, sandbox)), "name": name}
+    with sandbox.run("conversion", "gguf", arguments, PACKAGES) as result:
+        files = store.add_folder(result.out)
+        value = {"seconds": result.seconds, "peak_memory_bytes": result.peak_memory_bytes}
+        made = StageResult(stage="conversion", key=key, blobs=files, value=value, made_at=time.time())
+        return store.record(made)

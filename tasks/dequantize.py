@@ -1,0 +1,183 @@
+"""Turns a GGUF file into the Hugging Face folder that every quantizer and the baseline start from.
+
+The weights went through the file's own quantization once, so whoever shows figures of such a model says so:
+the returned types are the record. Reading is left to transformers (`from_pretrained(..., gguf_file=...)`),
+which undoes llama.cpp's permutations; saving is not, because it refuses to save what it read from a GGUF.
+
+The tokenizer that comes out is transformers' reading of the GGUF, not yet llama.cpp's: see `tokenizer_check`.
+"""
+
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from quantmill.errors import SourceError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+    from transformers import PreTrainedModel
+
+Progress = Callable[[str, int, int], None]
+
+_STEPS = 4
+_HEADER_BYTES = 24  # magic, version, counts of tensors and of metadata
+# What transformers records of the machine and of its own class names; a reader needs neither.
+_LOCAL_TOKENIZER_KEYS = ("backend", "is_local", "local_files_only", "name_or_path", "tokenizer_file")
+_LOCAL_CONFIG_KEYS = ("quantization_config", "auto_map", "_name_or_path", "_model_name_or_path")
+
+
+def dequantize(gguf: Path, out: Path, progress: Progress) -> dict[str, str]:
+    """Fill the empty folder `out` with a bf16 model and its tokenizer; return every GGUF tensor's type.
+
+    The same file gives the same bytes. Peak memory: 1.0 GB on a model of 135M weights, half of it imports.
+
+    Raises:
+        SourceError: the file is no whole GGUF, or transformers cannot read its architecture in full.
+    """
+    reader = read_gguf(gguf)
+    types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
+    elements = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    del reader  # its fields hold hundreds of thousands of small arrays
+    progress("dequantize", 1, _STEPS)
+    model = _load(gguf, elements)
+    progress("dequantize", 2, _STEPS)
+    _save_model(model, out)
+    context_length = getattr(model.config, "max_position_embeddings", None)
+    del model
+    progress("dequantize", 3, _STEPS)
+    save_tokenizer(gguf, out, context_length)
+    progress("dequantize", _STEPS, _STEPS)
+    return types
+
+
+def read_gguf(gguf: Path) -> "GGUFReader":
+    """Return a reader of a file whose header and tensor table are whole and whose tensors all lie inside it.
+
+    Raises:
+        SourceError: the file is missing, is no GGUF, is cut short, or is one part of several.
+    """
+    import numpy
+    from gguf import GGUFReader
+
+    _check_magic(gguf)
+    try:
+        # A broken length field makes numpy warn about an overflow before the reader fails on it.
+        with numpy.errstate(over="ignore"):
+            reader = GGUFReader(gguf)
+    except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
+        raise SourceError(f"{gguf.name}: the GGUF is cut short or broken ({_one_line(error)})") from error
+    size_bytes = gguf.stat().st_size
+    for tensor in reader.tensors:
+        if int(tensor.data_offset) + int(tensor.n_bytes) > size_bytes:
+            raise SourceError(f"{gguf.name}: the GGUF is cut short: {tensor.name} lies after its {size_bytes} bytes")
+    if not reader.tensors or "general.architecture" not in reader.fields:
+        raise SourceError(f"{gguf.name}: a model's GGUF has tensors and general.architecture, this one lacks them")
+    parts = reader.get_field("split.count")
+    if parts is not None and int(parts.contents()) > 1:
+        raise SourceError(f"{gguf.name}: one part of {int(parts.contents())}; llama-gguf-split --merge joins them")
+    return reader
+
+
+def _check_magic(gguf: Path) -> None:
+    try:
+        with gguf.open("rb") as file:
+            head = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise SourceError(f"{gguf.name}: cannot be read ({error.strerror})") from error
+    if head[:4] != b"GGUF":
+        raise SourceError(f"{gguf.name}: is no GGUF file: it starts with {head[:4]!r}, not b'GGUF'")
+    if len(head) < _HEADER_BYTES:
+        raise SourceError(f"{gguf.name}: the GGUF is cut short: {len(head)} bytes")
+    (version,) = struct.unpack_from("<I", head, 4)
+    if version not in (2, 3):
+        raise SourceError(f"{gguf.name}: GGUF version {version}; versions 2 and 3, little-endian, are read")
+
+
+def _load(gguf: Path, elements: int) -> "PreTrainedModel":
+    """Return the model in bf16, sure that every weight of the file went into it."""
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.bfloat16,
+            # Without it some architectures stay packed where the `kernels` package happens to be installed.
+            quantization_config=GgufConfig(dequantize=True),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise SourceError(f"{gguf.name}: transformers cannot read this GGUF ({_one_line(error)})") from error
+    model: PreTrainedModel = loaded[0]
+    missing = loaded[1]["missing_keys"]
+    if missing:
+        raise SourceError(f"{gguf.name}: the file lacks {len(missing)} tensors of the model, one is {min(missing)}")
+    read = sum(parameter.numel() for parameter in model.parameters())
+    # transformers drops what it has no place for, such as Llama 3.1's RoPE factors: that is another model.
+    if read != elements:
+        raise SourceError(f"{gguf.name}: holds {elements} weights, transformers would keep {read} of them")
+    return model
+
+
+def _save_model(model: "PreTrainedModel", out: Path) -> None:
+    """Write weights and configurations through a twin that never heard of GGUF."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = model.config
+    for key in _LOCAL_CONFIG_KEYS:
+        if hasattr(config, key):
+            delattr(config, key)
+    config.architectures = [type(model).__name__]
+    with torch.device("meta"):
+        twin: PreTrainedModel = cast("Any", AutoModelForCausalLM).from_config(config, dtype=torch.bfloat16)
+    twin.load_state_dict(model.state_dict(), assign=True)
+    twin.tie_weights()
+    twin.save_pretrained(out)
+    for weights in out.glob("*.safetensors"):
+        weights.chmod(0o644)  # safetensors leaves them readable to their owner only
+    _rewrite_json(out / "config.json", lambda settings: _without(settings, _LOCAL_CONFIG_KEYS))
+
+
+def save_tokenizer(gguf: Path, out: Path, context_length: int | None = None) -> None:
+    """Write the tokenizer and chat template that transformers reads from the GGUF, with nothing of this machine.
+
+    Raises:
+        SourceError: transformers does not know this kind of tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+    except (ValueError, KeyError, NotImplementedError, TypeError) as error:
+        raise SourceError(f"{gguf.name}: transformers cannot read its tokenizer ({_one_line(error)})") from error
+    tokenizer.save_pretrained(out)
+
+    def portable(settings: dict[str, Any]) -> dict[str, Any]:
+        kept = _without(settings, _LOCAL_TOKENIZER_KEYS)
+        if kept.get("tokenizer_class") == "TokenizersBackend":  # transformers 4 knows the other name only
+            kept["tokenizer_class"] = "PreTrainedTokenizerFast"
+        if context_length is not None:
+            kept["model_max_length"] = context_length
+        return {**kept, "clean_up_tokenization_spaces": False}
+
+    _rewrite_json(out / "tokenizer_config.json", portable)
+
+
+def _rewrite_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    settings = change(json.loads(path.read_text(encoding="utf-8")))
+    text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _without(settings: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

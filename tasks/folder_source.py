@@ -1,0 +1,62 @@
+"""Takes a local model folder in: the files that were allowed, every float weight in bf16, no reference to code."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Progress = Callable[[str, int, int], None]
+
+
+def take_in(source: Path, files: list[str], out: Path, progress: Progress) -> list[str]:
+    """Copy `files` of `source` into `out` and return in words what was changed on the way."""
+    notes: list[str] = []
+    for index, name in enumerate(files):
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".safetensors"):
+            notes += _copy_weights(source / name, target)
+        elif name.endswith(".json") and b'"auto_map"' in (source / name).read_bytes():
+            target.write_text(_without_code(json.loads((source / name).read_text(encoding="utf-8"))), encoding="utf-8")
+            notes.append(f"auto_map removed from {name}")
+        else:
+            shutil.copyfile(source / name, target)
+        progress("take in", index + 1, len(files))
+    config = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    if any("rounded" in note for note in notes):
+        config.pop("torch_dtype", None)
+        (out / "config.json").write_text(_pretty(config | {"dtype": "bfloat16"}), encoding="utf-8")
+    return list(dict.fromkeys(notes))
+
+
+def _copy_weights(source: Path, target: Path) -> list[str]:
+    """Copy a safetensors file, its floats rounded to bf16; returns a note where any was wider or another 16-bit type."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(source, "pt") as file:
+        types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if not types & {"F32", "F16", "F64"}:
+            shutil.copyfile(source, target)
+            return []
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    rounded = {
+        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+    save_file(rounded, target, metadata={"format": "pt"})
+    return [f"weights rounded from {', '.join(sorted(types - {'BF16'}))} to BF16"]
+
+
+def _without_code(value: Any) -> str:
+    def strip(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: strip(inner) for key, inner in part.items() if key != "auto_map"}
+        return [strip(inner) for inner in part] if isinstance(part, list) else part
+
+    return _pretty(strip(value))
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -1,0 +1,51 @@
+"""Stage 6: the decision. One pure function; nothing else decides what is accepted."""
+
+from quantmill.artifact import Artifact
+from quantmill.recipe import GatePolicy
+from quantmill.report import EvaluationReport, Outcome, Verdict
+
+
+def decide(outcome: Outcome, baseline: Outcome, policy: GatePolicy) -> Verdict:
+    """Return the verdict on a variant: `failed` where there is nothing to judge, else by the limits, which are inclusive.
+
+    Gibberish is rejected under any policy: a text predicted worse than by its own token frequencies, or a sample that
+    repeats one token.
+    """
+    if outcome.artifact is None or outcome.report is None:
+        return Verdict(status="failed", reasons=(f"{outcome.error or 'EngineError'}: {outcome.message}",))
+    if baseline.artifact is None or baseline.report is None:
+        return Verdict(status="failed", reasons=(f"the baseline failed: {baseline.error}: {baseline.message}",))
+    reasons = [
+        *_gibberish(outcome.report),
+        *_limits(outcome.artifact, outcome.report, baseline.artifact, baseline.report, policy),
+    ]
+    return Verdict(status="rejected" if reasons else "accepted", reasons=tuple(reasons))
+
+
+def _gibberish(report: EvaluationReport) -> list[str]:
+    quality, reasons = report.quality, []
+    if not quality.perplexity <= quality.unigram_perplexity:
+        reasons.append(
+            f"gibberish: perplexity {quality.perplexity:.1f} is worse than {quality.unigram_perplexity:.1f},"
+            " which counting the text's tokens gives"
+        )
+    if report.sample_distinct_tokens == 1:
+        reasons.append("gibberish: the generated sample repeats one token")
+    return reasons
+
+
+def _limits(
+    artifact: Artifact, report: EvaluationReport, base_artifact: Artifact, base: EvaluationReport, policy: GatePolicy
+) -> list[str]:
+    quality, reasons = report.quality, []
+    for words, value, limit in (
+        ("perplexity ratio", quality.perplexity / base.quality.perplexity, policy.max_perplexity_ratio),
+        ("mean KL", quality.mean_kl, policy.max_mean_kl),
+        ("99th percentile of KL", quality.p99_kl, policy.max_p99_kl),
+        ("size ratio", artifact.size_bytes / base_artifact.size_bytes, policy.max_size_ratio),
+    ):
+        if not value <= limit:  # a NaN is no pass
+            reasons.append(f"{words} {value:.4g} exceeds {limit:g}")
+    if not quality.top1_agreement >= policy.min_top1_agreement:
+        reasons.append(f"top-1 agreement {quality.top1_agreement:.4g} is below {policy.min_top1_agreement:g}")
+    return reasons

@@ -1,0 +1,180 @@
+"""The child's side of a job: `python -m tasks.job FILE`. The only importer of quantizers and runtimes.
+
+It ends with its parent: standard input at its end means that nobody waits any more, and the whole group is killed.
+"""
+
+import importlib
+import json
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from quantmill.errors import QuantmillError, TokenizerMismatch
+from quantmill.recipe import VariantSpec
+from tasks import engines
+from tasks.sandbox import JobFile, peak_memory
+
+Progress = Callable[[str, int, int], None]
+_ALLOWED = {".safetensors", ".gguf", ".json", ".txt", ".jinja", ".model", ""}
+
+
+def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Fill `out` with the source as a bf16 folder whose tokenizer was checked."""
+    source, out = Path(job.arguments["source"]), job.folder / "out"
+    if job.arguments["kind"] == "folder":
+        from tasks import folder_source
+
+        return {"source_types": {}, "notes": folder_source.take_in(source, job.arguments["files"], out, progress)}
+    from tasks import dequantize, tokenizer_check
+
+    types = dequantize.dequantize(source, out, progress)
+    repaired = tokenizer_check.check_or_repair(out, source)
+    if difference := tokenizer_check.compare_chat_template(out, source):
+        raise TokenizerMismatch(difference)
+    notes = [f"weights went through {', '.join(sorted(set(types.values()) - {'F32'}))} once", repaired]
+    return {"source_types": types, "notes": [note for note in notes if note]}
+
+
+def conversion(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Fill `out` with the model in one BF16 GGUF file that tokenizes and chats as its source does."""
+    from tasks import convert_gguf
+
+    source, out = Path(job.arguments["source"]), job.folder / "out" / "model.gguf"
+    convert_gguf.convert(source, out, progress, name=job.arguments["name"])
+    _require_same_text(source, out)
+    return {}
+
+
+def _require_same_text(folder: Path, gguf: Path) -> None:
+    """Raise TokenizerMismatch where a GGUF file tokenizes or renders a chat unlike the folder that it comes from."""
+    from tasks import tokenizer_check
+
+    if difference := tokenizer_check.compare(folder, gguf):
+        raise TokenizerMismatch(f"{gguf.name} tokenizes unlike its source: {difference}")
+    if words := tokenizer_check.compare_chat_template(folder, gguf):
+        raise TokenizerMismatch(f"{gguf.name} renders a chat unlike its source: {words}")
+
+
+def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Fill `out` with the variant and tell what became of each tensor."""
+    spec = VariantSpec.model_validate(job.arguments["spec"])
+    calibration = job.arguments["calibration"]
+    module = importlib.import_module(f"tasks.quantizers.{spec.method}")
+    tensors = module.quantize(
+        Path(job.arguments["source"]),
+        spec,
+        Path(calibration) if calibration else None,
+        job.folder / "out",
+        job.arguments["device"],
+        progress,
+    )
+    _complete(Path(job.arguments["companions"]), job.folder / "out")
+    return {"tensors": [tensor.model_dump() for tensor in tensors], "hardware": hardware(job.arguments["device"])}
+
+
+def _complete(source: Path, out: Path) -> None:
+    """Add the source's files that are not weights (GPTQModel rewrites the tokenizer's) and refuse what is no model file."""
+    for path in source.iterdir():
+        weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
+        if not weights and not (path.name == "config.json" and (out / path.name).exists()):
+            shutil.copyfile(path, out / path.name)
+    for path in out.rglob("*"):
+        if path.is_file() and path.suffix not in _ALLOWED:
+            raise RuntimeError(
+                f"the engine left {path.name} in the artifact; allowed are {', '.join(sorted(_ALLOWED))}"
+            )
+
+
+def report(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Measure an artifact folder; the baseline leaves its trace in `out`."""
+    from tasks import measure
+    from tasks.runtimes.protocol import Machine
+
+    return measure.measure(
+        Path(job.arguments["artifact"]),
+        job.arguments["runtime"],
+        Path(job.arguments["windows"]),
+        Path(job.arguments["trace"]) if job.arguments["trace"] else None,
+        job.folder / "out",
+        Machine(device=job.arguments["device"], threads=job.threads, hardware=hardware(job.arguments["device"])),
+        progress,
+    )
+
+
+KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
+    "snapshot": snapshot,
+    "conversion": conversion,
+    "artifact": artifact,
+    "report": report,
+}
+
+
+def hardware(device: str) -> str:
+    """Return the name of the processor, or of the GPU where that is the device."""
+    if device != "cpu":
+        import torch
+
+        return str(torch.cuda.get_device_name(device))
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()} ({len(os.sched_getaffinity(0))} cores)"
+
+
+def _die_with_parent() -> None:
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _error_name(error: BaseException) -> str:
+    if isinstance(error, QuantmillError):
+        return type(error).__name__
+    words = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    starved = isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+    return "OutOfMemory" if starved else "EngineError"
+
+
+def main() -> int:
+    """Run the job of the file named on the command line; its exit code is 0 where a result was left."""
+    job = JobFile.model_validate_json(Path(sys.argv[1]).read_bytes())
+    _die_with_parent()
+    pipe = os.fdopen(job.progress_fd, "w", buffering=1, encoding="utf-8")
+
+    def progress(step: str, done: int, total: int) -> None:
+        pipe.write(json.dumps({"step": step, "done": done, "total": total}) + "\n")
+
+    code, result = 0, dict[str, Any]()
+    try:
+        engines.check_installed(job.expected)
+        result = {"value": KINDS[job.kind](job, progress)}
+    except Exception as error:  # noqa: BLE001 (an engine may raise anything; the parent gets its type and words)
+        traceback.print_exc()
+        words = " ".join(str(error).split())[:600]
+        name = _error_name(error)
+        code, result = (
+            1,
+            {
+                "error": name,
+                "message": words if isinstance(error, QuantmillError) else f"{type(error).__name__}: {words}",
+            },
+        )
+    temporary = job.folder / "result.tmp"
+    temporary.write_text(json.dumps(result | {"peak_memory_bytes": peak_memory()}))
+    temporary.replace(job.folder / "result.json")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # engines leave threads and exit hooks that hang or crash after the work is done
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Measures one artifact folder, in a process that holds nothing else: speed as a consumer has it, then quality in fp32.
+
+The baseline is measured the same way and leaves its trace, which the others are compared with.
+"""
+
+import importlib
+import importlib.metadata
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy
+from safetensors.numpy import load_file
+
+from quantmill.errors import Gibberish
+from quantmill.report import Quality, Speed
+from tasks import metrics, trace
+from tasks.job import Progress
+from tasks.metrics import Floats, Ints
+from tasks.runtimes.protocol import LoadedModel, Machine
+from tasks.sandbox import peak_memory
+
+_PROMPT_TOKENS = 128
+_GENERATED_TOKENS = 32
+_REPEATS = 3
+
+
+def measure(
+    folder: Path, runtime: str, windows: Path, baseline: Path | None, out: Path, machine: Machine, progress: Progress
+) -> dict[str, Any]:
+    """Return quality, speed and a sample of the artifact in `folder`.
+
+    Args:
+        folder: the artifact, as a consumer gets it.
+        runtime: a module of `tasks.runtimes`.
+        windows: a token set.
+        baseline: a folder with the baseline's trace; None: this is the baseline, and its trace is written to `out`.
+        out: an empty folder.
+        machine: where it runs.
+        progress: told the step, how many are done, of how many.
+
+    Raises:
+        Gibberish: a logit is NaN or infinite.
+        TraceMismatch: the baseline's trace does not give its logits.
+    """
+    module = importlib.import_module(f"tasks.runtimes.{runtime}")
+    input_ids: Ints = load_file(windows)["input_ids"]
+    context = max(input_ids.shape[1], _PROMPT_TOKENS + _GENERATED_TOKENS + 1)
+    progress("measure speed", 0, 1)
+    speed, sample, distinct = _measure_speed(module, folder, input_ids, machine, context)
+    model: LoadedModel = module.load(folder, machine, context=context, scoring=True)
+    reference, trace_kl = _reference(model, input_ids, baseline, out, progress)
+    scores = []
+    for index, ids in enumerate(input_ids):
+        logits = _sound(model.logits(ids)[:-1], index)
+        scores.append(metrics.score(reference.logits(index), logits, ids[1:]))
+        progress("score window", index + 1, len(input_ids))
+    quality = _summarize(metrics.join(scores), input_ids, model.compute_dtype)
+    return {
+        "quality": quality.model_dump(),
+        "speed": speed.model_dump(),
+        "sample": sample,
+        "sample_distinct_tokens": distinct,
+        "runtime_version": importlib.metadata.version(module.PACKAGE),
+        "head_digest": trace.head_digest(baseline or out),
+        "trace_kl": trace_kl,
+    }
+
+
+def _reference(
+    model: Any, input_ids: Ints, baseline: Path | None, out: Path, progress: Progress
+) -> tuple[trace.Trace, float]:
+    """Return the baseline's trace; where this is the baseline, made from the model and written to `out`."""
+    if baseline is not None:
+        found = trace.load(baseline)
+        if not numpy.array_equal(found.input_ids, input_ids):
+            raise ValueError("the baseline's trace is of other token windows")
+        return found, 0.0
+    inputs = []
+    for index, ids in enumerate(input_ids):
+        inputs.append(model.head_inputs(ids)[:-1])
+        progress("trace window", index + 1, len(input_ids))
+    wide = trace.Trace(input_ids=input_ids, hidden=numpy.stack(inputs), head=model.head())
+    made, divergence = trace.narrow(wide, _sound(model.logits(input_ids[0])[:-1], 0))
+    trace.save(made, out)
+    return made, divergence
+
+
+def _sound(logits: Floats, window: int) -> Floats:
+    """Return `logits` if no value is NaN or plus infinity (minus infinity forbids a token, which is sound)."""
+    if numpy.isnan(logits).any() or numpy.isposinf(logits).any():
+        position = int(numpy.argwhere(~(logits < numpy.inf)).min(axis=0)[0])
+        raise Gibberish(f"a logit of window {window} is NaN or infinite at position {position}")
+    return logits
+
+
+def _measure_speed(
+    module: Any, folder: Path, input_ids: Ints, machine: Machine, context: int
+) -> tuple[Speed, str, int]:
+    """Return the speed, a sample and how many different tokens it holds; medians, after a warm-up."""
+    started = time.perf_counter()
+    model: LoadedModel = module.load(folder, machine, context=context, scoring=False)
+    load_s = time.perf_counter() - started
+    prompt = numpy.resize(input_ids[0], _PROMPT_TOKENS)
+    model.step(model.start(prompt[:8]))
+    prefill, decode, tokens = [], [], [0]
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        tokens = [model.start(prompt)]
+        read = time.perf_counter()
+        while len(tokens) < _GENERATED_TOKENS:
+            tokens.append(model.step(tokens[-1]))
+        prefill.append(_PROMPT_TOKENS / (read - started))
+        decode.append((_GENERATED_TOKENS - 1) / (time.perf_counter() - read))
+    speed = Speed(
+        load_s=load_s,
+        prefill_tokens_per_s=statistics.median(prefill),
+        decode_tokens_per_s=statistics.median(decode),
+        peak_memory_bytes=peak_memory(),
+        prompt_tokens=_PROMPT_TOKENS,
+        generated_tokens=_GENERATED_TOKENS,
+        threads=machine.threads,
+        compute_dtype=model.compute_dtype,
+        kernel=model.kernel,
+        hardware=machine.hardware,
+    )
+    sample = model.text(tokens)
+    model.close()
+    return speed, sample, len(set(tokens))
+
+
+def _summarize(scores: metrics.Scores, input_ids: Ints, compute_dtype: str) -> Quality:
+    return Quality(
+        scored_tokens=len(scores.nll),
+        perplexity=float(numpy.exp(scores.nll.mean())),
+        mean_kl=float(scores.kl.mean()),
+        p99_kl=float(numpy.quantile(scores.kl, 0.99)),
+        top1_agreement=float(scores.agrees.mean()),
+        unigram_perplexity=metrics.unigram_perplexity(input_ids[:, 1:]),
+        compute_dtype=compute_dtype,
+    )

@@ -1,0 +1,97 @@
+"""Stage 8: accepted variants become versions in the store. Their bytes are there already, so this is a small commit."""
+
+import time
+from collections.abc import Mapping
+
+from quantmill import keys
+from quantmill.artifact import VariantJob
+from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
+from quantmill.recipe import Recipe
+from quantmill.report import Outcome, Verdict
+from quantmill.store.protocol import Store
+
+
+def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifest:
+    """Return the manifest of an accepted variant: equal inputs and decisions give equal bytes."""
+    artifact, report = outcome.artifact, outcome.report
+    if artifact is None or report is None:
+        raise ValueError(f"{outcome.name}: nothing to publish")
+    origin, calibration = job.snapshot.origin, job.calibration
+    template = next((f.sha256 for f in artifact.files if f.path == "chat_template.jinja"), "")
+    return Manifest(
+        name=f"{recipe.model_name}/{job.name}",
+        key=job.artifact_key,
+        model=ManifestModel(
+            uri=origin.request.source, revision=origin.digest, files=origin.files, notes=job.snapshot.notes
+        ),
+        variant=job.spec.canonical() | {"format": artifact.format},
+        recipe_sha256=keys.digest(_concerns(recipe, job)),
+        calibration={"sha256": calibration.digest, **calibration.request.model_dump()} if calibration else {},
+        toolchain=artifact.toolchain | {report.runtime: report.runtime_version},
+        hardware=artifact.hardware,
+        evaluation=ManifestEvaluation(
+            suite=report.evaluation_digest,
+            metrics=report.quality,
+            speed=report.speed,
+            bits_per_weight=artifact.bits_per_weight,
+            gate=recipe.gates.model_dump(),
+            report_sha256=keys.digest(report),
+        ),
+        files=artifact.files,
+        safety=Safety(
+            formats=tuple(sorted({file.path.rpartition(".")[2] for file in artifact.files})),
+            chat_template_sha256=template,
+        ),
+        license=origin.license,
+    )
+
+
+def _concerns(recipe: Recipe, job: VariantJob) -> dict[str, object]:
+    """Return the part of a recipe that this variant depends on: its siblings are none of it."""
+    ignored = {"variants", "publish"} | (set() if job.calibration else {"calibration"})
+    return recipe.model_dump(mode="json", exclude=ignored) | {"variant": job.spec.canonical()}
+
+
+def find_published(
+    recipe: Recipe,
+    jobs: list[VariantJob],
+    outcomes: Mapping[str, Outcome],
+    verdicts: Mapping[str, Verdict],
+    store: Store,
+) -> tuple[dict[str, str], bool]:
+    """Return variant -> manifest digest of the accepted ones, and whether every one of them is published already."""
+    digests: dict[str, str] = {}
+    complete = True
+    for job in jobs:
+        if verdicts[job.name].status == "accepted":
+            digests[job.name] = build_manifest(recipe, job, outcomes[job.name]).digest
+            held = {version.manifest for version in store.versions(recipe.model_name, job.name)}
+            complete = complete and digests[job.name] in held
+    return digests, complete
+
+
+def commit_accepted(
+    recipe: Recipe,
+    jobs: list[VariantJob],
+    outcomes: Mapping[str, Outcome],
+    verdicts: Mapping[str, Verdict],
+    store: Store,
+    flow_run: str = "",
+) -> dict[str, str]:
+    """Publish every accepted variant and return variant -> manifest digest; what was published before stays as it is.
+
+    Raises:
+        BlobMissing: a file of an artifact is not in the store any more.
+    """
+    digests = {}
+    for job in jobs:
+        if verdicts[job.name].status != "accepted":
+            continue
+        manifest = build_manifest(recipe, job, outcomes[job.name])
+        provenance = Provenance(
+            manifest=manifest.digest, recipe=recipe.model_dump(mode="json"), flow_run=flow_run, made_at=time.time()
+        )
+        version = Version(model=recipe.model_name, variant=job.name, manifest=manifest.digest, provenance=provenance)
+        store.commit(manifest, version)
+        digests[job.name] = manifest.digest
+    return digests

@@ -1,0 +1,67 @@
+"""Stage 4: a variant's artifact folder, made in a process of its own and stored where it is made."""
+
+import time
+from pathlib import Path
+
+from quantmill.artifact import Artifact, StageResult, VariantJob
+from quantmill.errors import BlobMissing
+from quantmill.store.protocol import Store
+from tasks import engines, snapshots
+from tasks.sandbox import Sandbox, scratch
+
+
+def find_artifact(job: VariantJob, store: Store) -> Artifact | None:
+    """Return the job's artifact if it was made before and all its files are there."""
+    found = store.look_up("artifact", job.artifact_key)
+    return Artifact.model_validate(found.value) if found else None
+
+
+def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
+    """Return the job's artifact, making it where it is missing.
+
+    Raises:
+        JobError: the engine failed; the class says how.
+    """
+    if found := find_artifact(job, store):
+        return found
+    row = job.spec.row
+    with scratch(sandbox.home / "scratch") as place:
+        calibration = None
+        if job.calibration:
+            store.fetch((job.calibration.file,), place / "work")
+            calibration = place / "work" / job.calibration.file.path
+        arguments = {
+            "spec": job.spec.model_dump(),
+            "source": str(_source(job, store, sandbox, place)),
+            "companions": str(snapshots.local_folder(job.snapshot, sandbox)),
+            "calibration": str(calibration) if calibration else None,
+            "device": job.device,
+        }
+        with sandbox.run("artifact", job.name, arguments, row.engines) as result:
+            artifact = Artifact(
+                spec=job.spec,
+                format=row.format,
+                files=store.add_folder(result.out),
+                source_digest=job.snapshot.digest,
+                calibration_digest=job.calibration.digest if job.calibration else "",
+                toolchain=engines.locked(row.engines),
+                quantize_s=result.seconds,
+                peak_memory_bytes=result.peak_memory_bytes,
+                **result.value,
+            )
+            value = artifact.model_dump(mode="json")
+            made = StageResult(
+                stage="artifact", key=job.artifact_key, blobs=artifact.files, value=value, made_at=time.time()
+            )
+            return Artifact.model_validate(store.record(made).value)
+
+
+def _source(job: VariantJob, store: Store, sandbox: Sandbox, place: Path) -> Path:
+    """Return the folder that the method starts from: the snapshot's, or one with the GGUF conversion."""
+    if not job.conversion_key:
+        return snapshots.local_folder(job.snapshot, sandbox)
+    conversion = store.look_up("conversion", job.conversion_key)
+    if conversion is None:
+        raise BlobMissing(f"{job.name}: the GGUF conversion {job.conversion_key} is not in the store")
+    store.fetch(conversion.blobs, place / "out")
+    return place / "out"

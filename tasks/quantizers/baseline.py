@@ -1,0 +1,25 @@
+"""The baseline: the snapshot's bf16 weights as they are."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from quantmill.artifact import QuantizedTensor
+from quantmill.recipe import VariantSpec
+from tasks import tensors
+
+
+def quantize(
+    source: Path,
+    spec: VariantSpec,
+    calibration: Path | None,
+    out: Path,
+    device: str,
+    progress: Callable[[str, int, int], None],
+) -> list[QuantizedTensor]:
+    """Copy the weights; a link would let a later change of the snapshot change a published file."""
+    for path in source.iterdir():
+        if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
+            shutil.copyfile(path, out / path.name)
+    progress("copy", 1, 1)
+    return tensors.account(source, out, scheme="bf16")

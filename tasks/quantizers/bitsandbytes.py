@@ -1,0 +1,36 @@
+"""bitsandbytes: LLM.int8() (arXiv:2208.07339) and QLoRA's nf4 and fp4 (arXiv:2305.14314), through transformers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from quantmill.artifact import QuantizedTensor
+from quantmill.recipe import VariantSpec
+from tasks import tensors
+
+
+def quantize(
+    source: Path,
+    spec: VariantSpec,
+    calibration: Path | None,
+    out: Path,
+    device: str,
+    progress: Callable[[str, int, int], None],
+) -> list[QuantizedTensor]:
+    """Quantize while loading, then save as safetensors. Everything but the head, embeddings and norms."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_8bit=spec.type == "int8",
+        load_in_4bit=spec.type != "int8",
+        bnb_4bit_quant_type=spec.type if spec.type != "int8" else "nf4",
+        bnb_4bit_use_double_quant=bool(spec.double_quant),
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    progress("quantize", 0, 1)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.bfloat16, device_map=device, quantization_config=config, local_files_only=True
+    )
+    model.save_pretrained(out)
+    progress("quantize", 1, 1)
+    return tensors.account(source, out, scheme=str(spec.type))

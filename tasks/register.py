@@ -1,0 +1,270 @@
+"""Records a compress run in MLflow and its accepted variants in MLflow's registry; the only importer of MLflow.
+
+MLflow is a notebook here, never the source of truth: a version's source is `quantmill://model/variant@manifest`, the
+bytes stay in the store. Only the client API is used: the fluent one keeps state in the process; flows run in threads.
+"""
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from quantmill.recipe import Recipe
+from quantmill.report import Outcome, RunSummary, VariantSummary
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_METRICS = (
+    "size_bytes",
+    "bits_per_weight",
+    "perplexity",
+    "perplexity_ratio",
+    "mean_kl",
+    "p99_kl",
+    "top1_agreement",
+    "decode_tokens_per_s",
+    "prefill_tokens_per_s",
+    "peak_memory_bytes",
+    "quantize_s",
+    "evaluate_s",
+)
+_TAG_LENGTH = 5000  # MLflow's limit, wherever a server is older than the client.
+_MANIFEST_TAG = "quantmill.manifest"
+
+
+def register_run(
+    recipe: Recipe,
+    summary: RunSummary,
+    outcomes: Mapping[str, Outcome],
+    manifests: Mapping[str, str],
+    uri: str,
+    report_files: Mapping[str, bytes],
+    logs: Mapping[str, Path],
+) -> str:
+    """Record one run with one child per variant, and accepted variants as versions; return the run's id.
+
+    Args:
+        recipe: what was asked for.
+        summary: what came of it.
+        outcomes: variant -> its artifact and report.
+        manifests: accepted variant -> the digest of its manifest. A version of that manifest is made once, ever.
+        uri: where MLflow is: `sqlite:///...`, `http://...`.
+        report_files: file name -> bytes, stored with the parent.
+        logs: variant -> its job's log, stored with the child where the file exists.
+    """
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    experiment = _experiment(client, summary.model, uri)
+    parent = _start_parent(client, experiment, recipe, summary)
+    try:
+        for name, content in report_files.items():
+            _log_bytes(client, parent, name, content)
+        children = {
+            variant.name: _record_variant(client, experiment, parent, summary, variant, outcomes, logs)
+            for variant in summary.variants
+        }
+        versions = {
+            variant.name: _version(client, summary.model, variant, manifests[variant.name], children[variant.name])
+            for variant in summary.variants
+            if variant.name in manifests
+        }
+        _move_aliases(client, summary, versions)
+    except BaseException:
+        # Whatever stopped us: a run that stays RUNNING for ever would say that somebody still works on it.
+        client.set_terminated(parent, "FAILED")
+        raise
+    client.set_terminated(parent, "FINISHED")
+    return parent
+
+
+def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
+    """Return the id of the model's experiment; with SQLite its artifacts lie beside the database."""
+    from mlflow.exceptions import MlflowException
+
+    if found := client.get_experiment_by_name(name):
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+    location = None
+    if uri.startswith("sqlite:"):
+        database = Path(urlsplit(uri).path.removeprefix("/")).absolute()
+        location = (database.parent / "artifacts" / name).as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=location))
+    except MlflowException:
+        # Another run of the same model may have made it since we looked; anything else is an error.
+        if found := client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        raise
+
+
+def _start_parent(client: "MlflowClient", experiment: str, recipe: Recipe, summary: RunSummary) -> str:
+    tags = {
+        "mlflow.source.name": "quantmill compress",
+        "mlflow.note.content": _note(summary),
+        "quantmill.model": summary.model,
+        "quantmill.source": summary.source,
+    }
+    run = client.create_run(experiment, run_name=f"compress {summary.model}", tags=_short(tags))
+    parent = str(run.info.run_id)
+    _log_params(client, parent, {**_flat("", recipe.model_dump(mode="json", exclude={"variants"})), **_source(summary)})
+    baseline = {
+        f"baseline_{name}": getattr(summary.baseline, name) for name in _METRICS if hasattr(summary.baseline, name)
+    }
+    counts = {
+        status: float(sum(v.status == status for v in summary.variants))
+        for status in ("accepted", "rejected", "failed")
+    }
+    floors = {f"noise_floor_{runtime}": kl for runtime, kl in summary.noise_floor.items()}
+    timings = {f"{stage}_s": seconds for stage, seconds in summary.timings.items()}
+    _log_metrics(client, parent, {**baseline, **counts, **floors, **timings})
+    return parent
+
+
+def _note(summary: RunSummary) -> str:
+    """Return what MLflow shows as the run's description."""
+    lines = [f"- **{v.name}**: {v.status}{'; ' + '; '.join(v.reasons) if v.reasons else ''}" for v in summary.variants]
+    return "\n".join([f"{len(summary.accepted)} of {len(summary.variants)} variants accepted.", "", *lines])
+
+
+def _record_variant(
+    client: "MlflowClient",
+    experiment: str,
+    parent: str,
+    summary: RunSummary,
+    variant: VariantSummary,
+    outcomes: Mapping[str, Outcome],
+    logs: Mapping[str, Path],
+) -> str:
+    """Record one variant, rejected and failed ones too, and return its run's id."""
+    tags = {
+        "mlflow.parentRunId": parent,
+        "mlflow.source.name": "quantmill compress",
+        "mlflow.note.content": "; ".join(variant.reasons) or variant.status,
+        "quantmill.status": variant.status,
+        "quantmill.reasons": "\n".join(variant.reasons),
+        "quantmill.marks": ", ".join(variant.marks),
+        "quantmill.cached": str(variant.cached).lower(),
+        "quantmill.pareto": str(variant.name in summary.pareto).lower(),
+    }
+    run = client.create_run(experiment, run_name=variant.name, tags=_short(tags))
+    child = str(run.info.run_id)
+    outcome = outcomes.get(variant.name)
+    _log_params(client, child, {**_variant_params(variant, outcome), **_source(summary)})
+    _log_metrics(client, child, {name: getattr(variant, name) for name in _METRICS})
+    if outcome and outcome.report:
+        _log_bytes(client, child, "evaluation.json", outcome.report.model_dump_json(indent=2).encode())
+    log = logs.get(variant.name)
+    if log and log.is_file():
+        client.log_artifact(child, str(log), "logs")
+    client.set_terminated(child, "FAILED" if variant.status == "failed" else "FINISHED")
+    return child
+
+
+def _variant_params(variant: VariantSummary, outcome: Outcome | None) -> dict[str, str]:
+    params = {"method": variant.method, "bits": str(variant.bits), "format": variant.format}
+    if outcome and outcome.artifact:
+        params |= _flat("", outcome.artifact.spec.canonical())
+        params |= _flat("toolchain.", outcome.artifact.toolchain)
+        params |= {"artifact_digest": outcome.artifact.digest, "hardware": outcome.artifact.hardware}
+    if outcome and outcome.report:
+        params |= {"runtime": outcome.report.runtime, "runtime_version": outcome.report.runtime_version}
+    if outcome and outcome.error:
+        params["error"] = outcome.error
+    return params
+
+
+def _source(summary: RunSummary) -> dict[str, str]:
+    return {"source": summary.source, "source_digest": summary.source_digest}
+
+
+def _version(client: "MlflowClient", model: str, variant: VariantSummary, manifest: str, run: str) -> str:
+    """Return the number of the model's version for this manifest, made if there is none yet."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(model, description="Accepted variants; `quantmill pull` fetches the bytes.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    page = client.search_model_versions(f"name = '{model}' and tags.`{_MANIFEST_TAG}` = '{manifest}'")
+    if page:
+        return str(page[0].version)
+    tags = {
+        _MANIFEST_TAG: manifest,
+        "variant": variant.name,
+        "format": variant.format,
+        "bits": str(variant.bits),
+        "size_bytes": str(variant.size_bytes),
+        "perplexity": str(variant.perplexity),
+        "mean_kl": str(variant.mean_kl),
+    }
+    made = client.create_model_version(
+        model,
+        source=f"quantmill://{model}/{variant.name}@{manifest}",
+        run_id=run,
+        tags=tags,
+        description=", ".join([variant.name, *variant.marks]),
+        await_creation_for=0,  # Nothing is copied, so there is nothing to wait for.
+    )
+    return str(made.version)
+
+
+def _move_aliases(client: "MlflowClient", summary: RunSummary, versions: Mapping[str, str]) -> None:
+    """Point each variant's alias at its version, and the `best-` aliases at the picks of this run."""
+    aliases = {alias(name): version for name, version in versions.items()}
+    aliases |= {f"best-{goal}": versions[name] for goal, name in summary.picks.items() if name in versions}
+    for name, version in aliases.items():
+        client.set_registered_model_alias(summary.model, name, version)
+
+
+def alias(variant: str) -> str:
+    """Return a variant's name as MLflow takes it for an alias: letters, digits, `_` and `-`; `latest` and `v1` are taken."""
+    name = re.sub(r"[^\w-]", "-", variant, flags=re.ASCII)
+    return f"variant-{name}" if re.fullmatch(r"(?i)latest|v\d+", name) else name
+
+
+def _flat(prefix: str, value: Mapping[str, object]) -> dict[str, str]:
+    """Return nested settings as MLflow's flat parameters: `calibration.samples` -> `32`."""
+    flat: dict[str, str] = {}
+    for key, item in value.items():
+        flat |= _flat(f"{prefix}{key}.", item) if isinstance(item, dict) else {f"{prefix}{key}": str(item)}
+    return flat
+
+
+def _short(tags: Mapping[str, str]) -> dict[str, str]:
+    return {key: value[:_TAG_LENGTH] for key, value in tags.items()}
+
+
+def _log_params(client: "MlflowClient", run: str, params: Mapping[str, str]) -> None:
+    from mlflow.entities import Param
+
+    # Package names may hold what MLflow's keys may not.
+    entries = [Param(re.sub(r"[^\w ./:-]", "_", key), value[:_TAG_LENGTH]) for key, value in params.items()]
+    for start in range(0, len(entries), 100):  # MLflow's limit of one request.
+        client.log_batch(run, params=entries[start : start + 100])
+
+
+def _log_metrics(client: "MlflowClient", run: str, metrics: Mapping[str, float | None]) -> None:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    # A NaN is a finding, but SQL backends and charts trip over it; the report keeps it.
+    known = {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
+    entries = [Metric(re.sub(r"[^\w ./-]", "_", key), float(value), now, 0) for key, value in known.items()]
+    client.log_batch(run, metrics=entries)
+
+
+def _log_bytes(client: "MlflowClient", run: str, name: str, content: bytes) -> None:
+    import tempfile
+
+    # The client takes files only: its `log_text` would decode, and there is none for bytes.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        client.log_artifact(run, str(path))

@@ -1,0 +1,42 @@
+"""What a runtime module gives: `load(folder, machine, context, scoring)` and `PACKAGE`, the package whose version counts."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from tasks.metrics import Floats, Ints
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a job works."""
+
+    device: str
+    threads: int
+    hardware: str
+
+
+class LoadedModel(Protocol):
+    """A model ready to predict."""
+
+    compute_dtype: str
+    kernel: str
+
+    def logits(self, ids: Ints) -> Floats:
+        """Return the logits (length, vocabulary) after each of `ids` (length,); earlier calls leave no trace."""
+        ...
+
+    def start(self, ids: Ints) -> int:
+        """Read a prompt into an empty cache and return the likeliest next token."""
+        ...
+
+    def step(self, token: int) -> int:
+        """Append one token to what was read and return the likeliest next one."""
+        ...
+
+    def text(self, tokens: list[int]) -> str:
+        """Return the text of tokens."""
+        ...
+
+    def close(self) -> None:
+        """Free the weights."""
+        ...

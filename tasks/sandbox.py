@@ -1,0 +1,266 @@
+"""The parent's side of a job: a process of its own, with its death told apart.
+
+A job gets a file, leaves a result file and a folder, and writes progress lines to a pipe. It leads a process group, which
+is killed as a whole on timeout or cancellation; it holds our end of its standard input, so it dies when we do. Engines
+patch each other's libraries on import, leak memory, print megabytes and get killed: none of that reaches this process.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantmill.artifact import VariantJob
+from quantmill.errors import EngineError, JobError, Killed, OutOfMemory, TimedOut, error_named
+from quantmill.settings import Settings
+from tasks import engines
+
+PROGRESS = logging.getLogger("quantmill.progress")
+_SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING")
+_POLL_S = 0.1
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def stop_all() -> None:
+    """Kill every job of this process, with its children: the run was cancelled."""
+    for process in list(_RUNNING):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+class JobFile(BaseModel):
+    """What a job is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str = Field(description="A function of `tasks.job`.")
+    arguments: dict[str, Any] = Field(description="Its arguments, as JSON.")
+    folder: Path = Field(description="Scratch; `out` in it is what the job fills.")
+    progress_fd: int = Field(description="The pipe that takes progress lines.")
+    threads: int = Field(ge=1, description="Threads that the engine may use.")
+    expected: dict[str, str] = Field(description="Package -> version that must be installed.")
+
+
+class JobResult(BaseModel):
+    """What a job left. `out` is gone when the `with` block ends."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: dict[str, Any]
+    out: Path
+    seconds: float
+    peak_memory_bytes: int
+
+
+class NotCached(JobError):
+    """A job would have to run where only finished work was asked for."""
+
+
+class Sandbox:
+    """Runs jobs on this machine, under `HOME/scratch`, with their output in `HOME/logs`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take limits and places from the settings; nothing is created before the first job."""
+        self.home = settings.home.absolute()
+        self._settings = settings
+
+    @contextmanager
+    def run(
+        self, kind: str, name: str, arguments: dict[str, Any], packages: tuple[str, ...] = ()
+    ) -> Iterator[JobResult]:
+        """Run one job to its end and lend its result.
+
+        Args:
+            kind: the function of `tasks.job`.
+            name: what it works for, shown with its progress and in the log's name.
+            arguments: JSON.
+            packages: those whose locked versions must be installed.
+
+        Raises:
+            JobError: the class says how it died; the message names the log.
+        """
+        with scratch(self.home / "scratch") as folder:
+            log = self._log(name, kind)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            job = JobFile(
+                kind=kind,
+                arguments=arguments,
+                folder=folder,
+                progress_fd=-1,
+                threads=self._settings.threads or len(os.sched_getaffinity(0)),
+                expected=engines.locked(packages),
+            )
+            started = time.monotonic()
+            peak = self._wait(job, name, log)
+            result = json.loads((folder / "result.json").read_bytes())
+            yield JobResult(
+                value=result["value"],
+                out=folder / "out",
+                seconds=time.monotonic() - started,
+                peak_memory_bytes=max(peak, result["peak_memory_bytes"]),
+            )
+
+    def logs(self, jobs: list[VariantJob]) -> dict[str, Path]:
+        """Return variant -> the log of its quantize job, where there is one."""
+        paths = {job.name: self._log(job.name, "artifact") for job in jobs}
+        return {name: path for name, path in paths.items() if path.exists()}
+
+    def _log(self, name: str, kind: str) -> Path:
+        return self.home / "logs" / f"{name}-{kind}.log"
+
+    def _wait(self, job: JobFile, name: str, log: Path) -> int:
+        """Start the process, relay its progress, return its peak memory; raise the error of its death."""
+        read_fd, write_fd = os.pipe()
+        job = job.model_copy(update={"progress_fd": write_fd})
+        job_path = job.folder / "job.json"
+        job_path.write_text(job.model_dump_json())
+        kills_before, peak = _memory_kills(), 0
+        with log.open("wb") as output, os.fdopen(read_fd, "r", encoding="utf-8", errors="replace") as lines:
+            try:
+                process = subprocess.Popen(
+                    [str(self._settings.python or sys.executable), "-m", "tasks.job", str(job_path)],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=job.folder / "work",
+                    env=_environment(job),
+                    pass_fds=(write_fd,),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(write_fd)
+            _RUNNING.add(process)
+            relay = threading.Thread(target=_relay, args=(lines, name), daemon=True)
+            relay.start()
+            try:
+                deadline = time.monotonic() + self._settings.job_timeout_s
+                while process.poll() is None:
+                    peak = max(peak, peak_memory(process.pid))
+                    if time.monotonic() > deadline:
+                        raise TimedOut(f"{job.kind} took longer than {self._settings.job_timeout_s:g} s; log: {log}")
+                    time.sleep(_POLL_S)
+            finally:
+                _RUNNING.discard(process)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if process.stdin:
+                    process.stdin.close()
+                relay.join(timeout=5)
+        _raise_death(job, process.returncode, peak, _memory_kills() > kills_before, log)
+        return peak
+
+
+class ClosedSandbox(Sandbox):
+    """A sandbox that runs nothing: for asking whether all is done already."""
+
+    @contextmanager
+    def run(
+        self,
+        kind: str,
+        name: str,
+        arguments: dict[str, Any],  # noqa: ARG002 (the signature of what it stands in for)
+        packages: tuple[str, ...] = (),  # noqa: ARG002
+    ) -> Iterator[JobResult]:
+        """Raise NotCached."""
+        raise NotCached(f"{name}: {kind} has not run yet")
+        yield  # what makes it a generator, as the context manager needs
+
+
+def peak_memory(pid: int | str = "self") -> int:
+    """Return VmHWM of a process in bytes, 0 where it cannot be read (`ru_maxrss` would be inherited from a large parent)."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+@contextmanager
+def scratch(root: Path) -> Iterator[Path]:
+    """Lend an empty folder, removed at the end; folders that a killed run left are removed first."""
+    root.mkdir(parents=True, exist_ok=True)
+    for stale in root.iterdir():
+        with suppress(OSError), (stale / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(dir=root))
+    with (folder / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name in ("out", "work", "tmp"):
+            (folder / name).mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(job: JobFile) -> dict[str, str]:
+    """Return the job's environment: ours without secrets, offline, with its own temporary folder and thread count."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not any(word in name.upper() for word in _SECRET) and not name.startswith(("PREFECT_", "MLFLOW_", "AWS_"))
+    }
+    root = str(Path(__file__).resolve().parent.parent)
+    threads = str(job.threads)
+    return kept | {
+        "PYTHONPATH": root,
+        "TMPDIR": str(job.folder / "tmp"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    }
+
+
+def _relay(lines: IO[str], name: str) -> None:
+    """Turn the job's progress lines into log records that handlers make bars of."""
+    for line in lines:
+        with suppress(ValueError, KeyError, TypeError):
+            step, done, total = (record := json.loads(line))["step"], int(record["done"]), int(record["total"])
+            extra = {"variant": name, "step": step, "done": done, "total": total}
+            PROGRESS.info("%s: %s %d of %d", name, step, done, total, extra=extra)
+
+
+def _memory_kills() -> int:
+    """Return how often the kernel killed in our memory group; 0 where the system does not say."""
+    with suppress(OSError, ValueError, StopIteration):
+        group = Path("/proc/self/cgroup").read_text().split("::", 1)[-1].strip()
+        events = Path("/sys/fs/cgroup" + group, "memory.events").read_text().splitlines()
+        return int(next(line.split()[1] for line in events if line.startswith("oom_kill ")))
+    return 0
+
+
+def _raise_death(job: JobFile, code: int, peak: int, memory_kill: bool, log: Path) -> None:
+    """Raise the error that the job's end means; return where it ended well."""
+    result = job.folder / "result.json"
+    if code == 0 and result.exists():
+        return
+    if result.exists():
+        died = json.loads(result.read_bytes())
+        held = f" (it held {peak / 1e9:.1f} GB)" if died["error"] == "OutOfMemory" else ""
+        raise error_named(died["error"], f"{died['message']}{held}; log: {log}")
+    if code < 0:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if code == -signal.SIGKILL and (memory_kill or peak > 0.9 * total):
+            raise OutOfMemory(f"{job.kind} was killed holding {peak / 1e9:.1f} GB of {total / 1e9:.1f} GB; log: {log}")
+        raise Killed(f"{job.kind} was killed by {signal.Signals(-code).name}; log: {log}")
+    last = " | ".join(log.read_text(errors="replace").split("\n")[-4:]).strip(" |")[-400:]
+    raise EngineError(f"{job.kind} ended with code {code}: {last}; log: {log}")

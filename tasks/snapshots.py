@@ -1,0 +1,49 @@
+"""The local cache of snapshots: `HOME/snapshots/<digest>`, made from the origin and made again where it is missing."""
+
+import tempfile
+from pathlib import Path
+
+from quantmill import keys, planning
+from quantmill.artifact import FileEntry, Origin, Snapshot, files_digest
+from quantmill.errors import SourceError
+from tasks import sources
+from tasks.sandbox import Sandbox
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "llama-cpp-python")
+
+
+def local_folder(snapshot: Snapshot, sandbox: Sandbox) -> Path:
+    """Return the snapshot's folder on this machine; where it is missing it is made again and must come out the same."""
+    folder = sandbox.home / "snapshots" / snapshot.digest
+    if not folder.is_dir():
+        again = take_in(snapshot.origin, sandbox)
+        if again.digest != snapshot.digest:
+            raise SourceError(
+                f"model.source: {snapshot.origin.request.source}: became {again.digest}, was {snapshot.digest}"
+            )
+    return folder
+
+
+def take_in(origin: Origin, sandbox: Sandbox) -> Snapshot:
+    """Make the snapshot's folder in the local cache, whole or not at all."""
+    path = sources.locate(origin.request.source)
+    arguments = {"kind": origin.kind, "source": str(path), "files": [file.path for file in origin.files]}
+    with sandbox.run("snapshot", origin.kind, arguments, PACKAGES) as result:
+        files = _entries(result.out)
+        parameters = planning.count_parameters(sorted(result.out.glob("*.safetensors")))
+        folder = sandbox.home / "snapshots" / files_digest(files)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            waiting = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".incoming-"))
+            result.out.rename(waiting / "snapshot")
+            (waiting / "snapshot").rename(folder)
+            waiting.rmdir()
+        return Snapshot(origin=origin, files=files, parameters=parameters, **result.value)
+
+
+def _entries(folder: Path) -> tuple[FileEntry, ...]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(
+        FileEntry(path=p.relative_to(folder).as_posix(), size_bytes=p.stat().st_size, sha256=keys.file_sha256(p))
+        for p in paths
+    )

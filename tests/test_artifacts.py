@@ -1,0 +1,164 @@
+"""What a run leaves on its Prefect page: three artifacts that last, and progress while it works."""
+
+import contextvars
+import logging
+import threading
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import Artifact
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows import artifacts
+from flows.artifacts import ProgressRelay, leave_report
+from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
+from tasks import report
+from tasks.plot import plot
+
+pytestmark = pytest.mark.slow
+
+SUMMARY = RunSummary(
+    model="tiny_model.q8",
+    source="models/tiny",
+    source_digest="c" * 64,
+    baseline=BaselineMetrics(
+        name="baseline-bf16",
+        size_bytes=1000,
+        bits_per_weight=16.0,
+        perplexity=18.0,
+        decode_tokens_per_s=8.0,
+        prefill_tokens_per_s=80.0,
+        peak_memory_bytes=5000,
+        compute_dtype="float32",
+        scored_tokens=100,
+    ),
+    timings={},
+    variants=(
+        VariantSummary(
+            name="gguf-q8_0",
+            method="gguf",
+            bits=8,
+            format="gguf",
+            status="accepted",
+            cached=False,
+            size_bytes=500,
+            mean_kl=0.001,
+        ),
+    ),
+    noise_floor={},
+    pareto=("gguf-q8_0",),
+    picks={},
+)
+
+
+def left_in(run: str) -> list[Artifact]:
+    """Return the artifacts of a flow run."""
+    with get_client(sync_client=True) as client:
+        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(run)]))
+        return client.read_artifacts(artifact_filter=of_run)
+
+
+@pytest.fixture
+def progress() -> Iterator[logging.Logger]:
+    """A logger like the sandbox's."""
+    logger = logging.getLogger("quantmill.progress")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    yield logger
+    logger.setLevel(level)
+
+
+def say(logger: logging.Logger, done: int, total: int = 4, variant: str = "gguf-q8_0") -> None:
+    logger.info("", extra={"variant": variant, "step": "evaluate", "done": done, "total": total})
+
+
+def test_report_leaves_table_plot_and_text(prefect_url: str) -> None:
+    picture = plot(SUMMARY)
+
+    @flow
+    def leave() -> str:
+        leave_report(SUMMARY, picture, report.markdown(SUMMARY))
+        return str(flow_run.id)
+
+    left: dict[str | None, Any] = {artifact.key: artifact for artifact in left_in(leave())}
+    assert {key: artifact.type for key, artifact in left.items()} == {
+        "variants-tiny-model-q8": "table",
+        "pareto-tiny-model-q8": "image",
+        "report-tiny-model-q8": "markdown",
+    }
+    assert '"variant": "gguf-q8_0"' in left["variants-tiny-model-q8"].data
+    assert left["pareto-tiny-model-q8"].data.startswith("data:image/png;base64,iVBOR")
+
+
+def test_progress_is_shown_at_most_once_a_second(
+    prefect_url: str, progress: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[int] = []
+    show = ProgressRelay._show
+
+    def counted(self: ProgressRelay, variant: str, step: str, done: int, total: int) -> None:
+        shown.append(done)
+        show(self, variant, step, done, total)
+
+    monkeypatch.setattr(ProgressRelay, "_show", counted)
+    monkeypatch.setattr(artifacts, "_PERIOD_S", 3600.0)
+
+    @flow
+    def work() -> str:
+        relay = ProgressRelay()
+        progress.addHandler(relay)
+        try:
+            for done in range(5):
+                say(progress, done)
+            progress.info("a record without a variant is ignored")
+            # A thread that knows nothing of the run, as one that reads a job's pipe.
+            stranger = threading.Thread(target=contextvars.Context().run, args=(say, progress, 4, 4, "gguf-q2_k"))
+            stranger.start()
+            stranger.join()
+        finally:
+            progress.removeHandler(relay)
+        return str(flow_run.id)
+
+    left = left_in(work())
+    assert shown == [0, 4, 4], "the first and the last of one, the last of the other"
+    assert sorted((artifact.description, artifact.data) for artifact in left) == [
+        ("gguf-q2_k: evaluate 4/4", 100.0),
+        ("gguf-q8_0: evaluate 4/4", 100.0),
+    ]
+
+
+def test_progress_never_stops_a_job(
+    prefect_url: str, progress: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+
+    @flow
+    def work() -> None:
+        relay = ProgressRelay()
+        progress.addHandler(relay)
+        try:
+            with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+                say(progress, 1)
+                say(progress, 4)
+        finally:
+            progress.removeHandler(relay)
+
+    work()
+    assert capsys.readouterr().err.count("--- Logging error ---") == 1, "said once, then left alone"
+
+
+def test_progress_outside_a_run_is_ignored(
+    progress: logging.Logger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    relay = ProgressRelay()
+    progress.addHandler(relay)
+    say(progress, 1)
+    progress.removeHandler(relay)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,228 @@
+"""What MLflow holds after a run: on SQLite, and through a real server."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from quantmill.artifact import Artifact, FileEntry, QuantizedTensor
+from quantmill.recipe import Recipe, VariantSpec
+from quantmill.report import BaselineMetrics, EvaluationReport, Outcome, Quality, RunSummary, Speed, VariantSummary
+from tasks.register import alias, register_run
+
+MANIFEST = "d" * 64
+RECIPE = Recipe.model_validate(
+    {"model": {"source": "models/tiny"}, "variants": [{"method": "gguf", "type": ["Q8_0", "Q4_K_M", "Q2_K"]}]}
+)
+BASELINE = BaselineMetrics(
+    name="baseline-bf16",
+    size_bytes=1000,
+    bits_per_weight=16.0,
+    perplexity=18.0,
+    decode_tokens_per_s=8.0,
+    prefill_tokens_per_s=80.0,
+    peak_memory_bytes=5000,
+    compute_dtype="float32",
+    scored_tokens=100,
+)
+
+
+def variant(name: str, bits: int, **figures: object) -> VariantSummary:
+    facts = {"name": name, "method": "gguf", "bits": bits, "format": "gguf", "cached": False}
+    return VariantSummary.model_validate({**facts, **figures})
+
+
+GOOD = variant("gguf-q8_0", 8, status="accepted", size_bytes=500, perplexity=18.1, mean_kl=0.001, manifest=MANIFEST)
+BAD = variant("gguf-q2_k", 2, status="rejected", size_bytes=200, mean_kl=0.9, reasons=("mean KL 0.9 is above 0.2",))
+BROKEN = variant("gguf-q4_k_m", 4, status="failed", reasons=("OutOfMemory: the job needed more than there is",))
+SUMMARY = RunSummary(
+    model="tiny",
+    source="models/tiny",
+    source_digest="c" * 64,
+    baseline=BASELINE,
+    timings={"variants": 3.0},
+    variants=(GOOD, BAD, BROKEN),
+    noise_floor={"llama_cpp": 0.0005},
+    pareto=("gguf-q8_0",),
+    picks={"quality": "gguf-q8_0", "size": "gguf-q8_0", "speed": "gguf-q8_0"},
+)
+
+
+def outcome(name: str, bits: int, type_: str) -> Outcome:
+    artifact = Artifact(
+        spec=VariantSpec(method="gguf", bits=bits, type=type_),
+        format="gguf",
+        files=(FileEntry(path="model.gguf", size_bytes=500, sha256="a" * 64),),
+        tensors=(QuantizedTensor(name="w", scheme=type_, bits=8.5, parameters=470),),
+        source_digest="c" * 64,
+        toolchain={"llama-cpp-python": "0.3.16"},
+        hardware="a processor",
+        quantize_s=1.0,
+        peak_memory_bytes=900,
+    )
+    quality = Quality(
+        scored_tokens=100,
+        perplexity=18.1,
+        mean_kl=0.001,
+        p99_kl=0.01,
+        top1_agreement=0.99,
+        unigram_perplexity=900.0,
+        compute_dtype="float32",
+    )
+    speed = Speed(
+        load_s=0.1,
+        prefill_tokens_per_s=100.0,
+        decode_tokens_per_s=10.0,
+        peak_memory_bytes=900,
+        prompt_tokens=16,
+        generated_tokens=16,
+        threads=2,
+        compute_dtype="float32",
+        kernel="ggml",
+        hardware="a processor",
+    )
+    report = EvaluationReport(
+        name=name,
+        artifact_digest=artifact.digest,
+        evaluation_digest="e" * 64,
+        runtime="llama_cpp",
+        runtime_version="0.3.16",
+        quality=quality,
+        speed=speed,
+        sample="Once",
+        sample_distinct_tokens=1,
+        head_digest="f" * 64,
+        evaluate_s=2.0,
+    )
+    return Outcome(name=name, artifact=artifact, report=report)
+
+
+OUTCOMES = {
+    "gguf-q8_0": outcome("gguf-q8_0", 8, "Q8_0"),
+    "gguf-q2_k": outcome("gguf-q2_k", 2, "Q2_K"),
+    "gguf-q4_k_m": Outcome(name="gguf-q4_k_m", error="OutOfMemory", message="the job needed more than there is"),
+}
+FILES = {"report.md": b"# tiny\n", "pareto.png": b"\x89PNG\r\n\x1a\n", "summary.json": b"{}"}
+
+
+def register(uri: str, folder: Path, summary: RunSummary = SUMMARY) -> str:
+    log = folder / "gguf-q4_k_m.log"
+    log.write_text("killed\n")
+    logs = {"gguf-q4_k_m": log, "gguf-q8_0": folder / "missing.log"}
+    return register_run(RECIPE, summary, OUTCOMES, {"gguf-q8_0": MANIFEST}, uri, FILES, logs)
+
+
+def check(uri: str, parent: str) -> None:
+    """Check everything that one run leaves."""
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    run = client.get_run(parent)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["gates.max_mean_kl"] == "0.2" and run.data.params["source_digest"] == "c" * 64
+    assert run.data.metrics["baseline_perplexity"] == 18.0 and run.data.metrics["noise_floor_llama_cpp"] == 0.0005
+    assert {file.path for file in client.list_artifacts(parent)} == set(FILES)
+    found = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
+    children = {child.info.run_name: child for child in found}
+    states = {name: (child.info.status, child.data.tags["quantmill.status"]) for name, child in children.items()}
+    assert states == {
+        "gguf-q8_0": ("FINISHED", "accepted"),
+        "gguf-q2_k": ("FINISHED", "rejected"),
+        "gguf-q4_k_m": ("FAILED", "failed"),
+    }
+    good, broken = children["gguf-q8_0"], children["gguf-q4_k_m"]
+    assert good.data.params["type"] == "Q8_0" and good.data.params["toolchain.llama-cpp-python"] == "0.3.16"
+    assert good.data.metrics["mean_kl"] == 0.001 and "mean_kl" not in broken.data.metrics
+    assert "OutOfMemory" in broken.data.tags["quantmill.reasons"]
+    assert [file.path for file in client.list_artifacts(good.info.run_id)] == ["evaluation.json"]
+    assert [file.path for file in client.list_artifacts(broken.info.run_id, "logs")] == ["logs/gguf-q4_k_m.log"]
+    (version,) = client.search_model_versions("name = 'tiny'")
+    assert version.source == f"quantmill://tiny/gguf-q8_0@{MANIFEST}"
+    assert version.tags["variant"] == "gguf-q8_0" and version.tags["mean_kl"] == "0.001"
+    for name in ("gguf-q8_0", "best-quality", "best-size", "best-speed"):
+        assert client.get_model_version_by_alias("tiny", name).version == version.version
+
+
+def test_sqlite_holds_the_run_and_each_manifest_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    folder = tmp_path / "mlflow"
+    folder.mkdir()
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    first = register(uri, tmp_path)
+    check(uri, first)
+    again = register(uri, tmp_path)
+    check(uri, again)
+    assert first != again, "each run is a run of its own; the version is the same"
+    assert list(working.iterdir()) == [], "nothing lands in the working folder"
+    assert (folder / "artifacts" / "tiny").is_dir()
+    follow_the_picks(uri)
+
+
+def follow_the_picks(uri: str) -> None:
+    """Check that a later run moves the aliases of what it picks and leaves the others."""
+    small = BAD.model_copy(update={"status": "accepted", "manifest": "9" * 64})
+    summary = SUMMARY.model_copy(update={"variants": (GOOD, small, BROKEN), "picks": {"size": small.name}})
+    manifests = {GOOD.name: MANIFEST, small.name: "9" * 64}
+    register_run(RECIPE, summary, OUTCOMES, manifests, uri, {}, {})
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    assert len(client.search_model_versions("name = 'tiny'")) == 2
+    assert client.get_model_version_by_alias("tiny", "best-size").tags["variant"] == small.name
+    assert client.get_model_version_by_alias("tiny", "best-quality").tags["variant"] == GOOD.name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("gguf-q4_k_m", "gguf-q4_k_m"), ("gptq-4bit-damp0.05", "gptq-4bit-damp0-05"), ("v4", "variant-v4")],
+)
+def test_alias_is_valid_for_mlflow(name: str, expected: str) -> None:
+    assert alias(name) == expected
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server on a free port of the loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    backend = f"--backend-store-uri=sqlite:///{tmp_path / 'server.db'}"
+    places = [backend, "--serve-artifacts", f"--artifacts-destination={tmp_path / 'served'}"]
+    with (tmp_path / "server.log").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", *places],
+            cwd=tmp_path,
+            env={**os.environ, **quiet},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, tmp_path / "server.log")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 15)  # The server starts workers of its own.
+        process.wait(20)
+
+
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(log.read_text())
+
+
+@pytest.mark.slow
+def test_a_server_holds_the_same(server: str, tmp_path: Path) -> None:
+    check(server, register(server, tmp_path))
+    check(server, register(server, tmp_path))
