@@ -48,7 +48,7 @@ class ProgressRelay(logging.Handler):
     """Turns records of `quantmill.progress` into progress artifacts of the flow run that they are logged in.
 
     A record carries `variant`, `step`, `done` and `total`; others are ignored. Records from a thread without a flow run
-    go to the run in which the relay was made, if any. Never raises: no job fails because its progress could not be shown.
+    go to the run in which the relay was made, if any. Never raises: no job fails because progress could not be shown.
     """
 
     def __init__(self) -> None:

@@ -12,6 +12,7 @@ Afterwards `PREFECT_HOME=<home>/prefect prefect server start` opens the same dat
 import fcntl
 import logging
 import os
+import re
 import select
 import socket
 import subprocess
@@ -29,6 +30,9 @@ from quantmill.errors import QuantmillError
 _START_S = 180.0
 _STOP_S = 10.0
 _READY = "ready "
+# What serves schedules, workers and automations has nothing to do here. The recorder of task runs and the writer of
+# events stay on: without them the pages show no tasks.
+_IDLE = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "REPOSSESSOR", "TRIGGERS")
 _LAST_LINES = 15
 
 
@@ -68,15 +72,6 @@ def _server_environment(home: Path) -> dict[str, str]:
     """Return the server's environment: ours without Prefect's variables, which are meant for other servers."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     checkout = str(Path(__file__).resolve().parents[1])
-    services = (
-        "SCHEDULER",
-        "LATE_RUNS",
-        "FOREMAN",
-        "PAUSE_EXPIRATIONS",
-        "CANCELLATION_CLEANUP",
-        "REPOSSESSOR",
-        "TRIGGERS",
-    )
     return {
         **plain,
         "PYTHONPATH": os.pathsep.join(filter(None, [checkout, plain.get("PYTHONPATH", "")])),
@@ -85,9 +80,7 @@ def _server_environment(home: Path) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_COLORS": "false",
-        # What serves schedules, workers and automations has nothing to do here. The recorder of task runs and the
-        # writer of events stay on: without them the pages show no tasks.
-        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in services},
+        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE},
     }
 
 
@@ -186,8 +179,8 @@ def _drain() -> None:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Say whether a record belongs on the console: Prefect's own lines, tracebacks included, are in its database."""
-    return record.levelno >= logging.CRITICAL or record.name.split(".")[0] != "prefect"
+    """Say whether a record belongs on the console: Prefect's lie in its database, progress has its own handlers."""
+    return record.levelno >= logging.CRITICAL or not re.match(r"prefect\b|quantmill\.progress\b", record.name)
 
 
 @contextmanager

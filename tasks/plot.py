@@ -10,6 +10,8 @@ from quantmill.recipe import GatePolicy
 from quantmill.report import RunSummary, VariantSummary
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -19,7 +21,7 @@ _BLUE, _VERMILLION, _GREY = "#0072B2", "#D55E00", "#767676"
 _LOOKS = {"accepted": ("o", _BLUE), "rejected": ("X", _VERMILLION), "failed": ("s", _GREY)}
 _DASHES = ((6, 3), (2, 2), (8, 2, 2, 2), (1, 3))
 # Where a name may stand around its point, in sixteenths of a turn, best first: right, left, then the corners.
-_TURNS = (0, 8, 2, 14, 6, 10, 4, 12, 1, 15, 7, 9)
+_TURNS = (0, 8, 2, 14, 6, 10, 4, 12, 1, 15, 7, 9, 3, 13)
 _REACHES = (16.0, 32.0, 52.0, 80.0, 120.0)
 Box = tuple[float, float, float, float]
 
@@ -104,47 +106,54 @@ def _draw_names(
 ) -> None:
     """Write each name where it covers least: beside its point if there is room, farther off with a line if not."""
     canvas.figure.draw_without_rendering()  # Settles the layout, so that sizes in pixels can be measured.
-    renderer = canvas.get_renderer()
-    place = axes.transData.transform
-    dots = [(float(x), float(y)) for x, y in map(place, points.values())]
-    taken = [(x - 10, y - 10, x + 10, y + 10) for x, y in dots] + _steps(
-        [(float(x), float(y)) for x, y in map(place, front)]
-    )
-    frame: Box = tuple(axes.get_window_extent(renderer).extents)
+    dots = [_pair(axes.transData.transform(point)) for point in points.values()]
+    corners = [_pair(axes.transData.transform(point)) for point in front]
+    taken = [(x - 10, y - 10, x + 10, y + 10) for x, y in dots] + _steps(corners)
+    edges = axes.get_window_extent()
+    frame = (edges.x0, edges.y0, edges.x1, edges.y1)
+    written: list[Box] = []
+    to_data = axes.transData.inverted().transform
     for (name, point), (x, y) in zip(points.items(), dots, strict=True):
         note = axes.annotate(name, point, fontsize=8, color="#222222", zorder=4, ha="left", va="bottom")
-        size = note.get_window_extent(renderer)
-        box = _best_box(x, y, size.width, size.height, taken, frame)
-        taken.append(box)
-        note.set_position(axes.transData.inverted().transform(box[:2]))
+        size = note.get_window_extent()
+        box = _best_box((x, y, size.width, size.height), taken, written, frame)
+        written.append(box)
+        note.set_position(_pair(to_data(box[:2])))
         near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
         if math.dist(near, (x, y)) > 20:
-            end = axes.transData.inverted().transform(near)
+            end = _pair(to_data(near))
             axes.plot([point[0], end[0]], [point[1], end[1]], color="#9a9a9a", linewidth=0.7, zorder=2)
 
 
-def _best_box(x: float, y: float, width: float, height: float, taken: Sequence[Box], frame: Box) -> Box:
-    """Return where a text of this size around (x, y) covers least, in pixels; of equal places the first one tried."""
+def _best_box(text: Box, taken: Sequence[Box], written: Sequence[Box], frame: Box) -> Box:
+    """Return where a text (x, y of its point, width, height) covers least, in pixels; of equal places the first."""
+    x, y, width, height = text
     best, least = (x, y, x + width, y + height), math.inf
     for reach, turn in itertools.product(_REACHES, _TURNS):
         dx, dy = math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)
         left = x + dx * reach - (0 if dx > 0.3 else width if dx < -0.3 else width / 2)
         low = y + dy * (reach + height / 2) - height / 2
         box = (left, low, left + width, low + height)
-        near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
-        line = (min(x, near[0]) - 2, min(y, near[1]) - 2, max(x, near[0]) + 2, max(y, near[1]) + 2)
-        covered = sum(_overlap(box, other) + (_overlap(line, other) if reach > _REACHES[0] else 0) for other in taken)
-        cost = covered + 3 * _outside(box, frame) + 3 * reach
+        cost = 10 * sum(_overlap(box, other) for other in (*taken, *written)) + 30 * _outside(box, frame) + 3 * reach
+        if reach > _REACHES[0]:
+            near = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
+            line = [(x + (near[0] - x) * part / 8, y + (near[1] - y) * part / 8) for part in range(9)]
+            cost += sum(40 * _overlap((a - 2, b - 2, a + 2, b + 2), other) for a, b in line for other in written)
         if cost < least:
             best, least = box, cost
     return best
+
+
+def _pair(place: "npt.NDArray[np.float64]") -> tuple[float, float]:
+    """Return a point that matplotlib gives as an array."""
+    return float(place[0]), float(place[1])
 
 
 def _steps(front: Sequence[tuple[float, float]]) -> list[Box]:
     """Return thin boxes along the front's step line, in pixels."""
     boxes: list[Box] = []
     for (x, y), (to_x, to_y) in itertools.pairwise(front):
-        boxes += [(x, y - 2, to_x, y + 2), (to_x - 2, min(y, to_y), to_x + 2, max(y, to_y))]
+        boxes += [(x, y - 5, to_x, y + 5), (to_x - 5, min(y, to_y), to_x + 5, max(y, to_y))]
     return boxes
 
 

@@ -6,6 +6,7 @@ bytes stay in the store. Only the client API is used: the fluent one keeps state
 
 import math
 import re
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,20 +19,10 @@ from quantmill.report import Outcome, RunSummary, VariantSummary
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_METRICS = (
-    "size_bytes",
-    "bits_per_weight",
-    "perplexity",
-    "perplexity_ratio",
-    "mean_kl",
-    "p99_kl",
-    "top1_agreement",
-    "decode_tokens_per_s",
-    "prefill_tokens_per_s",
-    "peak_memory_bytes",
-    "quantize_s",
-    "evaluate_s",
-)
+# The figures of a variant's row; the baseline has some of them.
+_FIGURES = [
+    name for name, field in VariantSummary.model_fields.items() if field.annotation in (int | None, float | None)
+]
 _TAG_LENGTH = 5000  # MLflow's limit, wherever a server is older than the client.
 _MANIFEST_TAG = "quantmill.manifest"
 
@@ -61,6 +52,7 @@ def register_run(
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = _experiment(client, summary.model, uri)
     parent = _start_parent(client, experiment, recipe, summary)
+    state = "FAILED"  # Should anything stop us: a run left RUNNING says that somebody still works on it.
     try:
         for name, content in report_files.items():
             _log_bytes(client, parent, name, content)
@@ -74,11 +66,9 @@ def register_run(
             if variant.name in manifests
         }
         _move_aliases(client, summary, versions)
-    except BaseException:
-        # Whatever stopped us: a run that stays RUNNING for ever would say that somebody still works on it.
-        client.set_terminated(parent, "FAILED")
-        raise
-    client.set_terminated(parent, "FINISHED")
+        state = "FINISHED"
+    finally:
+        client.set_terminated(parent, state)
     return parent
 
 
@@ -105,16 +95,18 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
 
 def _start_parent(client: "MlflowClient", experiment: str, recipe: Recipe, summary: RunSummary) -> str:
     tags = {
-        "mlflow.source.name": "quantmill compress",
         "mlflow.note.content": _note(summary),
         "quantmill.model": summary.model,
         "quantmill.source": summary.source,
     }
-    run = client.create_run(experiment, run_name=f"compress {summary.model}", tags=_short(tags))
-    parent = str(run.info.run_id)
-    _log_params(client, parent, {**_flat("", recipe.model_dump(mode="json", exclude={"variants"})), **_source(summary)})
+    parent = _start(client, experiment, f"compress {summary.model}", tags)
+    _log_params(
+        client,
+        parent,
+        {**_flat("", recipe.model_dump(mode="json", exclude={"variants"})), "source_digest": summary.source_digest},
+    )
     baseline = {
-        f"baseline_{name}": getattr(summary.baseline, name) for name in _METRICS if hasattr(summary.baseline, name)
+        f"baseline_{name}": getattr(summary.baseline, name) for name in _FIGURES if hasattr(summary.baseline, name)
     }
     counts = {
         status: float(sum(v.status == status for v in summary.variants))
@@ -144,7 +136,6 @@ def _record_variant(
     """Record one variant, rejected and failed ones too, and return its run's id."""
     tags = {
         "mlflow.parentRunId": parent,
-        "mlflow.source.name": "quantmill compress",
         "mlflow.note.content": "; ".join(variant.reasons) or variant.status,
         "quantmill.status": variant.status,
         "quantmill.reasons": "\n".join(variant.reasons),
@@ -152,11 +143,10 @@ def _record_variant(
         "quantmill.cached": str(variant.cached).lower(),
         "quantmill.pareto": str(variant.name in summary.pareto).lower(),
     }
-    run = client.create_run(experiment, run_name=variant.name, tags=_short(tags))
-    child = str(run.info.run_id)
+    child = _start(client, experiment, variant.name, tags)
     outcome = outcomes.get(variant.name)
-    _log_params(client, child, {**_variant_params(variant, outcome), **_source(summary)})
-    _log_metrics(client, child, {name: getattr(variant, name) for name in _METRICS})
+    _log_params(client, child, {**_variant_params(variant, outcome), "source_digest": summary.source_digest})
+    _log_metrics(client, child, {name: getattr(variant, name) for name in _FIGURES})
     if outcome and outcome.report:
         _log_bytes(client, child, "evaluation.json", outcome.report.model_dump_json(indent=2).encode())
     log = logs.get(variant.name)
@@ -177,10 +167,6 @@ def _variant_params(variant: VariantSummary, outcome: Outcome | None) -> dict[st
     if outcome and outcome.error:
         params["error"] = outcome.error
     return params
-
-
-def _source(summary: RunSummary) -> dict[str, str]:
-    return {"source": summary.source, "source_digest": summary.source_digest}
 
 
 def _version(client: "MlflowClient", model: str, variant: VariantSummary, manifest: str, run: str) -> str:
@@ -224,7 +210,7 @@ def _move_aliases(client: "MlflowClient", summary: RunSummary, versions: Mapping
 
 
 def alias(variant: str) -> str:
-    """Return a variant's name as MLflow takes it for an alias: letters, digits, `_` and `-`; `latest` and `v1` are taken."""
+    """Return a variant's name as MLflow takes it for an alias: no dots, and `latest` and `v1` are taken."""
     name = re.sub(r"[^\w-]", "-", variant, flags=re.ASCII)
     return f"variant-{name}" if re.fullmatch(r"(?i)latest|v\d+", name) else name
 
@@ -237,8 +223,11 @@ def _flat(prefix: str, value: Mapping[str, object]) -> dict[str, str]:
     return flat
 
 
-def _short(tags: Mapping[str, str]) -> dict[str, str]:
-    return {key: value[:_TAG_LENGTH] for key, value in tags.items()}
+def _start(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    """Return the id of a new run."""
+    short = {key: value[:_TAG_LENGTH] for key, value in tags.items()}
+    run = client.create_run(experiment, run_name=name, tags={"mlflow.source.name": "quantmill compress", **short})
+    return str(run.info.run_id)
 
 
 def _log_params(client: "MlflowClient", run: str, params: Mapping[str, str]) -> None:
@@ -261,8 +250,6 @@ def _log_metrics(client: "MlflowClient", run: str, metrics: Mapping[str, float |
 
 
 def _log_bytes(client: "MlflowClient", run: str, name: str, content: bytes) -> None:
-    import tempfile
-
     # The client takes files only: its `log_text` would decode, and there is none for bytes.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name

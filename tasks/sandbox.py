@@ -224,6 +224,7 @@ def _environment(job: JobFile) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "TERM": "dumb",  # GPTQModel redraws bars elsewhere
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
@@ -233,10 +234,13 @@ def _environment(job: JobFile) -> dict[str, str]:
 def _relay(lines: IO[str], name: str) -> None:
     """Turn the job's progress lines into log records that handlers make bars of."""
     for line in lines:
-        with suppress(ValueError, KeyError, TypeError):
-            step, done, total = (record := json.loads(line))["step"], int(record["done"]), int(record["total"])
-            extra = {"variant": name, "step": step, "done": done, "total": total}
-            PROGRESS.info("%s: %s %d of %d", name, step, done, total, extra=extra)
+        try:
+            record = json.loads(line)
+            step, done, total = str(record["step"]), int(record["done"]), int(record["total"])
+        except (ValueError, KeyError, TypeError):
+            continue  # an engine that writes into a pipe it inherited
+        extra = {"variant": name, "step": step, "done": done, "total": total}
+        PROGRESS.info("%s: %s %d of %d", name, step, done, total, extra=extra)
 
 
 def _memory_kills() -> int:

@@ -52,6 +52,8 @@ class FolderStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             if not self.has_blob(entry):
                 raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self._root}")
+            if keys.file_sha256(self._blob(entry.sha256)) != entry.sha256:
+                raise VerificationError(f"{entry.path}: the bytes in {self._root} are not those of {entry.sha256}")
             _link_or_copy(self._blob(entry.sha256), target)
 
     def look_up(self, stage: str, key: str) -> StageResult | None:

@@ -44,6 +44,7 @@ class Store(Protocol):
 
         Raises:
             BlobMissing: a blob is gone.
+            VerificationError: its bytes are not what the digest says.
         """
         ...
 

@@ -1,0 +1,70 @@
+"""Made-up outcomes for tests of what comes after a measurement."""
+
+from quantmill.artifact import Artifact, FileEntry, QuantizedTensor
+from quantmill.recipe import VariantSpec
+from quantmill.report import EvaluationReport, Outcome, Quality, Speed
+
+DIGEST = "ab" * 32
+
+
+def artifact(size: int = 500) -> Artifact:
+    return Artifact(
+        spec=VariantSpec(method="bitsandbytes", bits=4, type="nf4", double_quant=True),
+        format="safetensors",
+        files=(FileEntry(path="model.safetensors", size_bytes=size, sha256=DIGEST),),
+        tensors=(QuantizedTensor(name="w", scheme="nf4", bits=4.5, parameters=1000),),
+        source_digest=DIGEST,
+        toolchain={"torch": "2.13.0"},
+        hardware="a processor",
+        quantize_s=1.0,
+        peak_memory_bytes=10**9,
+    )
+
+
+def report(
+    name: str,
+    perplexity: float = 17.0,
+    mean_kl: float = 0.05,
+    p99_kl: float = 1.0,
+    top1: float = 0.9,
+    unigram: float = 300.0,
+    distinct: int = 20,
+) -> EvaluationReport:
+    quality = Quality(
+        scored_tokens=4592,
+        perplexity=perplexity,
+        mean_kl=mean_kl,
+        p99_kl=p99_kl,
+        top1_agreement=top1,
+        unigram_perplexity=unigram,
+        compute_dtype="float32",
+    )
+    speed = Speed(
+        load_s=1.0,
+        prefill_tokens_per_s=100.0,
+        decode_tokens_per_s=10.0,
+        peak_memory_bytes=10**9,
+        prompt_tokens=128,
+        generated_tokens=24,
+        threads=2,
+        compute_dtype="bfloat16",
+        kernel="torch",
+        hardware="a processor",
+    )
+    return EvaluationReport(
+        name=name,
+        artifact_digest=DIGEST,
+        evaluation_digest=DIGEST,
+        runtime="transformers",
+        runtime_version="5.23.0",
+        quality=quality,
+        speed=speed,
+        sample="words",
+        sample_distinct_tokens=distinct,
+        head_digest=DIGEST,
+        evaluate_s=10.0,
+    )
+
+
+def outcome(name: str, size: int = 500, **figures: float) -> Outcome:
+    return Outcome(name=name, artifact=artifact(size), report=report(name, **figures))  # type: ignore[arg-type]

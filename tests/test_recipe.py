@@ -1,0 +1,171 @@
+"""A recipe says what it means or is refused in one line that names the field and what is allowed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantmill.errors import RecipeError
+from quantmill.methods import METHODS
+from quantmill.recipe import Recipe, default_model_name
+from quantmill.recipe_file import parse_recipe, read_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def recipe(*variants: dict[str, Any], **fields: Any) -> Recipe:
+    return parse_recipe({"model": {"source": "some/model"}, "variants": list(variants), **fields})
+
+
+def test_lists_multiply_in_order() -> None:
+    made = recipe({"method": "gptq", "bits": [4, 8], "group_size": [64, 128]}, {"method": "gguf", "type": "Q4_K_M"})
+    assert [spec.name for spec in made.expand()] == [
+        "gptq-4bit-g64",
+        "gptq-4bit-g128",
+        "gptq-8bit-g64",
+        "gptq-8bit-g128",
+        "gguf-q4_k_m",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "names"),
+    [
+        ({"method": "bitsandbytes", "bits": [8, 4]}, ["bitsandbytes-int8", "bitsandbytes-nf4"]),
+        ({"method": "bitsandbytes"}, ["bitsandbytes-int8", "bitsandbytes-nf4"]),
+        ({"method": "bitsandbytes", "bits": [8, 4], "type": "fp4"}, ["bitsandbytes-fp4", "bitsandbytes-int8"]),
+        ({"method": "bitsandbytes", "type": "nf4", "double_quant": False}, ["bitsandbytes-nf4-single"]),
+        ({"method": "gptq"}, ["gptq-4bit-g64"]),
+        ({"method": "gptq", "group_size": -1, "desc_act": True, "sym": False}, ["gptq-4bit-grow-act-asym"]),
+        ({"method": "gptq", "damp_percent": 0.1}, ["gptq-4bit-g64-damp0.1"]),
+        ({"method": "baseline"}, ["baseline-bf16"]),
+    ],
+)
+def test_names(request_: dict[str, Any], names: list[str]) -> None:
+    assert [spec.name for spec in recipe(request_).expand()] == names
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"method": "zip"}, "variants[0].method: .*'gptq'.*got 'zip'"),
+        ({"method": "gptq", "bits": 5}, "variants[0].bits: gptq supports 2, 3, 4, 8 bits, got 5"),
+        ({"method": "gptq", "bits": [4, 5]}, "variants[0].bits: gptq supports 2, 3, 4, 8 bits, got 5"),
+        ({"method": "gptq", "bits": True}, "variants[0].bits: gptq supports 2, 3, 4, 8 bits, got True"),
+        ({"method": "gptq", "group_size": 100}, "variants[0].group_size: gptq supports -1, 32, 64, 128; got 100"),
+        ({"method": "gptq", "type": "Q4_0"}, "variants[0].type: gptq takes no type; got Q4_0"),
+        ({"method": "gptq", "damp_percent": 1.5}, "variants[0].damp_percent: .*between 0 and 1; got 1.5"),
+        ({"method": "gptq", "double_quant": True}, "variants[0].double_quant: gptq does not have it"),
+        ({"method": "gptq", "bitz": 4}, "variants[0].bitz: unknown key; allowed: method, bits"),
+        ({"method": "gguf"}, "variants[0].type: gguf needs at least one of F32"),
+        ({"method": "gguf", "bits": 4}, "variants[0].bits: gguf takes a type instead"),
+        ({"method": "bitsandbytes", "bits": 8, "type": "nf4"}, "variants[0].type: nf4 needs 4 in bits"),
+    ],
+)
+def test_a_wrong_variant_is_refused(request_: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message.replace("[0]", r"\[0\]").replace("[4", r"\[4")) as raised:
+        recipe(request_)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"variants": [{"method": "gptq"}]}, "model: required"),
+        ({"model": {"source": "x"}, "variants": []}, "variants: .*at least 1"),
+        ({"model": {"source": "x", "sauce": 1}, "variants": [{"method": "gptq"}]}, "model.sauce: unknown key; allowed: source, revision"),
+        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "gates": {"max_mean_kl": "much"}}, "gates.max_mean_kl: .*'much'"),
+        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}, {"method": "gptq"}]}, r"variants\[1\]: gptq-4bit-g64 is asked for"),
+        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "publish": {"model": "../up"}}, "publish.model: "),
+        ([], "recipe: "),
+    ],
+)  # fmt: skip
+def test_a_wrong_recipe_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(data)
+
+
+def test_a_method_that_is_not_built_is_refused_at_expansion() -> None:
+    unbuilt = next(row.name for row in METHODS.values() if not row.built)
+    with pytest.raises(RecipeError, match=f"{unbuilt} is not built yet; available: baseline"):
+        recipe({"method": unbuilt}).expand()
+
+
+def test_a_group_size_that_does_not_divide_a_layer_is_refused() -> None:
+    with pytest.raises(
+        RecipeError, match=r"variants\[0\].group_size: 128 does not divide.*576; allowed for this model: -1, 32, 64"
+    ):
+        recipe({"method": "gptq", "group_size": [64, 128]}).expand((576, 1536))
+    assert recipe({"method": "gptq", "group_size": [-1, 64]}).expand((576, 1536))
+
+
+def test_file_and_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("model: {source: a}\nvariants:\n  - {method: gptq}\n")
+    made = read_recipe(path, ("model.source=./other", "variants.0.bits=[3, 8]", "gates.max_mean_kl=0.5"))
+    assert made.model.source == "./other"
+    assert [spec.bits for spec in made.expand()] == [3, 8]
+    assert made.gates.max_mean_kl == 0.5
+    for bad, words in (
+        ("nonsense", "KEY=VALUE"),
+        ("variants.7.bits=4", "no such place"),
+        ("model.x=1", "model.x: unknown key"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            read_recipe(path, (bad,))
+
+
+@pytest.mark.parametrize("text", ["{", "- a\n b: [", "\x00", "just words", "a: !!python/object/apply:os.system [true]"])
+def test_a_file_that_is_no_recipe(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"r\.yaml: ") as raised:
+        read_recipe(path)
+    assert "\n" not in str(raised.value)
+
+
+_scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(list(METHODS))
+)
+_keys = st.sampled_from(["model", "source", "variants", "method", "bits", "type", "gates", "calibration"]) | st.text(
+    max_size=5
+)
+_data = st.recursive(_scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_keys, inner, max_size=5))
+
+
+@settings(max_examples=1500, deadline=None)
+@given(st.dictionaries(st.sampled_from(list(Recipe.model_fields)), _data) | _data)
+def test_any_data_is_a_recipe_or_one_line(data: Any) -> None:
+    try:
+        parse_recipe(data)
+    except RecipeError as error:
+        assert str(error)
+        assert "\n" not in str(error)
+
+
+def test_model_names() -> None:
+    assert default_model_name("package://m/SmolLM2-135M-Instruct.Q4_1.gguf") == "smollm2-135m-instruct.q4_1"
+    assert default_model_name("/models/My Model/") == "my-model"
+    with pytest.raises(RecipeError, match=r"publish\.model"):
+        default_model_name("...")
+
+
+def test_the_schema_for_editors_is_current() -> None:
+    kept = json.loads((ROOT / "deployments" / "recipes" / "recipe.schema.json").read_text())
+    assert kept == Recipe.model_json_schema(), "run `make schema`"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deployments" / "recipes").glob("*.yaml")), ids=lambda p: p.name)
+def test_recipes_of_the_project_are_valid(path: Path) -> None:
+    import jsonschema
+
+    assert read_recipe(path).expand()
+    loose = json.loads((ROOT / "deployments" / "recipes" / "recipe.schema.json").read_text())
+    data = yaml.safe_load(path.read_text())
+    for variant in data["variants"]:  # the schema is the form's, with lists; the file may write a scalar
+        variant.update({k: v if isinstance(v, list) else [v] for k, v in variant.items() if k != "method"})
+    jsonschema.validate(data, loose)

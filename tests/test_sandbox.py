@@ -1,0 +1,190 @@
+"""Jobs as processes: how each death is told apart, and that none survives its parent."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from quantmill.errors import EngineError, EngineMismatch, Killed, OutOfMemory, TimedOut
+from quantmill.settings import Settings
+from tasks import engines
+from tasks.sandbox import ClosedSandbox, JobFile, NotCached, Sandbox, _memory_kills, _raise_death, scratch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def interpreter(folder: Path, body: str) -> Path:
+    """Return an interpreter whose jobs run `body` where `tasks.job` would run: a process that behaves as told."""
+    code = folder / "body.py"
+    code.write_text("import json, os, signal, sys, threading, time\njob = json.load(open(sys.argv[1]))\n" + body)
+    path = folder / "python"
+    path.write_text(f'#!/bin/sh\nexec {sys.executable} {code} "$3"\n')
+    path.chmod(0o755)
+    return path
+
+
+def run(tmp_path: Path, body: str, **settings: object) -> dict[str, object]:
+    made = Settings(home=tmp_path / "home", python=interpreter(tmp_path, body), **settings)  # type: ignore[arg-type]
+    with Sandbox(made).run("artifact", "thing", {}) as result:
+        return result.value
+
+
+def test_a_result_comes_back_and_scratch_goes(tmp_path: Path) -> None:
+    body = (
+        "open(job['folder'] + '/out/w', 'w').write('1')\n"
+        "json.dump({'value': {'a': 1}, 'peak_memory_bytes': 0}, open(job['folder'] + '/result.json', 'w'))"
+    )
+    settings = Settings(home=tmp_path / "home", python=interpreter(tmp_path, body))
+    with Sandbox(settings).run("artifact", "thing", {}) as result:
+        assert result.value == {"a": 1}
+        assert (result.out / "w").read_text() == "1"
+        assert result.peak_memory_bytes > 1e6
+    assert not list((tmp_path / "home" / "scratch").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", Killed, "artifact was killed by SIGKILL; log: "),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", Killed, "SIGSEGV"),
+        ("print('line one'); print('the engine says no'); sys.exit(7)", EngineError, "code 7: .*the engine says no"),
+        ("sys.exit(0)", EngineError, "code 0"),
+    ],
+)
+def test_deaths_are_told_apart(tmp_path: Path, body: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as raised:
+        run(tmp_path, body)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_timeout_kills_the_whole_group(tmp_path: Path) -> None:
+    body = f"import subprocess\np = subprocess.Popen(['sleep', '300'])\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid))\ntime.sleep(300)"
+    with pytest.raises(TimedOut, match="longer than 2 s"):
+        run(tmp_path, body, job_timeout_s=2)
+    assert gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_kill_by_the_kernel_is_out_of_memory(tmp_path: Path) -> None:
+    job = JobFile(kind="artifact", arguments={}, folder=tmp_path, progress_fd=1, threads=1, expected={})
+    with pytest.raises(OutOfMemory, match="holding 8.0 GB"):
+        _raise_death(job, -signal.SIGKILL, 8 * 10**9, True, tmp_path / "log")
+    assert _memory_kills() >= 0
+
+
+def test_what_a_job_reports_keeps_its_type(tmp_path: Path) -> None:
+    body = (
+        "json.dump({'error': 'OutOfMemory', 'message': 'torch said so', 'peak_memory_bytes': 9},"
+        "open(job['folder'] + '/result.json', 'w')); sys.exit(1)"
+    )
+    with pytest.raises(OutOfMemory, match="torch said so"):
+        run(tmp_path, body)
+
+
+def test_a_real_job_tells_a_mismatch_of_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_locked_versions", lambda: {"numpy": "0.0.1"})
+    with (
+        pytest.raises(EngineMismatch, match=r"numpy: the lock says 0\.0\.1, installed is"),
+        Sandbox(Settings(home=tmp_path)).run("artifact", "thing", {}, ("numpy",)),
+    ):
+        pass
+
+
+def test_progress_reaches_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    body = (
+        "os.write(job['progress_fd'], b'noise\\n' + json.dumps({'step': 'layer', 'done': 12, 'total': 30}).encode() + b'\\n')\n"
+        "json.dump({'value': {}, 'peak_memory_bytes': 0}, open(job['folder'] + '/result.json', 'w'))"
+    )
+    with caplog.at_level(logging.INFO, "quantmill.progress"):
+        run(tmp_path, body)
+    (record,) = caplog.records
+    assert record.getMessage() == "thing: layer 12 of 30"
+    assert (record.__dict__["variant"], record.__dict__["done"], record.__dict__["total"]) == ("thing", 12, 30)
+
+
+def test_secrets_stay_out_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "PREFECT_API_AUTH_STRING",
+        "MY_PASSWORD",
+    ):
+        monkeypatch.setenv(name, "canary-4711")
+    body = "json.dump({'value': dict(os.environ), 'peak_memory_bytes': 0}, open(job['folder'] + '/result.json', 'w'))"
+    assert "canary-4711" not in json.dumps(run(tmp_path, body))
+
+
+def test_a_job_dies_with_its_parent(tmp_path: Path) -> None:
+    """The parent is killed with SIGKILL; its real job (`tasks.job`), and a process that the job started, must go."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom quantmill.settings import Settings\nfrom tasks.sandbox import Sandbox\n"
+        f"with Sandbox(Settings(home=Path({str(tmp_path / 'home')!r}))).run('artifact', 'thing', {{}}): pass\n"
+    )
+    hook = tmp_path / "site" / "sitecustomize.py"  # makes the job hang as an engine would
+    hook.parent.mkdir()
+    hook.write_text(
+        "import os, sys\nif 'tasks.job' in sys.orig_argv:\n    import threading, subprocess, time\n"
+        f"    child = subprocess.Popen(['sleep', '300'])\n    open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        "    import tasks.job as j\n    j.KINDS['artifact'] = lambda job, progress: time.sleep(300)\n    import sys\n    sys.exit(j.main())\n"
+    )
+    paths = os.pathsep.join([str(hook.parent), str(ROOT)])
+    real = tmp_path / "python"
+    real.write_text(f'#!/bin/sh\nPYTHONPATH={paths} exec {sys.executable} "$@"\n')
+    real.chmod(0o755)
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(ROOT), "QUANTMILL_PYTHON": str(real)}
+    )
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text().count(" "):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    job, grandchild = map(int, (tmp_path / "pids").read_text().split())
+    time.sleep(1.5)  # the job is at work by now
+    assert not gone(job, wait_s=0)
+    parent.kill()
+    parent.wait()
+    assert gone(job)
+    assert gone(grandchild)
+    with scratch(tmp_path / "home" / "scratch"):
+        assert len(list((tmp_path / "home" / "scratch").iterdir())) == 1, "what the killed run left is removed"
+
+
+def test_two_runs_share_a_scratch_root(tmp_path: Path) -> None:
+    with scratch(tmp_path) as first:
+        done = threading.Event()
+
+        def other() -> None:
+            with scratch(tmp_path):
+                done.set()
+
+        threading.Thread(target=other).start()
+        assert done.wait(5)
+        assert first.is_dir(), "a folder in use is not taken for a leftover"
+
+
+def test_a_closed_sandbox_runs_nothing(tmp_path: Path) -> None:
+    with pytest.raises(NotCached), ClosedSandbox(Settings(home=tmp_path / "home")).run("artifact", "x", {}):
+        pass
+    assert not (tmp_path / "home").exists()
+
+
+def gone(pid: int, wait_s: float = 10.0) -> bool:
+    """Return whether a process ends within `wait_s` seconds; one that nobody has waited for yet counts as ended."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)

@@ -1,0 +1,188 @@
+"""The folder store: create-only, first complete result wins, a missing blob undoes a result, racing writers lose nothing."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from quantmill.artifact import FileEntry, StageResult
+from quantmill.errors import BlobMissing, Conflict, NotFound, StoreError, VerificationError
+from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
+from quantmill.store.folder import FolderStore
+from quantmill.store.protocol import Store
+from tests.samples import DIGEST, report
+
+KEY = "cd" * 32
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
+
+
+def fill(folder: Path, **files: str) -> Path:
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def result(files: tuple[FileEntry, ...], **value: object) -> StageResult:
+    return StageResult(stage="artifact", key=KEY, blobs=files, value=dict(value), made_at=time.time())
+
+
+def manifest(files: tuple[FileEntry, ...], name: str = "m/v") -> Manifest:
+    measured = report("v")
+    return Manifest(
+        name=name,
+        key=KEY,
+        model=ManifestModel(uri="u", revision=DIGEST, files=()),
+        variant={"method": "gguf"},
+        recipe_sha256=DIGEST,
+        toolchain={},
+        hardware="",
+        evaluation=ManifestEvaluation(
+            suite=DIGEST,
+            metrics=measured.quality,
+            speed=measured.speed,
+            bits_per_weight=4,
+            gate={},
+            report_sha256=DIGEST,
+        ),
+        files=files,
+        safety=Safety(formats=("gguf",)),
+    )
+
+
+def version(of: Manifest, made_at: float = 1.0, model: str = "m", variant: str = "v") -> Version:
+    provenance = Provenance(manifest=of.digest, recipe={}, made_at=made_at)
+    return Version(model=model, variant=variant, manifest=of.digest, provenance=provenance)
+
+
+def test_it_is_a_store(store: FolderStore) -> None:
+    held: Store = store
+    assert held.models() == {}
+    assert not Path(held.uri).exists(), "opening writes nothing"
+
+
+def test_a_folder_comes_back_byte_for_byte(store: FolderStore, tmp_path: Path) -> None:
+    source = fill(tmp_path / "a", one="1", two="2")
+    (source / "deep").mkdir()
+    (source / "deep" / "three").write_text("3")
+    entries = store.add_folder(source)
+    assert [entry.path for entry in entries] == ["deep/three", "one", "two"]
+    store.fetch(entries, tmp_path / "b")
+    assert {
+        p.relative_to(tmp_path / "b").as_posix(): p.read_text() for p in (tmp_path / "b").rglob("*") if p.is_file()
+    } == {
+        "one": "1",
+        "two": "2",
+        "deep/three": "3",
+    }
+
+
+def test_equal_bytes_are_kept_once_and_linked_not_copied(store: FolderStore, tmp_path: Path) -> None:
+    entries = store.add_folder(fill(tmp_path / "a", one="same", two="same"))
+    blobs = [path for path in Path(store.uri).rglob("*") if path.is_file()]
+    assert len(blobs) == 1
+    store.fetch(entries, tmp_path / "b")
+    assert (tmp_path / "b" / "one").stat().st_ino == blobs[0].stat().st_ino
+
+
+def test_links_are_refused(store: FolderStore, tmp_path: Path) -> None:
+    (fill(tmp_path / "a") / "link").symlink_to("/etc/hostname")
+    with pytest.raises(StoreError, match="only plain files"):
+        store.add_folder(tmp_path / "a")
+
+
+def test_the_first_complete_result_wins(store: FolderStore, tmp_path: Path) -> None:
+    first = result(store.add_folder(fill(tmp_path / "a", w="1")), who="first")
+    second = result(store.add_folder(fill(tmp_path / "b", w="2")), who="second")
+    assert store.record(first) == first
+    assert store.record(second) == first
+    assert store.look_up("artifact", KEY) == first
+
+
+def test_a_missing_blob_undoes_a_result_and_a_remake_replaces_it(store: FolderStore, tmp_path: Path) -> None:
+    first = result(store.add_folder(fill(tmp_path / "a", w="1")), who="first")
+    store.record(first)
+    next(path for path in Path(store.uri).rglob(first.blobs[0].sha256)).unlink()
+    assert store.look_up("artifact", KEY) is None
+    with pytest.raises(BlobMissing, match=r"w: blob .* is not in"):
+        store.fetch(first.blobs, tmp_path / "c")
+    second = result(store.add_folder(fill(tmp_path / "b", w="2")), who="second")
+    assert store.record(second) == second
+    assert store.look_up("artifact", KEY) == second
+
+
+def test_a_damaged_blob_is_not_handed_out(store: FolderStore, tmp_path: Path) -> None:
+    entries = store.add_folder(fill(tmp_path / "a", w="12345"))
+    blob = next(Path(store.uri).rglob(entries[0].sha256))
+    blob.chmod(0o644)
+    blob.write_text("12346")
+    with pytest.raises(VerificationError, match="w: "):
+        store.fetch(entries, tmp_path / "b")
+
+
+def test_results_expire_and_damaged_ones_do_not_count(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store", stage_days=1)
+    old = result(()).model_copy(update={"made_at": time.time() - 86401})
+    store.record(old)
+    assert store.look_up("artifact", KEY) is None
+    assert store.record(result((), who="new")).value == {"who": "new"}
+    path = next(Path(store.uri).rglob(f"{KEY}.json"))
+    path.write_text("{")
+    assert store.look_up("artifact", KEY) is None
+
+
+def test_a_commit_needs_every_file_and_happens_once(store: FolderStore, tmp_path: Path) -> None:
+    entries = store.add_folder(fill(tmp_path / "a", w="1"))
+    made = manifest(entries)
+    assert store.commit(made, version(made))
+    assert not store.commit(made, version(made, made_at=2.0)), "the same version is there already"
+    assert [held.provenance.made_at for held in store.versions("m", "v")] == [1.0]
+    assert store.manifest(made.digest) == made
+    assert store.models() == {"m": ["v"]}
+    lost = FileEntry(path="x", size_bytes=1, sha256="ef" * 32)
+    bad = manifest((lost,))
+    with pytest.raises(BlobMissing, match="m/v: x: blob"):
+        store.commit(bad, version(bad))
+    with pytest.raises(NotFound):
+        store.manifest(bad.digest)
+
+
+def test_a_changed_manifest_is_noticed(store: FolderStore, tmp_path: Path) -> None:
+    made = manifest(store.add_folder(fill(tmp_path / "a", w="1")))
+    store.commit(made, version(made))
+    path = next(Path(store.uri).rglob(f"manifests/**/{made.digest}.json"))
+    path.write_text(path.read_text().replace('"hardware":""', '"hardware":"x"'))
+    with pytest.raises(VerificationError, match=made.digest):
+        store.manifest(made.digest)
+    with pytest.raises(Conflict):
+        store.commit(made, version(made, variant="other"))
+
+
+@pytest.mark.parametrize("name", ["..", "a/b", "/abs", "a\\b", "", "con"])
+def test_names_cannot_climb(store: FolderStore, name: str) -> None:
+    with pytest.raises((StoreError, ValueError)):
+        store.versions(name, "v")
+
+
+def test_sixteen_writers_of_one_key_agree(store: FolderStore, tmp_path: Path) -> None:
+    made = [result(store.add_folder(fill(tmp_path / str(n), w=str(n))), who=n) for n in range(16)]
+    winners: list[StageResult] = []
+    start = threading.Barrier(16)
+
+    def write(mine: StageResult) -> None:
+        start.wait()
+        winners.append(store.record(mine))
+
+    threads = [threading.Thread(target=write, args=(mine,)) for mine in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({winner.value["who"] for winner in winners}) == 1
+    leftovers = [path for path in Path(store.uri).rglob(".*") if path.is_file()]
+    assert not leftovers
