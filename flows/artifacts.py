@@ -1,5 +1,6 @@
 """Prefect artifacts, made nowhere else: what a compress run leaves on its page, and the progress of its jobs."""
 
+import asyncio
 import base64
 import contextvars
 import logging
@@ -95,13 +96,13 @@ class ProgressRelay(logging.Handler):
         return contextvars.copy_context() if FlowRunContext.get() else self._home.copy()
 
     def _show(self, variant: str, step: str, done: int, total: int) -> None:
-        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+        from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 
         progress = min(100.0, 100.0 * done / total) if total > 0 else 0.0
         description = f"{variant}: {step} {done}/{total}"
+        # The asynchronous functions, on a loop of their own: the others return a coroutine where the run's flow is async.
         if shown := self._shown.get((variant, step)):
-            update_progress_artifact(shown, progress, description)
+            asyncio.run(aupdate_progress_artifact(shown, progress, description))
         else:
             # Without a key it stands on the run's page only: the Artifacts page is for what lasts.
-            made = create_progress_artifact(progress, description=description)
-            self._shown[variant, step] = _id(made)
+            self._shown[variant, step] = asyncio.run(acreate_progress_artifact(progress, description=description))

@@ -1,6 +1,7 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
 
 import time
+from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -73,6 +74,7 @@ async def compress(recipe: Recipe) -> RunSummary:
         summary = summary.model_copy(update={"mlflow_run": mlflow_run, "timings": stages.timings})
         await stages.run(artifacts.leave_report, summary, pages["pareto.png"], pages["report.md"].decode())
         _remember(recipe, plan, summary, store)
+        _write(report.pages(summary, recipe.gates), settings.home / "reports" / summary.model)
         return summary
     finally:
         PROGRESS.removeHandler(relay)
@@ -126,6 +128,12 @@ async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandb
     except QuantmillError as error:
         return {job.name: Outcome(name=job.name, error=type(error).__name__, message=str(error)) for job in needed}
     return {}
+
+
+def _write(pages: dict[str, bytes], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in pages.items():
+        (folder / name).write_bytes(content)
 
 
 def _all(plan: jobs.Plan) -> list[VariantJob]:

@@ -94,6 +94,8 @@ def _complete(source: Path, out: Path) -> None:
 
 def report(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Measure an artifact folder; the baseline leaves its trace in `out`."""
+    if job.arguments["device"] == "cpu":
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # GPTQModel compiles its kernels otherwise: minutes, and a C++ compiler
     from tasks import measure
     from tasks.runtimes.protocol import Machine
 

@@ -50,15 +50,13 @@ def measure(
     progress("measure speed", 0, 1)
     speed, sample, distinct = _measure_speed(module, folder, input_ids, machine, context)
     model: LoadedModel = module.load(folder, machine, context=context, scoring=True)
-    reference, trace_kl = _reference(model, input_ids, baseline, out, progress)
-    scores = []
-    for index, ids in enumerate(input_ids):
-        logits = _sound(model.logits(ids)[:-1], index)
-        scores.append(metrics.score(reference.logits(index), logits, ids[1:]))
-        progress("score window", index + 1, len(input_ids))
-    quality = _summarize(metrics.join(scores), input_ids, model.compute_dtype)
+    trace_kl = 0.0
+    if baseline is None:
+        scores, trace_kl = _score_baseline(model, input_ids, out, progress)
+    else:
+        scores = _score(model, input_ids, trace.load(baseline), progress)
     return {
-        "quality": quality.model_dump(),
+        "quality": _summarize(metrics.join(scores), input_ids, model.compute_dtype).model_dump(),
         "speed": speed.model_dump(),
         "sample": sample,
         "sample_distinct_tokens": distinct,
@@ -68,23 +66,32 @@ def measure(
     }
 
 
-def _reference(
-    model: Any, input_ids: Ints, baseline: Path | None, out: Path, progress: Progress
-) -> tuple[trace.Trace, float]:
-    """Return the baseline's trace; where this is the baseline, made from the model and written to `out`."""
-    if baseline is not None:
-        found = trace.load(baseline)
-        if not numpy.array_equal(found.input_ids, input_ids):
-            raise ValueError("the baseline's trace is of other token windows")
-        return found, 0.0
-    inputs = []
+def _score(model: LoadedModel, input_ids: Ints, reference: trace.Trace, progress: Progress) -> list[metrics.Scores]:
+    """Return the scores of each window against the baseline's trace."""
+    if not numpy.array_equal(reference.input_ids, input_ids):
+        raise ValueError("the baseline's trace is of other token windows")
+    scores = []
     for index, ids in enumerate(input_ids):
-        inputs.append(model.head_inputs(ids)[:-1])
-        progress("trace window", index + 1, len(input_ids))
-    wide = trace.Trace(input_ids=input_ids, hidden=numpy.stack(inputs), head=model.head())
-    made, divergence = trace.narrow(wide, _sound(model.logits(input_ids[0])[:-1], 0))
-    trace.save(made, out)
-    return made, divergence
+        logits = _sound(model.logits(ids)[:-1], index)
+        scores.append(metrics.score(reference.logits(index), logits, ids[1:]))
+        progress("score window", index + 1, len(input_ids))
+    return scores
+
+
+def _score_baseline(model: Any, input_ids: Ints, out: Path, progress: Progress) -> tuple[list[metrics.Scores], float]:
+    """Write the trace to `out`; return the scores of the model against it, and the first window's divergence."""
+    head, scores, hidden = model.head(), [], []
+    divergence, dtype = 0.0, None
+    for index, ids in enumerate(input_ids):
+        inputs, logits = model.trace(ids)
+        logits = _sound(logits[:-1], index)
+        if dtype is None:
+            dtype, divergence = trace.narrowest(head, inputs[:-1], logits)
+        hidden.append(inputs[:-1].astype(dtype))
+        scores.append(metrics.score(head.logits(hidden[-1]), logits, ids[1:]))
+        progress("score window", index + 1, len(input_ids))
+    trace.save(trace.Trace(input_ids=input_ids, hidden=numpy.stack(hidden), head=head), out)
+    return scores, divergence
 
 
 def _sound(logits: Floats, window: int) -> Floats:

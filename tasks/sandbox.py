@@ -47,6 +47,7 @@ class JobFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str = Field(description="A function of `tasks.job`.")
+    name: str = Field(description="What it works for: a variant.")
     arguments: dict[str, Any] = Field(description="Its arguments, as JSON.")
     folder: Path = Field(description="Scratch; `out` in it is what the job fills.")
     progress_fd: int = Field(description="The pipe that takes progress lines.")
@@ -97,6 +98,7 @@ class Sandbox:
             log.parent.mkdir(parents=True, exist_ok=True)
             job = JobFile(
                 kind=kind,
+                name=name,
                 arguments=arguments,
                 folder=folder,
                 progress_fd=-1,

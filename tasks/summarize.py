@@ -8,6 +8,7 @@ from quantmill.recipe import Recipe
 from quantmill.report import BaselineMetrics, Outcome, RunSummary, VariantSummary, Verdict
 
 NOTABLE_SHARE = 0.05
+SAME_GRID_SHARE = 0.5
 
 
 def summarize(
@@ -115,7 +116,7 @@ def _row(
 def _marks(job: VariantJob, outcome: Outcome, noise_floor: dict[str, float]) -> tuple[str, ...]:
     marks = []
     if artifact := outcome.artifact:
-        if source_grid_share(artifact, job.snapshot) > NOTABLE_SHARE:
+        if source_grid_share(artifact, job.snapshot) > SAME_GRID_SHARE:
             marks.append(selection.SOURCE_GRID)
         if (share := artifact.fallback_share) > NOTABLE_SHARE:
             marks.append(f"{share:.0%} fallback")

