@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # llama-cpp-python has no wheel: without its tools and examples pip compiles it in half the time, and nothing used here is lost.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test check format schema lock clean
 demo: $(VENV)/installed
 	$(BIN)/quantmill compress deployments/recipes/demo.yaml
 
@@ -26,6 +26,11 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --no-deps -e .
 	touch $@
+
+# The recipe's JSON schema, for editors that complete and check YAML.
+schema: $(VENV)/installed
+	$(BIN)/python -c "import json; from quantmill.recipe import Recipe; print(json.dumps(Recipe.model_json_schema(), indent=2))" \
+	    > deployments/recipes/recipe.schema.json
 
 # Pins every package that the factory and its tests need; the model of the demo is a package too, wanted without its own needs.
 lock:

@@ -174,7 +174,7 @@ def _version(client: "MlflowClient", model: str, variant: VariantSummary, manife
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(model, description="Accepted variants; `quantmill pull` fetches the bytes.")
+        client.create_registered_model(model, description="Accepted variants; the bytes are in the store.")
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

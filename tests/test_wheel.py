@@ -74,4 +74,4 @@ def test_the_wheel_in_an_empty_environment(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in json.loads(answer("methods", "--json", "-"))["methods"]}
     assert rows["gptq"]["obstacle"] == "gptqmodel is not installed"
     assert json.loads(answer("list", "--json", "-")) == {"models": []}
-    assert "compress" not in answer("--help"), "the factory's commands come with the checkout"
+    assert "Run the line" not in answer("--help"), "the factory comes with the checkout"

@@ -1,0 +1,101 @@
+"""What the documents say against the code: the tree, the methods, the settings, the commands, the version."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import quantmill
+from quantmill.methods import METHODS
+from quantmill.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/decisions.md"]
+
+
+def tree() -> list[str]:
+    """Return the paths of the README's tree; two blanks of indent are one folder."""
+    block = README.partition("## The tree")[2].split("```")[1]
+    found, folders = [], list[str]()
+    for line in filter(None, block.splitlines()):
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders = [*folders[:depth], name]
+        found.append("".join(folders) if name.endswith("/") else "".join(folders[:depth]) + name)
+    return found
+
+
+def rows(first_cell: str) -> dict[str, list[str]]:
+    """Return name -> cells of the README's table rows whose first cell is a name in backquotes that matches."""
+    cells = [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in README.splitlines() if line[:2] == "| "
+    ]
+    return {row[0].strip("`"): row for row in cells if re.fullmatch(f"`{first_cell}`", row[0])}
+
+
+def test_the_tree_names_every_module_and_nothing_else() -> None:
+    listed = tree()
+    assert len(listed) == len(set(listed))
+    assert not [path for path in listed if not (ROOT / path).exists()]
+    modules = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("quantmill", "tasks", "flows", "benchmarks")
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert modules <= set(listed)
+
+
+def test_the_tree_says_what_each_file_is() -> None:
+    block = README.partition("## The tree")[2].split("```")[1]
+    assert not [line for line in block.splitlines() if line.endswith(".py")], "one line a file, with words"
+
+
+def test_the_methods_table_is_that_of_the_rows() -> None:
+    table = rows("[a-z]+")
+    assert list(table) == list(METHODS)
+    for name, (_, _, kinds, calibrated, form, status) in table.items():
+        row = METHODS[name]
+        assert kinds.split(", ") == [str(kind) for kind in row.types or row.bits]
+        assert calibrated == ("yes" if row.calibrated else "no")
+        assert form == row.format
+        assert status == ("built" if row.built else "not built yet")
+
+
+def test_the_settings_table_names_every_setting() -> None:
+    assert list(rows("QUANTMILL_[A-Z_]+")) == [f"QUANTMILL_{name.upper()}" for name in Settings.model_fields]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_path_of_a_machine(name: str) -> None:
+    assert not re.findall(r"(?<![\w.])/(?:work|tmp|home|root)\b", (ROOT / name).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_commands_exist(name: str) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b(?=[` ]{1,})", _commands(name))) <= targets
+
+
+def _commands(name: str) -> str:
+    """Return what stands in code: indented blocks and backquotes."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"^ {4}.*$", text, re.MULTILINE)
+    return "\n".join([f"{part} " for part in (*blocks, *re.findall(r"`([^`\n]+)`", text))])
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_files_named_in_the_documents_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:quantmill|tasks|flows|tests|docs|deployments|benchmarks)/[\w./-]+\.\w+)`", text))
+    to_be_written = {"tasks/quantizers/awq.py", "tests/quantizers/test_awq.py"}
+    assert not [path for path in named - to_be_written if not (ROOT / path).is_file()]
+
+
+def test_the_changelog_has_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(quantmill.__version__)}\]", text, re.MULTILINE)
+
+
+def test_no_placeholder_is_left() -> None:
+    left = {name: found for name in DOCUMENTS if (found := re.findall(r"<<\w+>>", (ROOT / name).read_text("utf-8")))}
+    assert not left
