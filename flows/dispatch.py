@@ -2,24 +2,22 @@
 
 import asyncio
 
+from prefect import tags
+
 from flows.variant import recall, variant
 from quantmill.artifact import VariantJob
 from quantmill.report import Outcome
 from quantmill.settings import load_settings
 from quantmill.store.protocol import Store
 from tasks.quantize import find_artifact
-from tasks.sandbox import stop_all
 
 
 async def build(job: VariantJob, store: Store) -> Outcome:
     """Return what became of one job; finished work is looked up, a failure is an outcome."""
     if found := recall(job, store):
         return found
-    try:
+    with tags("quantmill", job.spec.method, job.spec.row.format):
         state = await asyncio.to_thread(variant, job, return_state=True)
-    except asyncio.CancelledError:
-        stop_all()
-        raise
     if state.is_completed() and (made := recall(job, store)):
         return made.model_copy(update={"cached": False})
     return Outcome(

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from quantmill.errors import QuantmillError
+from quantmill.errors import ServerError
 
 # The first start migrates an empty database: 15 s on two busy cores; it waits while another process migrates it.
 _START_S = 180.0
@@ -34,10 +34,6 @@ _READY = "ready "
 # events stay on: without them the pages show no tasks.
 _IDLE = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "REPOSSESSOR", "TRIGGERS")
 _LAST_LINES = 15
-
-
-class ServerError(QuantmillError):
-    """The embedded Prefect server did not start; the message ends with the last lines of its log."""
 
 
 @contextmanager
@@ -115,7 +111,7 @@ def _wait_until_ready(server: "subprocess.Popen[str]", log: Path) -> str:
 
 def _tail(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LAST_LINES:]
-    return f"last lines of {log}:\n" + "\n".join(lines)
+    return f"last lines of {log}: " + " | ".join(line.strip() for line in lines if line.strip())
 
 
 def _stop(server: "subprocess.Popen[str]") -> None:
@@ -186,8 +182,10 @@ def _is_ours(record: logging.LogRecord) -> bool:
 @contextmanager
 def _quiet_console() -> Iterator[None]:
     """Keep Prefect's lines off the console, where the command line draws its progress."""
+    from prefect.logging.configuration import setup_logging
     from prefect.logging.handlers import PrefectConsoleHandler
 
+    setup_logging()  # Prefect would do it at its first run, after we looked for its handlers
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
     for handler in handlers:
         handler.addFilter(_is_ours)

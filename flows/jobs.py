@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from quantmill import keys
 from quantmill.artifact import Snapshot, TokenSet, VariantJob
+from quantmill.errors import RecipeError
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
 from tasks import convert, engines, evaluate
@@ -24,10 +25,12 @@ class Plan(NamedTuple):
     conversion_name: str
 
 
-def make_plan(recipe: Recipe, snapshot: Snapshot, calibration: TokenSet | None, evaluation: TokenSet) -> Plan:
+def make_plan(
+    recipe: Recipe, snapshot: Snapshot, calibration: TokenSet | None, evaluation: TokenSet, threads: int
+) -> Plan:
     """Return the jobs in the recipe's order."""
     specs, device = recipe.expand(snapshot.origin.architecture.linear_inputs), device_class(recipe.device)
-    name = default_model_name(recipe.model.source)
+    name = conversion_name(recipe)
     needed = {spec.row.runtime for spec in specs}
     conversion_key = keys.stage_key(
         "conversion",
@@ -38,7 +41,7 @@ def make_plan(recipe: Recipe, snapshot: Snapshot, calibration: TokenSet | None, 
     )
 
     def job(spec: VariantSpec) -> VariantJob:
-        return _job(spec, snapshot, calibration, evaluation, conversion_key, device)
+        return _job(spec, snapshot, calibration, evaluation, conversion_key, device, threads)
 
     return Plan(
         baseline=job(BASELINE),
@@ -56,6 +59,14 @@ def device_class(asked: str) -> str:
     return "cuda" if Path("/proc/driver/nvidia/gpus").exists() else "cpu"
 
 
+def conversion_name(recipe: Recipe) -> str:
+    """Return the model's name in the metadata of GGUF files; it does not depend on what it is published as."""
+    try:
+        return default_model_name(recipe.model.source)
+    except RecipeError:
+        return "model"
+
+
 def uses_calibration(recipe: Recipe) -> bool:
     """Return whether any method of the recipe sees the calibration windows."""
     return any(METHODS[request.method].calibrated for request in recipe.variants)
@@ -68,13 +79,14 @@ def _job(
     evaluation: TokenSet,
     conversion_key: str,
     device: str,
+    threads: int,
 ) -> VariantJob:
     row = spec.row
     place = device if device in row.devices else "cpu"
     seen = calibration if row.calibrated else None
     conversion = conversion_key if row.converted else ""
-    artifact_key = _artifact_key(spec, snapshot, seen, conversion, place)
-    baseline_key = _artifact_key(BASELINE, snapshot, None, "", device)
+    artifact_key = _artifact_key(spec, snapshot, seen, conversion, place, threads)
+    baseline_key = _artifact_key(BASELINE, snapshot, None, "", device, threads)
     trace_key = keys.stage_key(
         "trace", artifact=baseline_key, evaluation=evaluation.digest, device=device, **_measured_by("transformers", ())
     )
@@ -91,10 +103,13 @@ def _job(
             "report", artifact=artifact_key, trace=trace_key, device=place, **_measured_by(row.runtime, row.engines)
         ),
         device=place,
+        threads=threads,
     )
 
 
-def _artifact_key(spec: VariantSpec, snapshot: Snapshot, seen: TokenSet | None, conversion: str, device: str) -> str:
+def _artifact_key(
+    spec: VariantSpec, snapshot: Snapshot, seen: TokenSet | None, conversion: str, device: str, threads: int
+) -> str:
     row = spec.row
     return keys.stage_key(
         "artifact",
@@ -103,6 +118,7 @@ def _artifact_key(spec: VariantSpec, snapshot: Snapshot, seen: TokenSet | None, 
         calibration=seen.digest if seen else "",
         conversion=conversion,
         device=device,
+        threads=threads if row.thread_dependent else 0,
         revision=row.revision,
         engines=engines.locked(row.engines),
     )

@@ -12,6 +12,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.tasks import Task
 
+from tasks.sandbox import stop_all
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -37,5 +39,8 @@ class Stages:
         started = time.monotonic()
         try:
             return await work
+        except asyncio.CancelledError:
+            stop_all()  # or the thread would wait for its job to end
+            raise
         finally:
             self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - started, 3)

@@ -37,5 +37,6 @@ def variant(job: VariantJob) -> State[None]:
 
 def recall(job: VariantJob, store: Store) -> Outcome | None:
     """Return the outcome of a variant that was built before, or None."""
-    artifact, report = find_artifact(job, store), find_report(job, store)
-    return Outcome(name=job.name, artifact=artifact, report=report, cached=True) if artifact and report else None
+    artifact = find_artifact(job, store)
+    report = find_report(job, artifact, store) if artifact else None
+    return Outcome(name=job.name, artifact=artifact, report=report, cached=True) if report else None

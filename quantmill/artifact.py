@@ -199,6 +199,7 @@ class VariantJob(BaseModel):
     artifact_key: str = Field(description="Stage key of the quantize stage.")
     report_key: str = Field(description="Stage key of the evaluate stage.")
     device: str = Field(description="`cpu` or `cuda`.")
+    threads: int = Field(ge=1, description="Threads of the engine; some engines' tensors depend on it.")
 
 
 class StageResult(BaseModel):
@@ -207,7 +208,7 @@ class StageResult(BaseModel):
     model_config = _FROZEN
 
     stage: str = Field(
-        pattern=r"^[a-z]+$", description="`snapshot`, `tokens`, `conversion`, `artifact`, `trace`, `report`."
+        pattern=r"^[a-z]+$", description="`snapshot`, `tokens`, `conversion`, `artifact`, `trace`, `report`, `run`."
     )
     key: str = Field(pattern=r"^[0-9a-f]{64}$", description="From the inputs, by `keys.stage_key`.")
     blobs: tuple[FileEntry, ...] = Field(default=(), description="Files that must be in the store for it to count.")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quantmill import __version__
-from quantmill.errors import NotFound, QuantmillError
+from quantmill.errors import NotFound, QuantmillError, RequestError
 from quantmill.methods import METHODS, Method
 from quantmill.settings import load_settings
 from quantmill.store.folder import FolderStore
@@ -112,6 +112,7 @@ def obstacle(row: Method) -> str:
 
 def answer(table: Table, document: Any, json_file: Path | None) -> None:
     """Print the table, or the document where `-` asks for it on the screen; write the document where a file is named."""
+    check_json_file(json_file)
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if json_file is not None and str(json_file) == "-":
         typer.echo(text)
@@ -119,6 +120,12 @@ def answer(table: Table, document: Any, json_file: Path | None) -> None:
     if json_file is not None:
         json_file.write_text(text + "\n", encoding="utf-8")
     screen().print(table)
+
+
+def check_json_file(json_file: Path | None) -> None:
+    """Raise RequestError where the document could not be written, before anything runs."""
+    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        raise RequestError(f"--json: {json_file}: must be a file in a folder that exists, or - for the screen")
 
 
 def screen() -> Console:

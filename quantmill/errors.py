@@ -12,6 +12,7 @@
     ├── StoreError                    1  the store cannot do what was asked
     │   ├── BlobMissing
     │   └── Conflict                     another writer holds other bytes under a create-only name
+    ├── ServerError                   1  the embedded Prefect server did not start
     └── JobError                      1  a job's process failed; the variant is `failed`, the others go on
         ├── EngineError                  the engine raised; carries its last lines
         ├── EngineMismatch               installed versions are not the locked ones
@@ -20,6 +21,7 @@
         ├── TimedOut
         ├── TokenizerMismatch            an artifact tokenizes unlike its source
         ├── TraceMismatch                logits recomputed from a trace are not the model's
+        ├── NotCached                    a job would have to run where only finished work was asked for
         └── Gibberish                    NaN or Inf, worse than unigrams, or one repeated token
 
 Messages are one line: what, where, what is allowed. Exit code 3 is no error: the run ended and no variant was accepted.
@@ -82,6 +84,10 @@ class Conflict(StoreError):
     """A create-only name already holds other bytes."""
 
 
+class ServerError(QuantmillError):
+    """The embedded Prefect server did not start; the message ends with the last lines of its log."""
+
+
 class JobError(QuantmillError):
     """A job's process failed."""
 
@@ -112,6 +118,10 @@ class TokenizerMismatch(JobError):
 
 class TraceMismatch(JobError):
     """Logits recomputed from a baseline trace are not the logits of the model."""
+
+
+class NotCached(JobError):
+    """A job would have to run where only finished work was asked for."""
 
 
 class Gibberish(JobError):

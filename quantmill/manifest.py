@@ -1,6 +1,6 @@
 """What was published: the manifest (identity: what it is and what it was made from) and its provenance (circumstance).
 
-The manifest's digest names a version, so it holds no run id and no timestamp: the same variant decided the same way twice
+The manifest's digest names a version, so it holds no run id and no timestamp: the same measurement decided the same way twice
 is the same version.
 """
 

@@ -63,6 +63,7 @@ class Method(BaseModel):
     runtime: RuntimeName = Field(default="transformers", description="The library that loads the artifact.")
     engines: tuple[str, ...] = Field(description="Packages whose locked versions are part of the key.")
     revision: int = Field(default=1, description="Raised when our module makes other bytes from the same input.")
+    thread_dependent: bool = Field(default=False, description="Its tensors depend on the number of threads.")
     devices: tuple[str, ...] = Field(default=("cpu", "cuda"), description="Device classes that it quantizes on.")
     deterministic: bool = Field(default=False, description="Equal input gave equal bytes when it was tested.")
     built: bool = Field(default=True, description="Whether this release can run it.")
@@ -108,6 +109,7 @@ METHODS: dict[str, Method] = {
                 Option(name="damp_percent", default=0.05, suffix="damp"),
             ),
             calibrated=True,
+            thread_dependent=True,
             engines=("gptqmodel", "optimum", *_TRANSFORMERS),
             deterministic=True,
         ),

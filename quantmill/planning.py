@@ -2,23 +2,26 @@
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 from quantmill.artifact import Origin
+from quantmill.variants import VariantSpec
 
-_BYTES_PER_WEIGHT_BF16 = 2
-_COPIES_ALWAYS = 2  # the snapshot and the baseline's artifact
-_COPIES_GGUF = 3  # BF16 conversion, F32 for the runtime's noise floor (twice as wide)
+_FIXED_BITS = 16 + 16 + 16 + 32  # snapshot, baseline, GGUF conversion, F32 for llama.cpp's noise floor
+_HEAD_BYTES = 4
+_SLACK_BITS = 4  # scales, and embeddings and head that stay in bf16: what small models have most of
 
 
-def disk_bytes(origin: Origin, variants: int) -> int:
-    """Return an upper estimate of the bytes that a run of so many variants leaves on disk, scratch included.
+def disk_bytes(origin: Origin, specs: Iterable[VariantSpec]) -> int:
+    """Return an upper estimate of the bytes that a run leaves on disk, scratch included.
 
-    No variant is larger than the bf16 model. A GGUF source is taken as the 4 bits per weight that most have.
+    A GGUF source is taken as the 4 bits per weight that most have.
     """
-    source = sum(file.size_bytes for file in origin.files)
-    bf16 = source * (4 if origin.kind == "gguf" else 1)
-    return bf16 * (_COPIES_ALWAYS + _COPIES_GGUF) + bf16 * variants // _BYTES_PER_WEIGHT_BF16
+    weights = sum(file.size_bytes for file in origin.files) * 8 // (4 if origin.kind == "gguf" else 16)
+    bits = _FIXED_BITS + sum(spec.bits + _SLACK_BITS for spec in specs)
+    shape = origin.architecture
+    return weights * bits // 8 + shape.vocabulary_size * shape.hidden_size * _HEAD_BYTES
 
 
 def count_parameters(weights: list[Path]) -> int:

@@ -44,6 +44,16 @@ def parse_recipe(data: Any) -> Recipe:
         raise RecipeError("recipe: nested too deeply") from error
 
 
+def editor_schema() -> dict[str, Any]:
+    """Return the recipe's JSON schema for editors of YAML, in which a list of one may be written as its value."""
+    schema = Recipe.model_json_schema()
+    for field in schema["$defs"]["VariantRequest"]["properties"].values():
+        if field.get("type") == "array":
+            several = {key: field.pop(key) for key in ("type", "items")}
+            field["anyOf"] = [several["items"], several]
+    return schema
+
+
 def _apply(data: dict[str, Any], override: str) -> None:
     """Set `a.b.0.c=value` in `data`; the value is read as YAML."""
     path, equals, text = override.partition("=")

@@ -137,7 +137,7 @@ class RunSummary(BaseModel):
     noise_floor: dict[str, float] = Field(description="Runtime -> mean KL of the same weights in it, nats.")
     pareto: tuple[str, ...] = Field(description="Variants that no other beats in both bytes and KL.")
     picks: dict[str, str] = Field(description="`quality`, `size`, `speed` -> the accepted variant that is best at it.")
-    mlflow_run: str = Field(default="", description="The parent run's id; empty: nothing was registered by this run.")
+    mlflow_run: str = Field(default="", description="The MLflow run that registered these results.")
 
     @property
     def accepted(self) -> tuple[VariantSummary, ...]:

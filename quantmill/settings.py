@@ -1,8 +1,9 @@
 """Settings: the only reader of QUANTMILL_* environment variables."""
 
+import os
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from quantmill.errors import SettingsError
@@ -11,7 +12,7 @@ from quantmill.errors import SettingsError
 class Settings(BaseSettings):
     """Where things lie and how jobs run; every field is a QUANTMILL_* variable."""
 
-    model_config = SettingsConfigDict(env_prefix="QUANTMILL_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="QUANTMILL_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(default=Path(".quantmill"), description="Everything of an embedded run lies here.")
     store: Path | None = Field(default=None, description="The store's folder; default: HOME/store.")
@@ -19,10 +20,22 @@ class Settings(BaseSettings):
     job_timeout_s: float = Field(default=6 * 3600.0, gt=0, description="A job that runs longer is stopped.")
     stage_days: float = Field(default=90.0, gt=0, description="Days after which a stage result no longer counts.")
     local_jobs: int = Field(
-        default=1, ge=1, le=64, description="Jobs at once on this machine; speed is measured alone."
+        default=1, ge=1, le=64, description="Jobs at once on this machine; a measurement always runs alone."
     )
     python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
+
+    @field_validator("python")
+    @classmethod
+    def _runs(cls, python: Path | None) -> Path | None:
+        if python is not None and not os.access(python, os.X_OK):
+            raise ValueError("must be the path of an interpreter")
+        return python
+
+    @property
+    def engine_threads(self) -> int:
+        """The number of threads that an engine gets."""
+        return self.threads or len(os.sched_getaffinity(0))
 
     @property
     def store_path(self) -> Path:
@@ -41,4 +54,6 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = "QUANTMILL_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name}: {first['msg'].lower()}, got {str(first.get('input'))!r}") from error
+        raise SettingsError(
+            f"{name}: {first['msg'].removeprefix('Value error, ').lower()}, got {str(first.get('input'))!r}"
+        ) from error

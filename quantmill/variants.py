@@ -109,8 +109,8 @@ class VariantRequest(BaseModel):
         chosen = [(o.name, getattr(self, o.name) or [o.default]) for o in row.options]
         for (bits, kind), *values in itertools.product(self._widths(row), *(v for _, v in chosen)):
             options = dict(zip((name for name, _ in chosen), values, strict=True))
-            if kind == "int8":
-                options.pop("double_quant", None)
+            if kind == "int8" and options.pop("double_quant") != chosen[0][1][0]:
+                continue  # it has no scales to quantize: one variant, whatever the list
             yield VariantSpec(method=self.method, bits=bits, type=kind, **options)
 
     def _widths(self, row: Method) -> list[tuple[int, str | None]]:

@@ -45,11 +45,13 @@ def read_text(request: TokenRequest, role: Role) -> str:
             raise TextError(f"{field}: {request.source}: {(error.strerror or 'cannot be read').lower()}") from error
         except UnicodeDecodeError as error:
             raise TextError(f"{field}: {request.source}: not UTF-8 (byte {error.start})") from error
-    needed, held = request.samples * request.sequence_length, len(text.encode())
+    needed, held = request.samples * request.sequence_length, len(side_of(text, role).encode())
     if not text.strip():
         raise TextError(f"{field}: {request.source}: holds no text; at least {needed} tokens are needed")
     if held < needed:
-        raise TextError(f"{field}: {request.source}: {held} bytes hold fewer than the {needed} tokens asked for")
+        raise TextError(
+            f"{field}: {request.source}: {held} bytes on the {role} side hold fewer than the {needed} tokens asked for"
+        )
     return text
 
 
@@ -75,7 +77,7 @@ def _build(request: TokenRequest, role: Role, snapshot: Snapshot, store: Store, 
     tokenizer, versions = snapshot.tokenizer_digest, engines.locked(PACKAGES)
     key = keys.stage_key("tokens", **inputs, tokenizer=tokenizer, revision=REVISION, engines=versions)
     if found := store.look_up("tokens", key):
-        return TokenSet.model_validate(found.value)
+        return TokenSet.model_validate(found.value | {"request": request.model_dump()})
     folder = snapshots.local_folder(snapshot, sandbox)
     windows = cut_windows(side_of(text, role), folder / "tokenizer.json", request, role)
     with scratch(sandbox.home / "scratch") as place:

@@ -34,7 +34,7 @@ def require_space(recipe: Recipe, origin: Origin, home: Path) -> None:
     place = home.absolute()
     while not place.exists():
         place = place.parent
-    needed = planning.disk_bytes(origin, len(recipe.expand()))
+    needed = planning.disk_bytes(origin, recipe.expand())
     free = shutil.disk_usage(place).free
     if free < needed:
         raise NotEnoughSpace(
@@ -52,14 +52,20 @@ def fetch_snapshot(origin: Origin, store: Store, sandbox: Sandbox) -> Snapshot:
     key = keys.stage_key(
         "snapshot", files=origin.digest, kind=origin.kind, revision=REVISION, engines=engines.locked(snapshots.PACKAGES)
     )
+    memo = _memo(origin.request, sandbox.home)
     if found := store.look_up("snapshot", key):
+        _remember(origin, memo)
         return Snapshot.model_validate(found.value | {"origin": origin.model_dump()})
     snapshot = snapshots.take_in(origin, sandbox)
-    memo = _memo(origin.request, sandbox.home)
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    memo.write_text(origin.model_dump_json(), encoding="utf-8")
+    _remember(origin, memo)
     result = StageResult(stage="snapshot", key=key, value=snapshot.model_dump(mode="json"), made_at=time.time())
     return Snapshot.model_validate(store.record(result).value | {"origin": origin.model_dump()})
+
+
+def _remember(origin: Origin, memo: Path) -> None:
+    if not memo.exists():
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        memo.write_text(origin.model_dump_json(), encoding="utf-8")
 
 
 def _memo(request: ModelRequest, home: Path) -> Path:

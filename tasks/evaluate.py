@@ -2,6 +2,7 @@
 
 import time
 
+from quantmill import keys
 from quantmill.artifact import Artifact, StageResult, VariantJob
 from quantmill.errors import BlobMissing
 from quantmill.report import EvaluationReport
@@ -15,11 +16,11 @@ PACKAGES = {
 }
 
 
-def find_report(job: VariantJob, store: Store) -> EvaluationReport | None:
-    """Return the job's report if it was made before; the baseline's counts only with its trace."""
+def find_report(job: VariantJob, artifact: Artifact, store: Store) -> EvaluationReport | None:
+    """Return the report of just this artifact if it was made before; the baseline's counts only with its trace."""
     if job.spec.method == "baseline" and not store.look_up("trace", job.trace_key):
         return None
-    found = store.look_up("report", job.report_key)
+    found = store.look_up("report", _key(job, artifact))
     return EvaluationReport.model_validate(found.value) if found else None
 
 
@@ -30,7 +31,7 @@ def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox:
         JobError: the artifact cannot be loaded or measured.
         BlobMissing: the baseline's trace is not in the store.
     """
-    if found := find_report(job, store):
+    if found := find_report(job, artifact, store):
         return found
     row, is_baseline = job.spec.row, job.spec.method == "baseline"
     with scratch(sandbox.home / "scratch") as place:
@@ -49,7 +50,7 @@ def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox:
             "device": job.device,
         }
         packages = (*PACKAGES[row.runtime], *(row.engines if row.runtime == "transformers" else ()))
-        with sandbox.run("report", job.name, arguments, tuple(sorted(set(packages)))) as result:
+        with sandbox.run("report", job.name, arguments, tuple(sorted(set(packages))), job.threads) as result:
             report = EvaluationReport(
                 name=job.name,
                 artifact_digest=artifact.digest,
@@ -63,8 +64,13 @@ def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox:
                     store, "trace", job.trace_key, {"head_digest": report.head_digest}, store.add_folder(result.out)
                 )
     return EvaluationReport.model_validate(
-        _record(store, "report", job.report_key, report.model_dump(mode="json")).value
+        _record(store, "report", _key(job, artifact), report.model_dump(mode="json")).value
     )
+
+
+def _key(job: VariantJob, artifact: Artifact) -> str:
+    """Return the report's key. It holds the bytes too: an artifact that was made again may differ (GPUs)."""
+    return keys.stage_key("report", job=job.report_key, artifact=artifact.digest)
 
 
 def _record(store: Store, stage: str, key: str, value: dict, blobs: tuple = ()) -> StageResult:  # type: ignore[type-arg]

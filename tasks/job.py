@@ -75,7 +75,11 @@ def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
         job.arguments["device"],
         progress,
     )
-    _complete(Path(job.arguments["companions"]), job.folder / "out")
+    companions = Path(job.arguments["companions"])
+    _complete(companions, job.folder / "out")
+    for gguf in (job.folder / "out").glob("*.gguf"):
+        progress("check the tokenizer", 0, 1)
+        _require_same_text(companions, gguf)
     return {"tensors": [tensor.model_dump() for tensor in tensors], "hardware": hardware(job.arguments["device"])}
 
 

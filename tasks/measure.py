@@ -87,10 +87,13 @@ def _score_baseline(model: Any, input_ids: Ints, out: Path, progress: Progress) 
         logits = _sound(logits[:-1], index)
         if dtype is None:
             dtype, divergence = trace.narrowest(head, inputs[:-1], logits)
-        hidden.append(inputs[:-1].astype(dtype))
-        scores.append(metrics.score(head.logits(hidden[-1]), logits, ids[1:]))
+        with numpy.errstate(over="ignore"):
+            if not numpy.isfinite(inputs.astype(dtype)).all():
+                dtype = numpy.float32  # this window holds what the first did not
+        hidden.append(inputs[:-1])
+        scores.append(metrics.score(head.logits(inputs[:-1].astype(dtype)), logits, ids[1:]))
         progress("score window", index + 1, len(input_ids))
-    trace.save(trace.Trace(input_ids=input_ids, hidden=numpy.stack(hidden), head=head), out)
+    trace.save(trace.Trace(input_ids=input_ids, hidden=numpy.stack(hidden).astype(dtype), head=head), out)
     return scores, divergence
 
 

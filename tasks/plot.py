@@ -4,7 +4,7 @@ import io
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantmill.recipe import GatePolicy
 from quantmill.report import RunSummary, VariantSummary
@@ -39,7 +39,8 @@ def plot(summary: RunSummary, gates: GatePolicy | None = None) -> bytes:
     points = {
         v.name: (v.size_bytes / _MB, v.mean_kl or zero) for v in summary.variants if _measured(v) and v.size_bytes
     }
-    _draw_yardsticks(axes, summary, floors, gates)
+    lowest = min([kl for _, kl in points.values()], default=1.0) / 10
+    _draw_yardsticks(axes, summary, floors, lowest, gates)
     front = sorted(points[name] for name in summary.pareto if name in points)
     if front:
         axes.step(*zip(*front, strict=True), where="post", color=_BLUE, alpha=0.55, linewidth=1.6, label="Pareto front")
@@ -74,11 +75,18 @@ def _zero_row(summary: RunSummary, floors: dict[str, float]) -> float:
     return float(10.0 ** math.floor(math.log10(min([*kls, *floors.values(), 1e-3])))) / 3
 
 
-def _draw_yardsticks(axes: "Axes", summary: RunSummary, floors: dict[str, float], gates: GatePolicy | None) -> None:
+def _draw_yardsticks(
+    axes: "Axes", summary: RunSummary, floors: dict[str, float], lowest: float, gates: GatePolicy | None
+) -> None:
+    """Draw baseline, gate and noise floors; a floor far below all variants is named only, or it would take the room."""
     size = summary.baseline.size_bytes / _MB
     axes.axvline(size, color="black", linewidth=1.2, label=f"{summary.baseline.name}, {size:.0f} MB")
     for (runtime, kl), dashes in zip(sorted(floors.items()), itertools.cycle(_DASHES), strict=False):
-        axes.axhline(kl, color=_GREY, linewidth=1, dashes=dashes, label=f"noise floor, {runtime}")
+        line: dict[str, Any] = {"color": _GREY, "linewidth": 1, "dashes": dashes}
+        if kl >= lowest:
+            axes.axhline(kl, label=f"noise floor, {runtime}", **line)
+        else:
+            axes.plot([], [], label=f"noise floor, {runtime}: {kl:.1e}, below", **line)
     if gates and gates.max_mean_kl > 0:
         limit = f"max_mean_kl {gates.max_mean_kl:g}"
         axes.axhline(gates.max_mean_kl, color=_VERMILLION, alpha=0.6, linewidth=1.2, dashes=(4, 1.5), label=limit)

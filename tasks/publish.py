@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from quantmill import keys
-from quantmill.artifact import VariantJob
+from quantmill.artifact import TokenSet, VariantJob
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, Verdict
@@ -26,7 +27,7 @@ def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifes
         ),
         variant=job.spec.canonical() | {"format": artifact.format},
         recipe_sha256=keys.digest(_concerns(recipe, job)),
-        calibration={"sha256": calibration.digest, **calibration.request.model_dump()} if calibration else {},
+        calibration=_calibration(calibration) if calibration else {},
         toolchain=artifact.toolchain | {report.runtime: report.runtime_version},
         hardware=artifact.hardware,
         evaluation=ManifestEvaluation(
@@ -46,28 +47,17 @@ def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifes
     )
 
 
+def _calibration(tokens: TokenSet) -> dict[str, object]:
+    """Return what a manifest says of calibration windows; of a local text its name, not where it lay."""
+    source = tokens.request.source
+    name = source if source == "builtin" else Path(source).name
+    return {"sha256": tokens.digest, "text_sha256": tokens.text_sha256, **tokens.request.model_dump(), "source": name}
+
+
 def _concerns(recipe: Recipe, job: VariantJob) -> dict[str, object]:
     """Return the part of a recipe that this variant depends on: its siblings are none of it."""
     ignored = {"variants", "publish"} | (set() if job.calibration else {"calibration"})
     return recipe.model_dump(mode="json", exclude=ignored) | {"variant": job.spec.canonical()}
-
-
-def find_published(
-    recipe: Recipe,
-    jobs: list[VariantJob],
-    outcomes: Mapping[str, Outcome],
-    verdicts: Mapping[str, Verdict],
-    store: Store,
-) -> tuple[dict[str, str], bool]:
-    """Return variant -> manifest digest of the accepted ones, and whether every one of them is published already."""
-    digests: dict[str, str] = {}
-    complete = True
-    for job in jobs:
-        if verdicts[job.name].status == "accepted":
-            digests[job.name] = build_manifest(recipe, job, outcomes[job.name]).digest
-            held = {version.manifest for version in store.versions(recipe.model_name, job.name)}
-            complete = complete and digests[job.name] in held
-    return digests, complete
 
 
 def commit_accepted(

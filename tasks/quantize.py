@@ -37,7 +37,7 @@ def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
             "calibration": str(calibration) if calibration else None,
             "device": job.device,
         }
-        with sandbox.run("artifact", job.name, arguments, row.engines) as result:
+        with sandbox.run("artifact", job.name, arguments, row.engines, job.threads) as result:
             artifact = Artifact(
                 spec=job.spec,
                 format=row.format,

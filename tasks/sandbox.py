@@ -24,7 +24,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill.artifact import VariantJob
-from quantmill.errors import EngineError, JobError, Killed, OutOfMemory, TimedOut, error_named
+from quantmill.errors import EngineError, Killed, NotCached, OutOfMemory, TimedOut, error_named
 from quantmill.settings import Settings
 from tasks import engines
 
@@ -66,10 +66,6 @@ class JobResult(BaseModel):
     peak_memory_bytes: int
 
 
-class NotCached(JobError):
-    """A job would have to run where only finished work was asked for."""
-
-
 class Sandbox:
     """Runs jobs on this machine, under `HOME/scratch`, with their output in `HOME/logs`."""
 
@@ -80,7 +76,7 @@ class Sandbox:
 
     @contextmanager
     def run(
-        self, kind: str, name: str, arguments: dict[str, Any], packages: tuple[str, ...] = ()
+        self, kind: str, name: str, arguments: dict[str, Any], packages: tuple[str, ...] = (), threads: int = 0
     ) -> Iterator[JobResult]:
         """Run one job to its end and lend its result.
 
@@ -89,6 +85,7 @@ class Sandbox:
             name: what it works for, shown with its progress and in the log's name.
             arguments: JSON.
             packages: those whose locked versions must be installed.
+            threads: of the engine; 0: what the settings say.
 
         Raises:
             JobError: the class says how it died; the message names the log.
@@ -102,16 +99,18 @@ class Sandbox:
                 arguments=arguments,
                 folder=folder,
                 progress_fd=-1,
-                threads=self._settings.threads or len(os.sched_getaffinity(0)),
+                threads=threads or self._settings.engine_threads,
                 expected=engines.locked(packages),
             )
-            started = time.monotonic()
-            peak = self._wait(job, name, log)
+            with _machine(alone=kind == "report"):
+                started = time.monotonic()
+                peak = self._wait(job, name, log)
+                seconds = time.monotonic() - started
             result = json.loads((folder / "result.json").read_bytes())
             yield JobResult(
                 value=result["value"],
                 out=folder / "out",
-                seconds=time.monotonic() - started,
+                seconds=seconds,
                 peak_memory_bytes=max(peak, result["peak_memory_bytes"]),
             )
 
@@ -176,6 +175,7 @@ class ClosedSandbox(Sandbox):
         name: str,
         arguments: dict[str, Any],  # noqa: ARG002 (the signature of what it stands in for)
         packages: tuple[str, ...] = (),  # noqa: ARG002
+        threads: int = 0,  # noqa: ARG002
     ) -> Iterator[JobResult]:
         """Raise NotCached."""
         raise NotCached(f"{name}: {kind} has not run yet")
@@ -189,6 +189,17 @@ def peak_memory(pid: int | str = "self") -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+@contextmanager
+def _machine(alone: bool) -> Iterator[None]:
+    """Hold this machine with other jobs, or alone: what is measured beside another job says nothing.
+
+    The lock is the machine's, not the home's, and goes with the process that holds it.
+    """
+    with (Path(tempfile.gettempdir()) / f"quantmill-{os.getuid()}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 @contextmanager

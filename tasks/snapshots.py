@@ -1,5 +1,6 @@
 """The local cache of snapshots: `HOME/snapshots/<digest>`, made from the origin and made again where it is missing."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,8 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "llama
 def local_folder(snapshot: Snapshot, sandbox: Sandbox) -> Path:
     """Return the snapshot's folder on this machine; where it is missing it is made again and must come out the same."""
     folder = sandbox.home / "snapshots" / snapshot.digest
-    if not folder.is_dir():
+    if not all((path := folder / f.path).is_file() and path.stat().st_size == f.size_bytes for f in snapshot.files):
+        shutil.rmtree(folder, ignore_errors=True)
         again = take_in(snapshot.origin, sandbox)
         if again.digest != snapshot.digest:
             raise SourceError(

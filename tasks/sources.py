@@ -231,6 +231,8 @@ def _read_gguf(path: Path) -> tuple[Architecture, str]:
         return fields[key].contents() if key in fields else None
 
     kind = str(read("general.architecture"))
+    if read(f"{kind}.attention.causal") is False or read(f"{kind}.pooling_type") is not None:
+        raise SourceError(f"model.source: {path.name}: {kind} is an encoder; a causal language model is needed")
     tokens = fields.get("tokenizer.ggml.tokens")
     architecture = _architecture(
         name=kind,

@@ -164,11 +164,14 @@ def test_no_room_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.Mo
     recipe = parse_recipe(GOOD)
     origin = download.inspect_source(recipe.model, tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
-    with pytest.raises(NotEnoughSpace, match=r"1\.0 GB free, the run needs about 2\.\d GB; set QUANTMILL_HOME"):
+    with pytest.raises(NotEnoughSpace, match=r"1\.0 GB free, the run needs about \d\.\d GB; set QUANTMILL_HOME"):
         download.require_space(recipe, origin, tmp_path / "not" / "there")
 
 
-@pytest.mark.parametrize(("name", "value"), [("QUANTMILL_LOCAL_JOBS", "many"), ("QUANTMILL_JOB_TIMEOUT_S", "-1")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("QUANTMILL_LOCAL_JOBS", "many"), ("QUANTMILL_JOB_TIMEOUT_S", "-1"), ("QUANTMILL_PYTHON", "/no/python")],
+)
 def test_settings(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     from quantmill.errors import SettingsError
     from quantmill.settings import load_settings
@@ -176,3 +179,10 @@ def test_settings(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> Non
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=f"^{name}: .*got '{value}'"):
         load_settings()
+
+
+def test_a_json_file_that_cannot_be_written(tmp_path: Path) -> None:
+    code, error, seconds = compress(tmp_path, GOOD, "--json", "no/such/folder/run.json")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "--json: no/such/folder/run.json: must be a file in a folder that exists" in error
+    assert seconds < 5

@@ -1,4 +1,4 @@
-"""kill -9 of a run in mid-quantize: nothing is left running, and the same command then completes without redoing work."""
+"""Ctrl-C, then kill -9, of a run in mid-work: nothing is left running, and the same command then completes without redoing work."""
 
 import signal
 import time
@@ -11,7 +11,7 @@ from tests.line import Line, processes_of
 pytestmark = pytest.mark.slow
 
 
-def test_kill_in_mid_quantize_and_complete(tiny: Path, tmp_path: Path) -> None:
+def test_stop_and_kill_in_mid_quantize_and_complete(tiny: Path, tmp_path: Path) -> None:
     recipe = {
         "model": {"source": str(tiny)},
         "calibration": {"samples": 2, "sequence_length": 64},
@@ -24,6 +24,14 @@ def test_kill_in_mid_quantize_and_complete(tiny: Path, tmp_path: Path) -> None:
         "publish": {"model": "tiny"},
     }
     line = Line(tmp_path / "line", tmp_path / "home", recipe)
+    process = line.start()
+    line.wait_for("report baseline-bf16")
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode not in (0, 3)
+    assert not processes_of(line.home), "Ctrl-C ends it all"
+
     process = line.start()
     line.wait_for("artifact gptq-4bit-g64")
     time.sleep(2)

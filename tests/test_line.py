@@ -114,6 +114,7 @@ def test_where_nothing_is_missing_it_answers_from_the_store(first: dict[str, Any
     assert time.monotonic() - began < 5
     assert (code, started) == (0, [])
     assert all(row["cached"] for row in summary["variants"])
+    assert json.loads((line.home / "reports" / "smollm2" / "summary.json").read_text())["model"] == "smollm2"
     assert (line.home / "prefect" / "prefect.db").stat().st_mtime_ns == database, "Prefect was not started"
 
 
@@ -144,7 +145,8 @@ def test_another_calibration_text_remakes_only_what_it_calibrates(line: Line, tm
     def keys(source: str) -> dict[str, tuple[str, str]]:
         recipe = parse_recipe(RECIPE | {"calibration": RECIPE["calibration"] | {"source": source}})
         snapshot = download.fetch_snapshot(download.inspect_source(recipe.model, line.home), store, sandbox)
-        plan = jobs.make_plan(recipe, snapshot, *calibrate.build_token_sets(recipe, snapshot, store, sandbox, True))
+        tokens = calibrate.build_token_sets(recipe, snapshot, store, sandbox, True)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
         return {job.name: (job.artifact_key, job.report_key) for job in plan.variants}
 
     before, after = keys("builtin"), keys(str(other))
@@ -229,6 +231,8 @@ def test_prefect_holds_the_run_and_its_three_artifacts(first: dict[str, Any], li
         runs = sorted(client.read_flow_runs(), key=lambda run: run.start_time)  # type: ignore[arg-type,return-value]
         compress = runs[0]
         assert compress.name == f"compress {SMOLLM2}"
+        assert {"quantmill", "smollm2"} <= set(compress.tags)
+        assert {"quantmill", "gptq", "safetensors"} <= set(next(r for r in runs if r.name == "gptq-4bit-g64").tags)
         assert {run.name for run in runs} >= {"baseline-bf16", "gguf-f32", *rows(first)}
         assert next(run for run in runs if run.name == "gguf-q2_k").state_name == "Killed"
         chosen = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[compress.id]))
@@ -236,6 +240,17 @@ def test_prefect_holds_the_run_and_its_three_artifacts(first: dict[str, Any], li
             artifact.key: artifact.type for artifact in client.read_artifacts(artifact_filter=chosen) if artifact.key
         }
         assert kept == {"variants-smollm2": "table", "pareto-smollm2": "image", "report-smollm2": "markdown"}
+
+
+def test_the_disk_held_what_was_planned(first: dict[str, Any], line: Line) -> None:
+    from quantmill.planning import disk_bytes
+    from quantmill.recipe_file import parse_recipe
+    from tasks import download
+
+    recipe = parse_recipe(RECIPE)
+    planned = disk_bytes(download.inspect_source(recipe.model, line.home), recipe.expand())
+    states = {(state.st_dev, state.st_ino): state.st_size for path in line.home.rglob("*") if (state := path.stat())}
+    assert 0.4 * planned < sum(states.values()) < planned
 
 
 def test_list_and_show(first: dict[str, Any], line: Line, monkeypatch: pytest.MonkeyPatch) -> None:

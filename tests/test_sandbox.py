@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.errors import EngineError, EngineMismatch, Killed, OutOfMemory, TimedOut
+from quantmill.errors import EngineError, EngineMismatch, Killed, NotCached, OutOfMemory, TimedOut
 from quantmill.settings import Settings
 from tasks import engines
-from tasks.sandbox import ClosedSandbox, JobFile, NotCached, Sandbox, _memory_kills, _raise_death, scratch
+from tasks.sandbox import ClosedSandbox, JobFile, Sandbox, _memory_kills, _raise_death, scratch
 
 ROOT = Path(__file__).resolve().parent.parent
 

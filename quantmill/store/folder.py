@@ -53,7 +53,10 @@ class FolderStore:
             if not self.has_blob(entry):
                 raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self._root}")
             if keys.file_sha256(self._blob(entry.sha256)) != entry.sha256:
-                raise VerificationError(f"{entry.path}: the bytes in {self._root} are not those of {entry.sha256}")
+                self._blob(entry.sha256).unlink()  # what is made again takes its place
+                raise VerificationError(
+                    f"{entry.path}: the bytes in {self._root} were not those of {entry.sha256}; dropped"
+                )
             _link_or_copy(self._blob(entry.sha256), target)
 
     def look_up(self, stage: str, key: str) -> StageResult | None:
@@ -110,7 +113,8 @@ class FolderStore:
         """Return every published model with its variants, by name."""
         held: dict[str, list[str]] = {}
         for path in sorted(self._root.glob("models/*/*/versions")):
-            held.setdefault(path.parent.parent.name, []).append(path.parent.name)
+            if any(path.glob("*.json")):
+                held.setdefault(path.parent.parent.name, []).append(path.parent.name)
         return held
 
     def _add_file(self, path: Path, name: str) -> FileEntry:

@@ -44,7 +44,7 @@ class Store(Protocol):
 
         Raises:
             BlobMissing: a blob is gone.
-            VerificationError: its bytes are not what the digest says.
+            VerificationError: its bytes are not what the digest says; it counts as missing from now on.
         """
         ...
 

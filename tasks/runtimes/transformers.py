@@ -36,7 +36,7 @@ class Transformers:
         torch.use_deterministic_algorithms(True, warn_only=True)
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         quantization: dict[str, Any] = getattr(config, "quantization_config", None) or {}
-        wide = scoring and _fits_in_fp32(folder, quantization)
+        wide = scoring and _fits_in_fp32(folder, quantization, machine.device)
         options: dict[str, Any] = {"dtype": torch.float32} if wide else {"dtype": "auto"}
         if wide and quantization.get("quant_method") == "gptq":
             options["quantization_config"] = GPTQConfig(bits=quantization["bits"], backend="gptq_torch")
@@ -140,9 +140,11 @@ def _unpacked(module: Any) -> torch.nn.Linear:
     return layer
 
 
-def _fits_in_fp32(folder: Path, quantization: dict[str, Any]) -> bool:
+def _fits_in_fp32(folder: Path, quantization: dict[str, Any], device: str) -> bool:
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     wide = weights * 32 // int(quantization.get("bits") or 16)  # GPTQ is unpacked; the others stay packed
+    if device != "cpu":
+        return wide < _ROOM * torch.cuda.mem_get_info(device)[0]
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return wide < _ROOM * int(line.split()[1]) * 1024

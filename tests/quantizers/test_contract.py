@@ -42,9 +42,8 @@ class Bench:
         )
         origin = download.inspect_source(recipe.model, home)
         snapshot = download.fetch_snapshot(origin, self.store, self.sandbox)
-        plan = jobs.make_plan(
-            recipe, snapshot, *calibrate.build_token_sets(recipe, snapshot, self.store, self.sandbox, True)
-        )
+        tokens = calibrate.build_token_sets(recipe, snapshot, self.store, self.sandbox, True)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
         convert.convert_snapshot(snapshot, plan.conversion_key, plan.conversion_name, self.store, self.sandbox)
         self.jobs = dict(zip([job.name for job in plan.variants], plan.variants, strict=True))
 

@@ -1,0 +1,81 @@
+"""What people read: every variant with its reasons, hostile text escaped, a picture for any figures."""
+
+import pytest
+
+from quantmill.recipe import GatePolicy
+from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
+from quantmill.selection import pareto_front, picks
+from tasks import report
+
+
+def row(
+    name: str, size: int | None = 100, kl: float | None = 0.1, speed: float = 10.0, **more: object
+) -> VariantSummary:
+    fields = {"name": name, "method": "gguf", "bits": 4, "format": "gguf", "status": "accepted", "cached": False}
+    figures = {"size_bytes": size, "mean_kl": kl, "decode_tokens_per_s": speed}
+    return VariantSummary.model_validate(fields | figures | more)
+
+
+def summary(*rows: VariantSummary) -> RunSummary:
+    base = BaselineMetrics(
+        name="baseline-bf16",
+        size_bytes=1000,
+        bits_per_weight=16,
+        perplexity=18,
+        decode_tokens_per_s=8,
+        prefill_tokens_per_s=80,
+        peak_memory_bytes=5000,
+        compute_dtype="float32",
+        scored_tokens=100,
+    )
+    return RunSummary(
+        model="m",
+        source="s",
+        source_digest="0" * 64,
+        source_notes=("weights went through Q4_1 once",),
+        baseline=base,
+        timings={},
+        variants=rows,
+        noise_floor={"llama_cpp": 1e-7},
+        pareto=pareto_front(rows),
+        picks=picks(rows),
+    )
+
+
+MIXED = (
+    row("small", 100, 0.3),
+    row("middle", 200, 0.1, speed=30),
+    row("beaten", 250, 0.2),
+    row("twin-of-middle", 200, 0.1),
+    row("on-the-grid", 50, 0.001, marks=["source-grid"]),
+    row("rejected", 60, 0.9, status="rejected", reasons=["mean KL 0.9 exceeds 0.2"]),
+    row("failed", None, None, status="failed", reasons=["Killed: <b>by</b> | SIGKILL"]),
+    row("lossless", 900, 0.0, marks=["within noise"]),
+)
+
+
+def test_pareto_and_picks() -> None:
+    made = summary(*MIXED)
+    assert made.pareto == ("small", "middle", "lossless")
+    assert made.picks == {"quality": "lossless", "size": "small", "speed": "middle"}
+    assert picks([MIXED[5], MIXED[6]]) == {}
+
+
+@pytest.mark.parametrize(
+    "rows", [MIXED, MIXED[6:7], MIXED[5:6], MIXED[7:], ()], ids=lambda rows: f"{len(rows)} variants"
+)
+def test_pages(rows: tuple[VariantSummary, ...]) -> None:
+    pages = report.pages(summary(*rows), GatePolicy())
+    assert set(pages) == {"summary.json", "report.md", "report.html", "pareto.png"}
+    assert pages["pareto.png"].startswith(b"\x89PNG")
+    assert RunSummary.model_validate_json(pages["summary.json"]) == summary(*rows)
+    for page in (pages["report.md"].decode(), pages["report.html"].decode()):
+        assert "weights went through Q4_1 once" in page
+        assert all(variant.name in page for variant in rows)
+        assert "<b>by</b>" not in page.replace("\\<", "<!")
+
+
+def test_html_escapes() -> None:
+    page = report.html(summary(row("x", reasons=["<script>alert(1)</script>"], status="rejected")), None)
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
