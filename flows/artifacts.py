@@ -7,6 +7,8 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from quantmill.report import RunSummary
@@ -43,6 +45,17 @@ def _id(made: object) -> UUID:
     if not isinstance(made, UUID):
         raise TypeError(f"leave_report runs in a sync flow or a thread, got {type(made).__name__}")
     return made
+
+
+@contextmanager
+def progress_shown(logger: logging.Logger) -> Iterator[None]:
+    """Show what a logger of progress says on the page of the current flow run."""
+    relay = ProgressRelay()
+    logger.addHandler(relay)
+    try:
+        yield
+    finally:
+        logger.removeHandler(relay)
 
 
 class ProgressRelay(logging.Handler):

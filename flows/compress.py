@@ -1,6 +1,7 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
 
 import time
+from collections.abc import Mapping
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -30,9 +31,7 @@ async def compress(recipe: Recipe) -> RunSummary:
     """
     settings, stages = load_settings(), Stages()
     store, sandbox = FolderStore(settings.store_path, settings.stage_days), Sandbox(settings)
-    relay = artifacts.ProgressRelay()
-    PROGRESS.addHandler(relay)
-    try:
+    with artifacts.progress_shown(PROGRESS):
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
         snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
         tokens = await stages.run(
@@ -72,11 +71,9 @@ async def compress(recipe: Recipe) -> RunSummary:
         )
         summary = summary.model_copy(update={"mlflow_run": mlflow_run, "timings": stages.timings})
         await stages.run(artifacts.leave_report, summary, pages["pareto.png"], pages["report.md"].decode())
-        _remember(recipe, plan, summary, store)
+        _remember(recipe, outcomes, summary, store)
         write_report(summary, recipe, settings)
         return summary
-    finally:
-        PROGRESS.removeHandler(relay)
 
 
 def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
@@ -89,9 +86,10 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     except NotCached:
         return None
     plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
-    everything = (plan.baseline, *plan.floors.values(), *plan.variants)
-    done = store.look_up("run", _run_key(recipe, plan))
-    if done is None or not all(recall(job, store) for job in everything):
+    recalled = {job.name: recall(job, store) for job in (plan.baseline, *_all(plan))}
+    outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
+    done = store.look_up("run", _run_key(recipe, outcomes))
+    if done is None or len(outcomes) < len(recalled):
         return None
     summary = RunSummary.model_validate(done.value)
     held = {
@@ -145,12 +143,14 @@ def _all(plan: jobs.Plan) -> list[VariantJob]:
     return [*plan.floors.values(), *plan.variants]
 
 
-def _run_key(recipe: Recipe, plan: jobs.Plan) -> str:
-    return keys.stage_key("run", recipe=recipe, reports=[job.report_key for job in plan.variants])
+def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> str:
+    """Return the key of a run's summary: the recipe and just what was made and measured."""
+    reports = {name: keys.digest(outcome.report) for name, outcome in outcomes.items() if outcome.report}
+    return keys.stage_key("run", recipe=recipe, reports=reports)
 
 
-def _remember(recipe: Recipe, plan: jobs.Plan, summary: RunSummary, store: Store) -> None:
+def _remember(recipe: Recipe, outcomes: Mapping[str, Outcome], summary: RunSummary, store: Store) -> None:
     """Leave the summary of a run in which no variant failed: a rerun answers from it."""
     if all(row.status != "failed" for row in summary.variants):
         value = summary.model_dump(mode="json")
-        store.record(StageResult(stage="run", key=_run_key(recipe, plan), value=value, made_at=time.time()))
+        store.record(StageResult(stage="run", key=_run_key(recipe, outcomes), value=value, made_at=time.time()))

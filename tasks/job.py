@@ -19,7 +19,8 @@ from typing import Any
 from quantmill.errors import QuantmillError, TokenizerMismatch
 from quantmill.recipe import VariantSpec
 from tasks import engines
-from tasks.sandbox import JobFile, peak_memory
+from tasks.deaths import peak_memory
+from tasks.sandbox import JobFile
 
 Progress = Callable[[str, int, int], None]
 _ALLOWED = {".safetensors", ".gguf", ".json", ".txt", ".jinja", ".model", ""}

@@ -16,10 +16,10 @@ from safetensors.numpy import load_file
 from quantmill.errors import Gibberish
 from quantmill.report import Quality, Speed
 from tasks import metrics, trace
+from tasks.deaths import peak_memory
 from tasks.job import Progress
 from tasks.metrics import Floats, Ints
 from tasks.runtimes.protocol import LoadedModel, Machine
-from tasks.sandbox import peak_memory
 
 _PROMPT_TOKENS = 128
 _GENERATED_TOKENS = 32

@@ -24,9 +24,10 @@ from typing import IO, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill.artifact import VariantJob
-from quantmill.errors import EngineError, Killed, NotCached, OutOfMemory, TimedOut, error_named
+from quantmill.errors import NotCached, TimedOut
 from quantmill.settings import Settings
 from tasks import engines
+from tasks.deaths import memory_kills, peak_memory, raise_death
 
 PROGRESS = logging.getLogger("quantmill.progress")
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING")
@@ -128,7 +129,7 @@ class Sandbox:
         job = job.model_copy(update={"progress_fd": write_fd})
         job_path = job.folder / "job.json"
         job_path.write_text(job.model_dump_json())
-        kills_before, peak = _memory_kills(), 0
+        kills_before, peak = memory_kills(), 0
         with log.open("wb") as output, os.fdopen(read_fd, "r", encoding="utf-8", errors="replace") as lines:
             try:
                 process = subprocess.Popen(
@@ -161,7 +162,7 @@ class Sandbox:
                 if process.stdin:
                     process.stdin.close()
                 relay.join(timeout=5)
-        _raise_death(job, process.returncode, peak, _memory_kills() > kills_before, log)
+        raise_death(job.kind, job.folder / "result.json", process.returncode, peak, memory_kills() > kills_before, log)
         return peak
 
 
@@ -180,15 +181,6 @@ class ClosedSandbox(Sandbox):
         """Raise NotCached."""
         raise NotCached(f"{name}: {kind} has not run yet")
         yield  # what makes it a generator, as the context manager needs
-
-
-def peak_memory(pid: int | str = "self") -> int:
-    """Return VmHWM of a process in bytes, 0 where it cannot be read (`ru_maxrss` would be inherited from a large parent)."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 @contextmanager
@@ -254,30 +246,3 @@ def _relay(lines: IO[str], name: str) -> None:
             continue  # an engine that writes into a pipe it inherited
         extra = {"variant": name, "step": step, "done": done, "total": total}
         PROGRESS.info("%s: %s %d of %d", name, step, done, total, extra=extra)
-
-
-def _memory_kills() -> int:
-    """Return how often the kernel killed in our memory group; 0 where the system does not say."""
-    with suppress(OSError, ValueError, StopIteration):
-        group = Path("/proc/self/cgroup").read_text().split("::", 1)[-1].strip()
-        events = Path("/sys/fs/cgroup" + group, "memory.events").read_text().splitlines()
-        return int(next(line.split()[1] for line in events if line.startswith("oom_kill ")))
-    return 0
-
-
-def _raise_death(job: JobFile, code: int, peak: int, memory_kill: bool, log: Path) -> None:
-    """Raise the error that the job's end means; return where it ended well."""
-    result = job.folder / "result.json"
-    if code == 0 and result.exists():
-        return
-    if result.exists():
-        died = json.loads(result.read_bytes())
-        held = f" (it held {peak / 1e9:.1f} GB)" if died["error"] == "OutOfMemory" else ""
-        raise error_named(died["error"], f"{died['message']}{held}; log: {log}")
-    if code < 0:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if code == -signal.SIGKILL and (memory_kill or peak > 0.9 * total):
-            raise OutOfMemory(f"{job.kind} was killed holding {peak / 1e9:.1f} GB of {total / 1e9:.1f} GB; log: {log}")
-        raise Killed(f"{job.kind} was killed by {signal.Signals(-code).name}; log: {log}")
-    last = " | ".join(log.read_text(errors="replace").split("\n")[-4:]).strip(" |")[-400:]
-    raise EngineError(f"{job.kind} ended with code {code}: {last}; log: {log}")

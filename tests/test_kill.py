@@ -19,7 +19,7 @@ def test_stop_and_kill_in_mid_quantize_and_complete(tiny: Path, tmp_path: Path) 
         "variants": [
             {"method": "bitsandbytes", "bits": 4},
             {"method": "gptq", "bits": 4, "group_size": 64},
-            {"method": "gguf", "type": "Q8_0"},
+            {"method": "bitsandbytes", "bits": 8},
         ],
         "publish": {"model": "tiny"},
     }
@@ -45,16 +45,16 @@ def test_stop_and_kill_in_mid_quantize_and_complete(tiny: Path, tmp_path: Path) 
 
     code, summary, started = line.run()
     assert started == [
-        "artifact gguf-q8_0",
+        "artifact bitsandbytes-int8",
         "artifact gptq-4bit-g64",
-        "report gguf-q8_0",
+        "report bitsandbytes-int8",
         "report gptq-4bit-g64",
     ], "what was finished is not made again"
     assert code == 3, "random weights predict nothing: no variant is accepted"
     assert {row["name"]: (row["status"], row["cached"]) for row in summary["variants"]} == {
         "bitsandbytes-nf4": ("rejected", True),
         "gptq-4bit-g64": ("rejected", False),
-        "gguf-q8_0": ("rejected", False),
+        "bitsandbytes-int8": ("rejected", False),
     }
     assert all("gibberish" in row["reasons"][0] for row in summary["variants"])
     assert not (line.home / "store" / "models").exists()

@@ -15,7 +15,8 @@ import pytest
 from quantmill.errors import EngineError, EngineMismatch, Killed, NotCached, OutOfMemory, TimedOut
 from quantmill.settings import Settings
 from tasks import engines
-from tasks.sandbox import ClosedSandbox, JobFile, Sandbox, _memory_kills, _raise_death, scratch
+from tasks.deaths import memory_kills, raise_death
+from tasks.sandbox import ClosedSandbox, Sandbox, scratch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -85,10 +86,9 @@ def test_a_timeout_kills_the_whole_group(tmp_path: Path) -> None:
 
 
 def test_a_kill_by_the_kernel_is_out_of_memory(tmp_path: Path) -> None:
-    job = JobFile(kind="artifact", name="v", arguments={}, folder=tmp_path, progress_fd=1, threads=1, expected={})
     with pytest.raises(OutOfMemory, match=r"holding 8\.0 GB"):
-        _raise_death(job, -signal.SIGKILL, 8 * 10**9, True, tmp_path / "log")
-    assert _memory_kills() >= 0
+        raise_death("artifact", tmp_path / "result.json", -signal.SIGKILL, 8 * 10**9, True, tmp_path / "log")
+    assert memory_kills() >= 0
 
 
 def test_what_a_job_reports_keeps_its_type(tmp_path: Path) -> None:
