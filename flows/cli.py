@@ -44,11 +44,12 @@ def compress(
     recipe, settings = read_recipe(recipe_file, tuple(overrides or ())), load_settings()
     cli.check_json_file(json_file)
     check(recipe, settings)
-    summary = recall(recipe, settings)
-    if summary is None:
-        require_space(recipe, settings)
-        with embedded_environment(settings), show_progress():
-            summary = run(recipe, settings)
+    with embedded_environment(settings):
+        summary = recall(recipe, settings)
+        if summary is None:
+            require_space(recipe, settings)
+            with show_progress():
+                summary = run(recipe, settings)
     text = json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False)
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(text + "\n", encoding="utf-8")
@@ -97,6 +98,7 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
     """Run the flow with Prefect and MLflow on this machine, nothing to start."""
     from flows.embedded import prefect_api
 
+    settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder in it, but no parents
     with prefect_api(settings.home):
         from prefect import tags
 
@@ -116,7 +118,6 @@ def embedded_environment(settings: Settings) -> Iterator[None]:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
-    Path(wanted["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only, and warns
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
