@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -104,6 +105,7 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
 
         from flows.compress import compress as flow
 
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as Ctrl-C does
         with tags("quantmill", recipe.model_name):
             return asyncio.run(flow(recipe))
 
@@ -116,6 +118,8 @@ def embedded_environment(settings: Settings) -> Iterator[None]:
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down costs minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     }
     before = {name: os.environ.get(name) for name in wanted}

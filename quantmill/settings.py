@@ -25,6 +25,15 @@ class Settings(BaseSettings):
     python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
 
+    debug: bool = Field(default=False, description="Show the traceback of an unexpected error.")
+
+    @field_validator("home", "store")
+    @classmethod
+    def _folder(cls, place: Path | None) -> Path | None:
+        if place is not None and place.exists() and not place.is_dir():
+            raise ValueError("must be a folder, or the path of one to make")
+        return place
+
     @field_validator("python")
     @classmethod
     def _runs(cls, python: Path | None) -> Path | None:

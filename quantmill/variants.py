@@ -1,6 +1,7 @@
 """Variants: one request lists choices (a form, a YAML entry) and expands to specs, in which every choice is made."""
 
 import itertools
+import reprlib
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -138,16 +139,18 @@ def _check(row: Method, name: str, values: object) -> None:
         if name == "bits":
             if not row.bits:
                 raise ValueError(
-                    f"bits: {row.name} takes a type instead, one of {', '.join(row.types)}; got bits {value}"
+                    f"bits: {row.name} takes a type instead, one of {', '.join(row.types)}; got bits {reprlib.repr(value)}"
                 )
             if value not in row.bits or isinstance(value, bool):
-                raise ValueError(f"bits: {row.name} supports {', '.join(map(str, row.bits))} bits, got {value}")
+                raise ValueError(
+                    f"bits: {row.name} supports {', '.join(map(str, row.bits))} bits, got {reprlib.repr(value)}"
+                )
         elif name == "type":
             if value not in row.types:
                 allowed = f"supports types {', '.join(row.types)}" if row.types else "takes no type"
-                raise ValueError(f"type: {row.name} {allowed}; got {value}")
+                raise ValueError(f"type: {row.name} {allowed}; got {reprlib.repr(value)}")
         elif (option := row.option(name)) is None:
             known = ", ".join(o.name for o in row.options) or "no options"
             raise ValueError(f"{name}: {row.name} does not have it (it takes {known})")
         elif not option.accepts(value):
-            raise ValueError(f"{name}: {row.name} supports {option.allows()}; got {value}")
+            raise ValueError(f"{name}: {row.name} supports {option.allows()}; got {reprlib.repr(value)}")

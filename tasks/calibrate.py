@@ -40,11 +40,18 @@ def read_text(request: TokenRequest, role: Role) -> str:
         text = "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
     else:
         try:
-            text = Path(request.source).expanduser().read_text(encoding="utf-8")
+            path = Path(request.source).expanduser()
+            if path.exists() and not path.is_file():
+                raise TextError(f"{field}: {request.source}: not a plain file")
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise TextError(f"{field}: {request.source}: {(error.strerror or 'cannot be read').lower()}") from error
+            raise TextError(
+                f"{field}: {request.source[:80]}: {(error.strerror or 'cannot be read').lower()}"
+            ) from error
         except UnicodeDecodeError as error:
             raise TextError(f"{field}: {request.source}: not UTF-8 (byte {error.start})") from error
+        except (RuntimeError, ValueError) as error:
+            raise TextError(f"{field}: {request.source[:80]}: {error}") from error
     needed, held = request.samples * request.sequence_length, len(side_of(text, role).encode())
     if not text.strip():
         raise TextError(f"{field}: {request.source}: holds no text; at least {needed} tokens are needed")
@@ -102,12 +109,13 @@ def side_of(text: str, role: Role) -> str:
 def _paragraphs(text: str) -> Iterator[str]:
     """Yield what stands between blank lines, longer stretches in pieces of about 2,000 signs that end with a line."""
     for block in re.split(r"\n[ \t\r]*\n", text):
-        lines: list[str] = []
+        lines, signs = list[str](), 0
         for line in block.splitlines():
             lines.append(line)
-            if sum(map(len, lines)) >= _LONG_SIGNS:
+            signs += len(line)
+            if signs >= _LONG_SIGNS:
                 yield "\n".join(lines)
-                lines = []
+                lines, signs = [], 0
         if "".join(lines).strip():
             yield "\n".join(lines).strip("\n")
 

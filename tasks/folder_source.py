@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quantmill.errors import SourceError
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -38,13 +40,15 @@ def _copy_weights(source: Path, target: Path) -> list[str]:
 
     with safe_open(source, "pt") as file:
         types = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if not types & {"F32", "F16", "F64"}:
-            shutil.copyfile(source, target)
-            return []
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    rounded = {
-        name: tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
+        rounded = {}
+        for name in file.keys():  # noqa: SIM118
+            tensor = file.get_tensor(name)
+            rounded[name] = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+            if tensor.is_floating_point() and not torch.isfinite(rounded[name]).all():
+                raise SourceError(f"model.source: {source.name}: {name} holds NaN or Inf")
+    if not types & {"F32", "F16", "F64"}:
+        shutil.copyfile(source, target)
+        return []
     save_file(rounded, target, metadata={"format": "pt"})
     return [f"weights rounded from {', '.join(sorted(types - {'BF16'}))} to BF16"]
 

@@ -8,11 +8,13 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from quantmill.errors import RegistrationError
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary, VariantSummary
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 _FIGURES = [
     name for name, field in VariantSummary.model_fields.items() if field.annotation in (int | None, float | None)
 ]
-_TAG_LENGTH = 5000  # MLflow's limit, wherever a server is older than the client.
+_TAG_LENGTH = 5000  # MLflow's limit on older servers.
 _MANIFEST_TAG = "quantmill.manifest"
 
 
@@ -46,30 +48,48 @@ def register_run(
         uri: where MLflow is: `sqlite:///...`, `http://...`.
         report_files: file name -> bytes, stored with the parent.
         logs: variant -> its job's log, stored with the child where the file exists.
+
+    Raises:
+        RegistrationError: MLflow cannot be reached or refuses.
     """
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    experiment = _experiment(client, summary.model, uri)
-    parent = _start_parent(client, experiment, recipe, summary)
-    state = "FAILED"  # Should anything stop us: a run left RUNNING says that somebody still works on it.
+    with _failing_in_a_line(uri, len(manifests)):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        experiment = _experiment(client, summary.model, uri)
+        parent = _start_parent(client, experiment, recipe, summary)
+        state = "FAILED"  # Should anything stop us: a run left RUNNING says that somebody still works on it.
+        try:
+            for name, content in report_files.items():
+                _log_bytes(client, parent, name, content)
+            children = {
+                variant.name: _record_variant(client, experiment, parent, summary, variant, outcomes, logs)
+                for variant in summary.variants
+            }
+            versions = {
+                variant.name: _version(client, summary.model, variant, manifests[variant.name], children[variant.name])
+                for variant in summary.variants
+                if variant.name in manifests
+            }
+            _move_aliases(client, summary, versions)
+            state = "FINISHED"
+        finally:
+            client.set_terminated(parent, state)
+        return parent
+
+
+@contextmanager
+def _failing_in_a_line(uri: str, published: int) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
     try:
-        for name, content in report_files.items():
-            _log_bytes(client, parent, name, content)
-        children = {
-            variant.name: _record_variant(client, experiment, parent, summary, variant, outcomes, logs)
-            for variant in summary.variants
-        }
-        versions = {
-            variant.name: _version(client, summary.model, variant, manifests[variant.name], children[variant.name])
-            for variant in summary.variants
-            if variant.name in manifests
-        }
-        _move_aliases(client, summary, versions)
-        state = "FINISHED"
-    finally:
-        client.set_terminated(parent, state)
-    return parent
+        yield
+    except (MlflowException, OSError) as error:
+        secret, at, place = uri.rpartition("@")
+        words = " ".join(str(error).replace(secret + at, "").split())[:300]  # the client's words hold the password too
+        raise RegistrationError(
+            f"MLflow at {place}: {words}; {published} accepted variants are published, the same command registers them"
+        ) from error
 
 
 def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
@@ -82,8 +102,7 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
         return str(found.experiment_id)
     location = None
     if uri.startswith("sqlite:"):
-        database = Path(urlsplit(uri).path.removeprefix("/")).absolute()
-        location = (database.parent / "artifacts" / name).as_uri()
+        location = (Path(urlsplit(uri).path.removeprefix("/")).absolute().parent / "artifacts" / name).as_uri()
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
@@ -108,10 +127,7 @@ def _start_parent(client: "MlflowClient", experiment: str, recipe: Recipe, summa
     baseline = {
         f"baseline_{name}": getattr(summary.baseline, name) for name in _FIGURES if hasattr(summary.baseline, name)
     }
-    counts = {
-        status: float(sum(v.status == status for v in summary.variants))
-        for status in ("accepted", "rejected", "failed")
-    }
+    counts = {s: float(sum(v.status == s for v in summary.variants)) for s in ("accepted", "rejected", "failed")}
     floors = {f"noise_floor_{runtime}": kl for runtime, kl in summary.noise_floor.items()}
     timings = {f"{stage}_s": seconds for stage, seconds in summary.timings.items()}
     _log_metrics(client, parent, {**baseline, **counts, **floors, **timings})
@@ -202,7 +218,7 @@ def _version(client: "MlflowClient", model: str, variant: VariantSummary, manife
 
 
 def _move_aliases(client: "MlflowClient", summary: RunSummary, versions: Mapping[str, str]) -> None:
-    """Point each variant's alias at its version, and the `best-` aliases at the picks of this run."""
+    """Point each variant's alias at its version, and the `best-` aliases at this run's picks."""
     aliases = {alias(name): version for name, version in versions.items()}
     aliases |= {f"best-{goal}": versions[name] for goal, name in summary.picks.items() if name in versions}
     for name, version in aliases.items():

@@ -26,6 +26,10 @@ CONFIG = {
 }
 
 
+_HEADER = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+ONE_WEIGHT = len(_HEADER).to_bytes(8, "little") + _HEADER + b"\0\0\0\0"
+
+
 def model_folder(folder: Path, config: dict[str, Any] | None = None, **files: bytes | dict[str, Any]) -> Path:
     """Write a folder that looks like a model, with `__` in names for `.`."""
     import numpy
@@ -34,7 +38,7 @@ def model_folder(folder: Path, config: dict[str, Any] | None = None, **files: by
     folder.mkdir()
     save_file({"w": numpy.zeros((2, 2), numpy.float32)}, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(CONFIG | (config or {})))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}')
     for name, content in files.items():
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         (folder / name.replace("__", ".")).write_bytes(data)
@@ -107,6 +111,11 @@ def test_it_is_refused_at_once(tmp_path: Path) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, {}, "quantized with gptq already"),
         ({"hidden_size": "wide"}, {}, "the config states no hidden size: 'wide'"),
         ({"num_hidden_layers": -1}, {}, "the config states no layers"),
+        ({"architectures": 5}, {}, "a causal language model"),
+        ({}, {"model__safetensors__index__json": {"weight_map": {"w": ["a"]}}}, "is not in the folder"),
+        ({}, {"tokenizer__json": {"a": 1}}, "tokenizer.json: not a tokenizer"),
+        ({}, {"MODEL__safetensors": ONE_WEIGHT}, "differs in case only"),
+        ({}, {"a:b__json": b"{}"}, "a:b.json"),
         ({}, {"config__json": b"[1]"}, "config.json: not a JSON object"),
         ({}, {"config__json": b"{"}, "config.json: not JSON"),
         ({}, {"tokenizer__json": b"[" * 100_000}, "tokenizer.json: not JSON"),
@@ -137,6 +146,27 @@ def test_a_pipe_and_a_missing_tokenizer(tmp_path: Path) -> None:
     assert "tokenizer.json is missing" in compress(tmp_path, GOOD | {"model": {"source": str(folder)}})[1]
     os.mkfifo(folder / "tokenizer.json")
     assert "tokenizer.json: not a plain file" in compress(tmp_path, GOOD | {"model": {"source": str(folder)}})[1]
+
+
+def test_weights_of_a_type_that_is_no_plain_float_and_nan(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from quantmill.errors import SourceError
+    from tasks.folder_source import take_in
+    from tasks.sources import list_files
+
+    folder = model_folder(tmp_path / "model")
+    save_file({"w": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}, folder / "model.safetensors")
+    with pytest.raises(SourceError, match="weights of type F8_E4M3; allowed are"):
+        list_files(folder)
+    for dtype in (torch.float32, torch.bfloat16):
+        save_file(
+            {"good": torch.ones(2), "bad": torch.tensor([1.0, float("nan")], dtype=dtype)}, folder / "model.safetensors"
+        )
+        (tmp_path / str(dtype)).mkdir()
+        with pytest.raises(SourceError, match=r"model\.safetensors: bad holds NaN or Inf"):
+            take_in(folder, list_files(folder), tmp_path / str(dtype), lambda *_: None)
 
 
 def test_a_hub_cache_folder_may_link_to_its_own_blobs(tmp_path: Path) -> None:
@@ -170,7 +200,12 @@ def test_no_room_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("QUANTMILL_LOCAL_JOBS", "many"), ("QUANTMILL_JOB_TIMEOUT_S", "-1"), ("QUANTMILL_PYTHON", "/no/python")],
+    [
+        ("QUANTMILL_LOCAL_JOBS", "many"),
+        ("QUANTMILL_JOB_TIMEOUT_S", "-1"),
+        ("QUANTMILL_PYTHON", "/no/python"),
+        ("QUANTMILL_HOME", "/etc/passwd"),
+    ],
 )
 def test_settings(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     from quantmill.errors import SettingsError

@@ -61,7 +61,7 @@ def test_names(request_: dict[str, Any], names: list[str]) -> None:
         ({"method": "gptq", "bits": [4, 5]}, "variants[0].bits: gptq supports 2, 3, 4, 8 bits, got 5"),
         ({"method": "gptq", "bits": True}, "variants[0].bits: gptq supports 2, 3, 4, 8 bits, got True"),
         ({"method": "gptq", "group_size": 100}, "variants[0].group_size: gptq supports -1, 32, 64, 128; got 100"),
-        ({"method": "gptq", "type": "Q4_0"}, "variants[0].type: gptq takes no type; got Q4_0"),
+        ({"method": "gptq", "type": "Q4_0"}, "variants[0].type: gptq takes no type; got 'Q4_0'"),
         ({"method": "gptq", "damp_percent": 1.5}, "variants[0].damp_percent: .*between 0 and 1; got 1.5"),
         ({"method": "gptq", "double_quant": True}, "variants[0].double_quant: gptq does not have it"),
         ({"method": "gptq", "bitz": 4}, "variants[0].bitz: unknown key; allowed: method, bits"),
@@ -85,6 +85,10 @@ def test_a_wrong_variant_is_refused(request_: dict[str, Any], message: str) -> N
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "gates": {"max_mean_kl": "much"}}, "gates.max_mean_kl: .*'much'"),
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}, {"method": "gptq"}]}, r"variants\[1\]: gptq-4bit-g64 is asked for"),
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "publish": {"model": "../up"}}, "publish.model: "),
+        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "gates": {"max_p99_kl": float("inf")}}, "gates.max_p99_kl"),
+        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "calibration": {"samples": True}}, "calibration.samples"),
+        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "publish": {"model": "con"}}, "publish.model"),
+        ({"model": {"source": "x\ny"}, "variants": [{"method": "gptq"}]}, "model.source"),
         ([], "recipe: "),
     ],
 )  # fmt: skip
@@ -123,7 +127,18 @@ def test_file_and_overrides(tmp_path: Path) -> None:
             read_recipe(path, (bad,))
 
 
-@pytest.mark.parametrize("text", ["{", "- a\n b: [", "\x00", "just words", "a: !!python/object/apply:os.system [true]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &x [1]\nb: *x",
+        "model: {source: a, source: b}",
+        "{",
+        "- a\n b: [",
+        "\x00",
+        "just words",
+        "a: !!python/object/apply:os.system [true]",
+    ],
+)
 def test_a_file_that_is_no_recipe(tmp_path: Path, text: str) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(text)
@@ -149,6 +164,18 @@ def test_any_data_is_a_recipe_or_one_line(data: Any) -> None:
     except RecipeError as error:
         assert str(error)
         assert "\n" not in str(error)
+
+
+def test_what_is_no_file_or_too_large_is_refused_at_once(tmp_path: Path) -> None:
+    big = tmp_path / "big.yaml"
+    big.write_bytes(b"#" * (1 << 20) + b"##")
+    for path, words in (
+        (Path("/dev/zero"), "no such file"),
+        (tmp_path, "no such file"),
+        (big, "at most 1048576 bytes"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            read_recipe(path)
 
 
 def test_model_names() -> None:

@@ -14,6 +14,7 @@ import pytest
 from mlflow import MlflowClient
 
 from quantmill.artifact import Artifact, FileEntry, QuantizedTensor
+from quantmill.errors import RegistrationError
 from quantmill.recipe import Recipe, VariantSpec
 from quantmill.report import BaselineMetrics, EvaluationReport, Outcome, Quality, RunSummary, Speed, VariantSummary
 from tasks.register import alias, register_run
@@ -226,3 +227,13 @@ def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
 def test_a_server_holds_the_same(server: str, tmp_path: Path) -> None:
     check(server, register(server, tmp_path))
     check(server, register(server, tmp_path))
+
+
+def test_a_server_that_is_down_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(
+        RegistrationError, match=r"^MLflow at 127\.0\.0\.1:9: .*1 accepted variants are published"
+    ) as raised:
+        register_run(RECIPE, SUMMARY, OUTCOMES, {"gguf-q8_0": MANIFEST}, "http://user:canary-4711@127.0.0.1:9", {}, {})
+    assert "\n" not in str(raised.value)
+    assert "canary" not in str(raised.value)

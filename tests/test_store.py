@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from quantmill.artifact import FileEntry, StageResult
-from quantmill.errors import BlobMissing, Conflict, NotFound, StoreError, VerificationError
+from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.store.folder import FolderStore
 from quantmill.store.protocol import Store
@@ -150,7 +150,7 @@ def test_a_commit_needs_every_file_and_happens_once(store: FolderStore, tmp_path
     assert store.models() == {"m": ["v"]}
     lost = FileEntry(path="x", size_bytes=1, sha256="ef" * 32)
     bad = manifest((lost,))
-    with pytest.raises(BlobMissing, match="m/v: x: blob"):
+    with pytest.raises(BlobMissing, match=r"x: blob .* is not in"):
         store.commit(bad, version(bad))
     with pytest.raises(NotFound):
         store.manifest(bad.digest)
@@ -163,8 +163,19 @@ def test_a_changed_manifest_is_noticed(store: FolderStore, tmp_path: Path) -> No
     path.write_text(path.read_text().replace('"hardware":""', '"hardware":"x"'))
     with pytest.raises(VerificationError, match=made.digest):
         store.manifest(made.digest)
-    with pytest.raises(Conflict):
-        store.commit(made, version(made, variant="other"))
+    store.commit(made, version(made, variant="other"))
+    assert store.manifest(made.digest) == made, "a commit mends it"
+
+
+def test_damaged_bytes_are_not_published(store: FolderStore, tmp_path: Path) -> None:
+    entries = store.add_folder(fill(tmp_path / "a", w="12345"))
+    blob = next(Path(store.uri).rglob(entries[0].sha256))
+    blob.chmod(0o644)
+    blob.write_text("12346")
+    made = manifest(entries)
+    with pytest.raises(VerificationError, match="w: "):
+        store.commit(made, version(made))
+    assert store.models() == {}
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "/abs", "a\\b", "", "con"])

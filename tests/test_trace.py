@@ -92,3 +92,14 @@ def test_a_trace_of_other_windows_is_refused(tmp_path: Path) -> None:
     other: Any = Trace(ids + 1, numpy.zeros((1, 3, 2), numpy.float16), head)
     with pytest.raises(ValueError, match="other token windows"):
         measure._score(None, ids, other, lambda *_: None)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_lacks_a_tensor_is_not_made_up(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks model\.layers\.1\.mlp\.down_proj\.weight \(1 in all\)"):
+        load(tmp_path, MACHINE, context=32, scoring=True)

@@ -1,6 +1,6 @@
 """A store in a folder: bytes are linked into place and records are written to a temporary name, synced, then linked."""
 
-import json
+import hashlib
 import os
 import secrets
 import shutil
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from quantmill import keys
 from quantmill.artifact import FileEntry, StageResult, safe_path
-from quantmill.errors import BlobMissing, Conflict, NotFound, StoreError, VerificationError
+from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
 from quantmill.manifest import Manifest, Version
 
 
@@ -50,13 +50,7 @@ class FolderStore:
         for entry in entries:
             target = folder / entry.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            if not self.has_blob(entry):
-                raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self._root}")
-            if keys.file_sha256(self._blob(entry.sha256)) != entry.sha256:
-                self._blob(entry.sha256).unlink()  # what is made again takes its place
-                raise VerificationError(
-                    f"{entry.path}: the bytes in {self._root} were not those of {entry.sha256}; dropped"
-                )
+            self._require(entry)
             _link_or_copy(self._blob(entry.sha256), target)
 
     def look_up(self, stage: str, key: str) -> StageResult | None:
@@ -84,11 +78,10 @@ class FolderStore:
     def commit(self, manifest: Manifest, version: Version) -> bool:
         """Publish: the manifest, then its version pointer. Returns False where that version was there already."""
         for entry in manifest.files:
-            if not self.has_blob(entry):
-                raise BlobMissing(f"{manifest.name}: {entry.path}: blob {entry.sha256} is not in {self._root}")
+            self._require(entry)
         data, path = keys.canonical(manifest), self._manifest(manifest.digest)
         if not _create(path, data) and path.read_bytes() != data:
-            raise Conflict(f"{path}: holds other bytes than the manifest of that digest")
+            _replace(path, data)  # what stood there was not the manifest of that digest
         pointer = self._versions(version.model, version.variant) / f"{version.manifest}.json"
         return _create(pointer, keys.canonical(version))
 
@@ -98,15 +91,13 @@ class FolderStore:
             data = self._manifest(digest).read_bytes()
         except FileNotFoundError as error:
             raise NotFound(f"manifest {digest}: not in {self._root}") from error
-        if keys.digest(json.loads(data)) != digest:
+        if hashlib.sha256(data).hexdigest() != digest:
             raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
         return Manifest.model_validate_json(data)
 
     def versions(self, model: str, variant: str) -> list[Version]:
         """Return a variant's versions, oldest first."""
-        found = [
-            Version.model_validate_json(path.read_bytes()) for path in self._versions(model, variant).glob("*.json")
-        ]
+        found = [_read_version(path) for path in self._versions(model, variant).glob("*.json")]
         return sorted(found, key=lambda version: (version.provenance.made_at, version.manifest))
 
     def models(self) -> dict[str, list[str]]:
@@ -116,6 +107,16 @@ class FolderStore:
             if any(path.glob("*.json")):
                 held.setdefault(path.parent.parent.name, []).append(path.parent.name)
         return held
+
+    def _require(self, entry: FileEntry) -> None:
+        """Raise unless the blob is there with just the bytes that its name says."""
+        if not self.has_blob(entry):
+            raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self._root}")
+        if keys.file_sha256(self._blob(entry.sha256)) != entry.sha256:
+            self._blob(entry.sha256).unlink()  # what is made again takes its place
+            raise VerificationError(
+                f"{entry.path}: the bytes in {self._root} were not those of {entry.sha256}; dropped"
+            )
 
     def _add_file(self, path: Path, name: str) -> FileEntry:
         entry = FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
@@ -143,6 +144,13 @@ class FolderStore:
         if "/" in safe_path(model) + safe_path(variant):
             raise StoreError(f"{model}/{variant}: a name holds no /")
         return self._root / "models" / model / variant / "versions"
+
+
+def _read_version(path: Path) -> Version:
+    try:
+        return Version.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise VerificationError(f"{path}: not a version pointer") from error
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

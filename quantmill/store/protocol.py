@@ -61,6 +61,7 @@ class Store(Protocol):
 
         Raises:
             BlobMissing: a file of the manifest is not in the store.
+            VerificationError: its bytes are not what the manifest says; nothing is published.
         """
         ...
 

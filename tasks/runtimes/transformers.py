@@ -40,9 +40,14 @@ class Transformers:
         options: dict[str, Any] = {"dtype": torch.float32} if wide else {"dtype": "auto"}
         if wide and quantization.get("quant_method") == "gptq":
             options["quantization_config"] = GPTQConfig(bits=quantization["bits"], backend="gptq_torch")
-        self._model = AutoModelForCausalLM.from_pretrained(
-            folder, device_map=machine.device, local_files_only=True, **options
-        ).eval()
+        self._model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder, device_map=machine.device, local_files_only=True, output_loading_info=True, **options
+        )
+        if missing := sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]])):
+            raise ValueError(
+                f"the folder lacks {missing[0]} ({len(missing)} in all): transformers would make weights up"
+            )
+        self._model.eval()
         if wide:
             widen(self._model)
         self._folder, self._device, self._cache = folder, machine.device, None

@@ -1,0 +1,103 @@
+"""What a model's config or GGUF header says about its shape; a model that cannot be quantized here is refused by name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from quantmill.artifact import Architecture
+from quantmill.errors import SourceError
+
+_JSON_BYTES = 64 << 20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; SourceError where it is none, or too large to be one."""
+    if path.stat().st_size > _JSON_BYTES:
+        raise SourceError(f"model.source: {path.name}: a JSON file holds at most {_JSON_BYTES} bytes")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"model.source: {path.name}: not JSON: {' '.join(str(error).split())[:120]}") from error
+    return mapping(value, path)
+
+
+def mapping(value: object, path: Path) -> dict[str, Any]:
+    """Return `value`, from the file at `path`, if it is a JSON object."""
+    if not isinstance(value, dict):
+        raise SourceError(f"model.source: {path.name}: not a JSON object where one is needed")
+    return value
+
+
+def of_config(folder: Path) -> Architecture:
+    """Return what `config.json` says; SourceError where the model is quantized already or no causal language model."""
+    config = read_json(folder / "config.json")
+    config = config | config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    if isinstance(quantized := config.get("quantization_config"), dict):
+        method = quantized.get("quant_method", "some method")
+        raise SourceError(f"model.source: quantized with {method} already; name the original model")
+    names = config.get("architectures")
+    names = names if isinstance(names, list) and names else [""]
+    if not str(names[0]).endswith(("ForCausalLM", "LMHeadModel")):
+        raise SourceError(
+            f"model.source: {names[0] or 'unknown architecture'}: a causal language model (*ForCausalLM) is needed"
+        )
+    return _architecture(
+        name=str(names[0]),
+        model_type=str(config.get("model_type", "")),
+        layers=config.get("num_hidden_layers", config.get("n_layer")),
+        hidden=config.get("hidden_size", config.get("n_embd")),
+        inner=config.get("intermediate_size", config.get("n_inner")),
+        attention=_product(config.get("num_attention_heads"), config.get("head_dim")),
+        vocabulary=config.get("vocab_size"),
+    )
+
+
+def _product(heads: object, width: object) -> int | None:
+    return heads * width if isinstance(heads, int) and isinstance(width, int) else None
+
+
+def _architecture(
+    name: str, model_type: str, layers: object, hidden: object, inner: object, attention: object, vocabulary: object
+) -> Architecture:
+    for field, value in {"layers": layers, "hidden size": hidden, "vocabulary size": vocabulary}.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SourceError(f"model.source: the config states no {field}: {value!r}")
+    assert isinstance(layers, int) and isinstance(hidden, int) and isinstance(vocabulary, int)  # for the type checker
+    widths = {
+        hidden,
+        inner if isinstance(inner, int) else 4 * hidden,
+        attention if isinstance(attention, int) else hidden,
+    }
+    return Architecture(
+        name=name,
+        model_type=model_type,
+        layers=layers,
+        hidden_size=hidden,
+        vocabulary_size=vocabulary,
+        linear_inputs=tuple(sorted(widths)),
+    )
+
+
+def of_gguf(path: Path) -> tuple[Architecture, str]:
+    """Return what a GGUF header says, and the licence that it names; SourceError where it is an encoder's."""
+    from tasks.dequantize import read_gguf
+
+    fields = read_gguf(path).fields
+
+    def read(key: str) -> Any:
+        return fields[key].contents() if key in fields else None
+
+    kind = str(read("general.architecture"))
+    if read(f"{kind}.attention.causal") is False or read(f"{kind}.pooling_type") is not None:
+        raise SourceError(f"model.source: {path.name}: {kind} is an encoder; a causal language model is needed")
+    tokens = fields.get("tokenizer.ggml.tokens")
+    architecture = _architecture(
+        name=kind,
+        model_type=kind,
+        layers=read(f"{kind}.block_count"),
+        hidden=read(f"{kind}.embedding_length"),
+        inner=read(f"{kind}.feed_forward_length"),
+        attention=_product(read(f"{kind}.attention.head_count"), read(f"{kind}.attention.key_length")),
+        vocabulary=len(tokens.data) if tokens else None,
+    )
+    return architecture, str(read("general.license") or "")
