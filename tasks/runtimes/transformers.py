@@ -163,4 +163,5 @@ def _kernel(model: torch.nn.Module) -> str:
         for module in model.modules()
         if hasattr(module, "qweight") or type(module).__name__ in ("Linear4bit", "Linear8bitLt")
     }
-    return ", ".join(sorted(names)) or f"torch {torch.__config__.parallel_info().splitlines()[0].strip() or 'Linear'}"
+    plain = "cuda" if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+    return ", ".join(sorted(names)) or f"torch {plain}"
