@@ -71,8 +71,8 @@ def check(recipe: Recipe, settings: Settings) -> None:
 
     recipe.expand()
     _ = recipe.model_name  # raises where no name can be made
-    for request, role in ((recipe.calibration, "calibration"), (recipe.evaluation, "evaluation")):
-        calibrate.read_text(request, role)  # type: ignore[arg-type]
+    calibrate.read_text(recipe.calibration, "calibration")
+    calibrate.read_text(recipe.evaluation, "evaluation")
     origin = download.inspect_source(recipe.model, settings.home)
     recipe.expand(origin.architecture.linear_inputs)
 

@@ -1,9 +1,10 @@
 """Stage 5: an artifact is measured in a fresh process that gets its folder and nothing else of the quantize stage."""
 
 import time
+from typing import Any
 
 from quantmill import keys
-from quantmill.artifact import Artifact, StageResult, VariantJob
+from quantmill.artifact import Artifact, FileEntry, StageResult, VariantJob
 from quantmill.errors import BlobMissing
 from quantmill.report import EvaluationReport
 from quantmill.store.protocol import Store
@@ -73,5 +74,7 @@ def _key(job: VariantJob, artifact: Artifact) -> str:
     return keys.stage_key("report", job=job.report_key, artifact=artifact.digest)
 
 
-def _record(store: Store, stage: str, key: str, value: dict, blobs: tuple = ()) -> StageResult:  # type: ignore[type-arg]
+def _record(
+    store: Store, stage: str, key: str, value: dict[str, Any], blobs: tuple[FileEntry, ...] = ()
+) -> StageResult:
     return store.record(StageResult(stage=stage, key=key, blobs=blobs, value=value, made_at=time.time()))
