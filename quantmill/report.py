@@ -37,6 +37,7 @@ class Speed(BaseModel):
     peak_memory_bytes: int = Field(description="VmHWM of the process after load, prefill and decode.")
     prompt_tokens: int = Field(description="Length of the prompt.")
     generated_tokens: int = Field(description="Tokens generated.")
+    repeats: int = Field(description="Times that it was read and continued; speeds are the median.")
     threads: int = Field(description="Processor threads used.")
     compute_dtype: str = Field(description="Arithmetic of the loaded model.")
     kernel: str = Field(description="What multiplies the quantized weights.")

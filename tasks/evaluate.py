@@ -10,7 +10,7 @@ from quantmill.report import EvaluationReport
 from quantmill.store.protocol import Store
 from tasks.sandbox import Sandbox, scratch
 
-REVISION = 1
+REVISION = 2
 PACKAGES = {
     "transformers": ("torch", "transformers", "accelerate", "numpy", "safetensors"),
     "llama_cpp": ("llama-cpp-python", "numpy", "safetensors"),

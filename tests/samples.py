@@ -46,6 +46,7 @@ def report(
         peak_memory_bytes=10**9,
         prompt_tokens=128,
         generated_tokens=24,
+        repeats=3,
         threads=2,
         compute_dtype="bfloat16",
         kernel="torch",

@@ -85,6 +85,7 @@ def outcome(name: str, bits: int, type_: str) -> Outcome:
         peak_memory_bytes=900,
         prompt_tokens=16,
         generated_tokens=16,
+        repeats=3,
         threads=2,
         compute_dtype="float32",
         kernel="ggml",

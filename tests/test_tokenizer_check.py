@@ -19,6 +19,7 @@ from tasks.tokenizer_check import (
     check_or_repair,
     compare,
     compare_chat_template,
+    read_tokenizer,
     repair,
 )
 from tasks.tokenizer_probe import probe_text
@@ -182,6 +183,16 @@ def test_wrong_digit_split_shows_on_the_learned_vocabulary(learned: Path, tmp_pa
     folder = Path(shutil.copytree(learned, tmp_path / "folder"))
     repair(folder, write_vocabulary(folder, tmp_path / "qwen2.gguf", "qwen2"))
     assert compare(folder, write_vocabulary(folder, tmp_path / "dbrx.gguf", "dbrx")) is not None
+
+
+def test_one_tokenizer_is_told_from_another_by_the_metadata(learned: Path, tmp_path: Path) -> None:
+    one, same, other = (tmp_path / f"{name}.gguf" for name in ("one", "same", "other"))
+    for path, pre in ((one, "qwen2"), (same, "qwen2"), (other, "dbrx")):
+        write_vocabulary(learned, path, pre)
+    assert read_tokenizer(one) == read_tokenizer(same)
+    assert {name for name, value in read_tokenizer(one).items() if read_tokenizer(other)[name] != value} == {
+        "tokenizer.ggml.pre"
+    }
 
 
 def test_an_unknown_pre_tokenizer_is_left_alone(learned: Path, tmp_path: Path) -> None:
