@@ -115,7 +115,7 @@ def _measure_speed(
     load_s = time.perf_counter() - started
     prompt = numpy.resize(input_ids[0], _PROMPT_TOKENS)
     model.step(model.start(prompt[:8]))
-    prefill, decode, tokens = [], [], [0]
+    prefill, decode, tokens = list[float](), list[float](), [0]
     begun = time.perf_counter()
     while len(decode) < _REPEATS and (not decode or time.perf_counter() - begun < _ENOUGH_S):
         started = time.perf_counter()
