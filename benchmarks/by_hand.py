@@ -37,11 +37,16 @@ import numpy as np
 LIBRARIES = {
     "transformers": ["baseline"],
     "bitsandbytes": ["bitsandbytes-int8", "bitsandbytes-nf4"],
+    "hqq": ["hqq-8bit-g64", "hqq-4bit-g64"],
     "gptqmodel": ["gptq-4bit-g64"],
-    "llama.cpp": ["gguf-f32", "gguf-q8_0", "gguf-q4_k_m", "gguf-q2_k"],
+    "auto-round": ["autoround-4bit-g64-i20-lr0.01-mlr0.02-s128"],
+    "llama.cpp": ["gguf-f32", "gguf-q8_0", "gguf-q6_k", "gguf-q4_k_m", "gguf-q4_0", "gguf-q2_k"],
 }
-IMPORTS = dict(zip(LIBRARIES, ["torch", "bitsandbytes", "gptqmodel", "llama_cpp"], strict=True))
-PACKAGES = ["torch", "transformers", "bitsandbytes", "gptqmodel", "auto-round", "gguf", "llama-cpp-python"]
+MODULES = ["torch", "bitsandbytes", "hqq.core.quantize", "gptqmodel", "auto_round", "llama_cpp"]
+IMPORTS = dict(zip(LIBRARIES, MODULES, strict=True))
+PACKAGES = ["torch", "transformers", "bitsandbytes", "hqq", "gptqmodel", "auto-round", "gguf", "llama-cpp-python"]
+AUTOROUND = {"iters": 20, "lr": 0.01, "minmax_lr": 0.02, "seqlen": 128, "batch_size": 8}  # the demo recipe's
+HQQ_TENSORS = (".weight", ".W_q", ".scale", ".zero")
 PERPLEXITY_TOLERANCE = 1e-3  # relative, against the product
 F32_TOLERANCE = (1e-4, 1e-5)  # perplexity (relative) and mean KL of two runtimes on the same fp32 weights
 Forward = Callable[[np.ndarray], Any]  # one window of ids -> fp32 logits of every position but the last
@@ -66,6 +71,46 @@ def quantize_bitsandbytes(name: str, source: Path, folder: Path) -> None:
         source, dtype=torch.bfloat16, device_map="cpu", quantization_config=config
     )
     model.save_pretrained(folder)
+
+
+def quantize_hqq(name: str, source: Path, folder: Path) -> None:
+    """Replace the linear layers of every block, and save as hqq does: a pickle."""
+    import torch
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+    from hqq.models.hf.base import AutoHQQHFModel
+    from transformers import AutoModelForCausalLM
+
+    config = BaseQuantizeConfig(nbits=8 if "8bit" in name else 4, group_size=64, axis=1)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    for block in model.model.layers:
+        for part in (block.self_attn, block.mlp):
+            for key, layer in list(part.named_children()):
+                if isinstance(layer, torch.nn.Linear):
+                    setattr(part, key, HQQLinear(layer, config, compute_dtype=torch.float16, device="cpu"))
+    AutoHQQHFModel.save_quantized(model, str(folder))
+
+
+def quantize_autoround(source: Path, folder: Path, calibration: np.ndarray) -> None:
+    import torch
+    from auto_round import AutoRound
+    from transformers import AutoTokenizer
+
+    windows = torch.from_numpy(calibration.astype(np.int64))[:, : AUTOROUND["seqlen"]]
+    engine = AutoRound(
+        str(source),
+        tokenizer=AutoTokenizer.from_pretrained(source),
+        dataset=[{"input_ids": window[None]} for window in windows],
+        bits=4,
+        group_size=64,
+        sym=True,
+        nsamples=len(windows),
+        low_gpu_mem_usage=True,
+        device_map="cpu",
+        enable_torch_compile=False,
+        seed=0,
+        **AUTOROUND,
+    )
+    engine.quantize_and_save(str(folder), format="auto_round")
 
 
 def quantize_gptq(source: Path, folder: Path, calibration: np.ndarray) -> None:
@@ -111,20 +156,38 @@ def transformers_forward(folder: Path, *, gptq: bool) -> Forward:
     # The kernel that gptqmodel picks on a CPU computes in bf16; this one follows the activations.
     kernel = {"quantization_config": GPTQConfig(bits=4, backend="gptq_torch")} if gptq else {}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", **kernel)
-    # transformers ignores `dtype` for bitsandbytes: embeddings and norms, so every activation, stay bf16.
-    for parameter in model.parameters():
-        if parameter.dtype in (torch.bfloat16, torch.float16):
-            parameter.data = parameter.data.float()
+    widen_parameters(model)
     for name, module in list(model.named_modules()):
         if type(module).__name__ == "Linear4bit":
             module.compute_dtype, module.compute_type_is_set = torch.float32, True
             module.support_avx512bf16_for_cpu = False  # a CPU that has it would compute in bf16
         elif hasattr(module, "qweight"):  # GPTQ: unpack once, not at every window
             module.scales = module.scales.float()
-            linear = torch.nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-            linear.weight = torch.nn.Parameter(module.dequantize_weight().T.contiguous(), requires_grad=False)
-            linear.bias = module.bias
-            model.set_submodule(name, linear)
+            model.set_submodule(name, plain_linear(module.dequantize_weight().T.contiguous(), module.bias))
+    return logits_of(model)
+
+
+def widen_parameters(model: Any) -> None:
+    """Transformers ignores `dtype` for quantized folders: embeddings and norms, so every activation, stay in half precision."""
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
+def plain_linear(weight: Any, bias: Any) -> Any:
+    import torch
+
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = torch.nn.Parameter(weight, requires_grad=False)
+    linear.bias = bias
+    return linear
+
+
+def logits_of(model: Any) -> Forward:
+    import torch
+
     model.eval()
 
     def forward(window: np.ndarray) -> Any:
@@ -133,6 +196,39 @@ def transformers_forward(folder: Path, *, gptq: bool) -> Forward:
             return model(input_ids=ids, use_cache=False).logits[0, :-1].float()
 
     return forward
+
+
+def hqq_forward(folder: Path) -> Forward:
+    """Open the pickle with hqq's own loader, and compute with each layer's matrix in fp32."""
+    import torch
+    from hqq.models.hf.base import AutoHQQHFModel
+
+    model = AutoHQQHFModel.from_quantized(str(folder), compute_dtype=torch.float32, device="cpu")
+    for name, module in list(model.named_modules()):
+        if type(module).__name__ == "HQQLinear":
+            module.meta |= {"compute_dtype": torch.float32}  # else it unpacks into the fp16 that it was made with
+            module.meta |= {key: module.meta[key].float() for key in ("scale", "zero")}
+            model.set_submodule(name, plain_linear(module.dequantize(), module.bias))
+    return logits_of(model)
+
+
+def autoround_forward(folder: Path) -> Forward:
+    """Open the folder with transformers, and compute with each layer's matrix in fp32, unpacked from the bits."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    (inner,) = folder.rglob("config.json")
+    model = AutoModelForCausalLM.from_pretrained(inner.parent, dtype=torch.float32, device_map="cpu")
+    widen_parameters(model)
+    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "qweight"):  # eight inputs to an int32, or eight zeros, which are stored less one
+            codes = (module.qweight[:, None, :] >> shifts[:, None] & 15).flatten(0, 1)
+            zeros = (module.qzeros[:, :, None] >> shifts & 15).flatten(1, 2)
+            groups = torch.arange(len(codes)) // 64
+            weight = (codes - zeros[groups] - 1) * module.scales.float()[groups]
+            model.set_submodule(name, plain_linear(weight.T.contiguous(), module.bias))
+    return logits_of(model)
 
 
 def llama_cpp_forward(file: Path, length: int, threads: int) -> Forward:
@@ -219,18 +315,26 @@ def run_library(library: str, options: argparse.Namespace) -> dict[str, Any]:
             with clock(figures, "quantize_s"):
                 if library == "bitsandbytes":
                     quantize_bitsandbytes(name, options.source, folder)
+                elif library == "hqq":
+                    quantize_hqq(name, options.source, folder)
                 elif library == "gptqmodel":
                     quantize_gptq(options.source, folder, load_windows(options.calibration))
+                elif library == "auto-round":
+                    quantize_autoround(options.source, folder, load_windows(options.calibration))
                 else:
                     quantize_gguf(name, options.out / "converted.gguf", folder)
         with clock(figures, "evaluate_s"):
             if library == "llama.cpp":
                 forward = llama_cpp_forward(folder / "model.gguf", windows.shape[1], options.threads)
+            elif library == "hqq":
+                forward = hqq_forward(folder)
+            elif library == "auto-round":
+                forward = autoround_forward(folder)
             else:
                 forward = transformers_forward(weights, gptq=library == "gptqmodel")
             logits_file = options.out / "baseline_logits.npy"
             figures |= evaluate(forward, windows, logits_file, record=name == "baseline")
-        files = [file for file in weights.iterdir() if file.suffix in (".safetensors", ".gguf")]
+        files = [file for file in weights.rglob("*") if file.suffix in (".safetensors", ".gguf", ".pt")]
         figures["size_bytes"] = sum(file.stat().st_size for file in files)
     return results
 
@@ -291,17 +395,29 @@ def print_figures(report: dict[str, Any]) -> bool:
     return agree
 
 
+def parse_safetensors(raw: bytes) -> dict[str, tuple[str, bytes]]:
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        tensors[name] = (f"{entry['dtype']} {entry['shape']}", raw[start + begin : start + end])
+    return tensors
+
+
 def read_tensors(folder: Path) -> dict[str, tuple[str, bytes]]:
-    """Return each tensor's type and shape, and its bytes, of whatever safetensors and GGUF files are there."""
+    """Return each tensor's type and shape, and its bytes, of whatever safetensors, GGUF and hqq files are there."""
     tensors: dict[str, tuple[str, bytes]] = {}
     for file in sorted(folder.rglob("*.safetensors")):
-        raw = file.read_bytes()
-        start = 8 + int.from_bytes(raw[:8], "little")
-        header = json.loads(raw[8:start])
-        header.pop("__metadata__", None)
-        for name, entry in header.items():
-            begin, end = entry["data_offsets"]
-            tensors[name] = (f"{entry['dtype']} {entry['shape']}", raw[start + begin : start + end])
+        tensors |= parse_safetensors(file.read_bytes())
+    for file in sorted(folder.rglob("qmodel.pt")):
+        import torch
+        from safetensors.torch import save
+
+        for module, state in torch.load(file, weights_only=True).items():
+            parts = {key: part.contiguous() for key, part in state.items() if isinstance(part, torch.Tensor)}
+            tensors |= {f"{module}.{key}": entry for key, entry in parse_safetensors(save(parts)).items()}
     for file in sorted(folder.rglob("*.gguf")):
         from gguf import GGUFReader
 
@@ -316,6 +432,9 @@ def compare_artifacts(names: list[str], ours: Path, theirs: Path) -> bool:
     equal = True
     for name in (name for name in names if (theirs / name).is_dir()):
         a, b = read_tensors(ours / name), read_tensors(theirs / name)
+        if name.startswith("hqq"):  # the product's numbers are tensors too; hqq keeps a tied head twice
+            b = {key: part for key, part in b.items() if key.endswith(HQQ_TENSORS)}
+            a.pop("lm_head.weight", None)
         differing = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
         equal &= not differing and bool(a)
         verdict = f"different: {len(differing)}, first {differing[0]}" if differing else "equal"

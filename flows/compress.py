@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
-from flows import artifacts, dispatch, jobs
+from flows import artifacts, dispatch, jobs, progress
 from flows.stages import Stages
 from flows.variant import recall
 from quantmill import keys
@@ -18,7 +18,7 @@ from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
 from quantmill.store.folder import FolderStore
 from quantmill.store.protocol import Store
-from tasks import calibrate, convert, download, gate, publish, register, report, summarize
+from tasks import calibrate, convert, download, gate, publish, register, report, snapshots, summarize, support
 from tasks.sandbox import PROGRESS, ClosedSandbox, Sandbox
 
 
@@ -35,10 +35,12 @@ async def compress(recipe: Recipe) -> RunSummary:
     with artifacts.progress_shown(PROGRESS):
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
         snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
+        support.require(recipe.expand(), snapshots.local_folder(snapshot, sandbox))
         tokens = await stages.run(
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+        progress.announce([plan.baseline.name, *(job.name for job in _all(plan))])
         baseline = await stages.watch("baseline", dispatch.build(plan.baseline, store))
         if baseline.report is None:
             raise error_named(baseline.error, f"baseline: {baseline.message}")
@@ -81,7 +83,7 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     """Return the summary of a run of which nothing is missing, or None. Needs no Prefect server and starts no process."""
     store, closed = FolderStore(settings.store_path, settings.stage_days), ClosedSandbox(settings)
     try:
-        origin = download.inspect_source(recipe.model, closed.home)
+        origin = download.inspect_source(recipe.model, closed.home, fetch=False)
         snapshot = download.fetch_snapshot(origin, store, closed)
         tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
     except NotCached:
@@ -111,13 +113,14 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
 def noise_floor(plan: jobs.Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:
     """Return runtime -> mean KL that the baseline's own weights show there."""
     reports = {runtime: outcomes[job.name].report for runtime, job in plan.floors.items() if job.name in outcomes}
-    reports["transformers"] = baseline.report
+    for runtime in {"transformers", *(job.runtime for job in plan.variants)} - plan.floors.keys():
+        reports[runtime] = baseline.report  # other libraries' layers in a transformers model
     return {runtime: abs(found.quality.mean_kl) for runtime, found in reports.items() if found}
 
 
 def mlflow_uri(settings: Settings) -> str:
     """Return where runs are registered: the server that the settings name, else SQLite under the home."""
-    return settings.mlflow_uri or f"sqlite:///{settings.home.absolute() / 'mlflow' / 'mlflow.db'}"
+    return settings.tracking_uri
 
 
 async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandbox) -> dict[str, Outcome]:

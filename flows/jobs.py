@@ -29,9 +29,9 @@ def make_plan(
     recipe: Recipe, snapshot: Snapshot, calibration: TokenSet | None, evaluation: TokenSet, threads: int
 ) -> Plan:
     """Return the jobs in the recipe's order."""
-    specs, device = recipe.expand(snapshot.origin.architecture.linear_inputs), device_class(recipe.device)
+    specs, device = recipe.expand(snapshot.origin.architecture.linear_inputs), choose_device(recipe.device)
     name = conversion_name(recipe)
-    needed = {spec.row.runtime for spec in specs}
+    needed = {spec.runtime_for(snapshot.origin.architecture.experts) for spec in specs}
     conversion_key = keys.stage_key(
         "conversion",
         source=snapshot.digest,
@@ -52,11 +52,16 @@ def make_plan(
     )
 
 
-def device_class(asked: str) -> str:
-    """Return `cpu` or `cuda`; `auto` is CUDA where the driver says that there is a GPU."""
-    if asked != "auto":
-        return asked
-    return "cuda" if Path("/proc/driver/nvidia/gpus").exists() else "cpu"
+def choose_device(asked: str) -> str:
+    """Return `cpu`, `cuda` or `cuda:N`; `auto` is CUDA where the driver says that there is a GPU.
+
+    Raises:
+        RecipeError: CUDA is asked for where there is no driver.
+    """
+    present = Path("/proc/driver/nvidia/gpus").exists()
+    if asked.startswith("cuda") and not present:
+        raise RecipeError(f"device: {asked}: this machine shows no NVIDIA driver; allowed here: auto, cpu")
+    return asked if asked != "auto" else "cuda" if present else "cpu"
 
 
 def conversion_name(recipe: Recipe) -> str:
@@ -81,14 +86,16 @@ def _job(
     device: str,
     threads: int,
 ) -> VariantJob:
-    row = spec.row
-    place = device if device in row.devices else "cpu"
+    row, kind = spec.row, device.partition(":")[0]  # which GPU of a machine is no part of a key
+    place = device if kind in row.devices else "cpu"
+    made_on = place.partition(":")[0]
+    runtime = spec.runtime_for(snapshot.origin.architecture.experts)
     seen = calibration if row.calibrated else None
     conversion = conversion_key if row.converted else ""
-    artifact_key = _artifact_key(spec, snapshot, seen, conversion, place, threads)
-    baseline_key = _artifact_key(BASELINE, snapshot, None, "", device, threads)
+    artifact_key = _artifact_key(spec, snapshot, seen, conversion, made_on, threads)
+    baseline_key = _artifact_key(BASELINE, snapshot, None, "", kind, threads)
     trace_key = keys.stage_key(
-        "trace", artifact=baseline_key, evaluation=evaluation.digest, device=device, **_measured_by("transformers", ())
+        "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **_measured_by("transformers", ())
     )
     return VariantJob(
         name=spec.name,
@@ -100,7 +107,7 @@ def _job(
         trace_key=trace_key,
         artifact_key=artifact_key,
         report_key=keys.stage_key(
-            "report", artifact=artifact_key, trace=trace_key, device=place, **_measured_by(row.runtime, row.engines)
+            "report", artifact=artifact_key, trace=trace_key, device=made_on, **_measured_by(runtime, row.engines)
         ),
         device=place,
         threads=threads,

@@ -10,6 +10,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 _LOUDER_S = 5.0
 
 
+def say(words: str) -> None:
+    """Tell what is being done where nothing can be counted."""
+    logging.getLogger("quantmill.progress").info(words)
+
+
+def announce(names: list[str]) -> None:
+    """Tell which variants a run has, so that each line says how far it is."""
+    words = f"{len(names)} to make or to find: {', '.join(names)}"
+    logging.getLogger("quantmill.progress").info(words, extra={"plan": names})
+
+
 @contextmanager
 def show_progress() -> Iterator[None]:
     """Show the jobs' progress: bars on a terminal, a line now and then elsewhere."""
@@ -43,6 +54,9 @@ class _Bars(logging.Handler):
         self._bars, self._tasks = bars, dict[str, TaskID]()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if not hasattr(record, "variant"):
+            self._bars.console.print(record.getMessage(), highlight=False, markup=False)
+            return
         variant, step, done, total = (getattr(record, name) for name in ("variant", "step", "done", "total"))
         if variant not in self._tasks:
             self._tasks[variant] = self._bars.add_task(step, total=total, variant=variant)
@@ -54,11 +68,14 @@ class _Lines(logging.Handler):
 
     def __init__(self, console: Console) -> None:
         super().__init__()
-        self._console, self._last = console, (("", ""), 0.0)
+        self._console, self._last, self._plan = console, (("", ""), 0.0), list[str]()
 
     def emit(self, record: logging.LogRecord) -> None:
+        self._plan = getattr(record, "plan", self._plan)
         step, shown = (getattr(record, "variant", ""), getattr(record, "step", "")), self._last
         finished = getattr(record, "done", 0) >= getattr(record, "total", 1)
-        if step != shown[0] or finished or record.created - shown[1] > _LOUDER_S:
+        if step != shown[0] or finished or not hasattr(record, "variant") or record.created - shown[1] > _LOUDER_S:
             self._last = (step, record.created)
-            self._console.print(record.getMessage(), highlight=False)
+            known = getattr(record, "variant", "") in self._plan
+            place = f"[{self._plan.index(record.variant) + 1}/{len(self._plan)}] " if known else ""  # type: ignore[attr-defined]
+            self._console.print(place + record.getMessage(), highlight=False, markup=False, soft_wrap=True)

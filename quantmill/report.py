@@ -44,6 +44,15 @@ class Speed(BaseModel):
     hardware: str = Field(description="Processor or GPU.")
 
 
+class Generation(BaseModel):
+    """What a model writes after a prompt, greedily: the same prompts for every variant."""
+
+    model_config = _FROZEN
+
+    prompt: str
+    text: str = Field(description="What followed.")
+
+
 class EvaluationReport(BaseModel):
     """Everything measured about one artifact."""
 
@@ -57,6 +66,7 @@ class EvaluationReport(BaseModel):
     quality: Quality
     speed: Speed
     sample: str = Field(description="Text that it generated, greedily.")
+    generations: tuple[Generation, ...] = Field(default=(), description="What it writes after three short prompts.")
     sample_distinct_tokens: int = Field(ge=0, description="Different tokens in the sample; 1 is gibberish.")
     head_digest: str = Field(description="Digest of the head that the baseline's logits were recomputed through.")
     trace_kl: float = Field(
@@ -90,6 +100,10 @@ class BaselineMetrics(BaseModel):
     peak_memory_bytes: int
     compute_dtype: str = Field(description="Arithmetic of the reference.")
     scored_tokens: int
+    hardware: str = ""
+    threads: int = 0
+    kernel: str = ""
+    generations: tuple[Generation, ...] = ()
 
 
 class VariantSummary(BaseModel):
@@ -119,6 +133,10 @@ class VariantSummary(BaseModel):
     peak_memory_bytes: int | None = None
     quantize_s: float | None = None
     evaluate_s: float | None = None
+    generations: tuple[Generation, ...] = Field(default=(), description="What it writes after three short prompts.")
+    kernel: str = Field(default="", description="What multiplied its weights while speed was measured.")
+    repeats: int | None = Field(default=None, description="Times that speed was measured; its median is shown.")
+    better: str = Field(default="", description="Another variant, no larger and closer to the baseline by half.")
     artifact: str | None = Field(default=None, description="The artifact's digest.")
     manifest: str | None = Field(default=None, description="The manifest's digest; None where it was not accepted.")
 

@@ -16,6 +16,25 @@ def comparable(variants: Iterable[VariantSummary]) -> list[VariantSummary]:
     ]
 
 
+def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -> str:
+    """Return the name of the variant that does best at the size of `variant`, or nothing.
+
+    It is at most 2 % larger and its mean KL at most half: a clear difference, not a rank among equals.
+    """
+    if variant.mean_kl is None or variant.size_bytes is None:
+        return ""
+    better = [
+        other
+        for other in variants
+        if SOURCE_GRID not in other.marks
+        and other.mean_kl is not None
+        and other.size_bytes is not None
+        and other.size_bytes <= 1.02 * variant.size_bytes
+        and other.mean_kl <= 0.5 * variant.mean_kl
+    ]
+    return min(better, key=lambda other: (other.mean_kl or 0.0, other.name)).name if better else ""
+
+
 def pareto_front(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
     """Return the accepted variants that no other beats in one of bytes and mean KL and equals in the other, by size."""
     front: list[str] = []

@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         return self.threads or len(os.sched_getaffinity(0))
 
     @property
+    def tracking_uri(self) -> str:
+        """Where MLflow is: the server that is named, else SQLite under the home."""
+        return self.mlflow_uri or f"sqlite:///{self.home.absolute() / 'mlflow' / 'mlflow.db'}"
+
+    @property
     def store_path(self) -> Path:
         """The store's folder."""
         return self.store or self.home / "store"

@@ -7,7 +7,19 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from quantmill.methods import METHODS, Bits, GroupSize, Method, MethodName, TypeName, nominal_bits
+from quantmill import keys
+from quantmill.layer_rules import LayerRule
+from quantmill.method_row import (
+    Bits,
+    ComputeType,
+    ExportFormat,
+    GroupSize,
+    Method,
+    MethodName,
+    RuntimeName,
+    TypeName,
+)
+from quantmill.methods import IMATRIX_TYPES, METHODS, nominal_bits
 
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,9 +41,22 @@ class VariantSpec(BaseModel):
     type: str | None = Field(default=None, description="Named type: `nf4`, `Q4_K_M`.")
     group_size: int | None = Field(default=None, description="Weights that share a scale; -1: a whole row.")
     double_quant: bool | None = Field(default=None, description="Quantize the scales as well.")
+    compute_dtype: ComputeType | None = Field(default=None, description="Arithmetic of the loaded 4-bit layers.")
+    threshold: float | None = Field(default=None, description="Activations above it stay in 16 bits (LLM.int8()).")
     desc_act: bool | None = Field(default=None, description="Quantize columns by falling activation.")
     sym: bool | None = Field(default=None, description="Symmetric grid, no zero point.")
     damp_percent: float | None = Field(default=None, description="Share of the Hessian's mean diagonal added to it.")
+    zero_point: bool | None = Field(default=None, description="Asymmetric grid, with a zero point.")
+    axis: int | None = Field(default=None, description="Axis along which weights share a scale; 1: along the input.")
+    iterations: int | None = Field(default=None, description="Steps of signed gradient descent a block.")
+    learning_rate: float | None = Field(default=None, description="Step size of the rounding.")
+    minmax_learning_rate: float | None = Field(default=None, description="Step size of the range.")
+    samples: int | None = Field(default=None, description="Calibration windows used; 0: all.")
+    sequence_length: int | None = Field(default=None, description="Tokens used of each window; 0: all.")
+    batch_size: int | None = Field(default=None, description="Windows a step.")
+    low_memory: bool | None = Field(default=None, description="Keep only the block at work in memory.")
+    export_format: ExportFormat | None = Field(default=None, description="How the artifact is packed.")
+    layers: tuple[LayerRule, ...] = Field(default=(), description="Layers that get another bit width.")
 
     @property
     def row(self) -> Method:
@@ -46,13 +71,27 @@ class VariantSpec(BaseModel):
             parts.append("grow" if self.group_size == -1 else f"g{self.group_size}")
         for option in self.row.options:
             value = getattr(self, option.name)
-            if option.suffix and value is not None and value != option.default:
-                parts.append(option.suffix if isinstance(value, bool) else f"{option.suffix}{value:g}")
+            if option.name != "group_size" and value is not None and value != option.default:
+                parts.append(option.label(value))
+        if self.layers:
+            parts.append("mix" + keys.digest([rule.model_dump() for rule in self.layers])[:6])
         return "-".join(parts)
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """The library that loads the artifact: transformers knows one bit width for a GPTQ model, GPTQModel several."""
+        return "gptqmodel" if self.method == "gptq" and self.layers else self.row.runtime
+
+    def runtime_for(self, experts: int) -> RuntimeName:
+        """Return the library that loads the artifact of a model with that many experts a layer.
+
+        transformers holds the experts of a layer in one tensor, and has no place for GPTQ's and AWQ's matrix for each.
+        """
+        return "gptqmodel" if experts and self.method in ("gptq", "awq") else self.runtime
 
     def canonical(self) -> dict[str, Any]:
         """Return the choices that the method knows, for keys: a later option of another method changes no key."""
-        return self.model_dump(exclude_none=True)
+        return self.model_dump(exclude_none=True, exclude=None if self.layers else {"layers"}, mode="json")
 
 
 class VariantRequest(BaseModel):
@@ -75,14 +114,63 @@ class VariantRequest(BaseModel):
     double_quant: Annotated[list[bool], _Wrap] = Field(
         default=[], description="bitsandbytes 4 bit: quantize the scales too.", json_schema_extra={"position": 4}
     )
+    compute_dtype: Annotated[list[ComputeType], _Wrap] = Field(
+        default=[],
+        description="bitsandbytes 4 bit: arithmetic of the loaded layers.",
+        json_schema_extra={"position": 5},
+    )
+    threshold: Annotated[list[float], _Wrap] = Field(
+        default=[],
+        description="bitsandbytes int8: activations above it stay in 16 bits.",
+        json_schema_extra={"position": 6},
+    )
     desc_act: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="GPTQ: columns by falling activation.", json_schema_extra={"position": 5}
+        default=[], description="GPTQ: columns by falling activation.", json_schema_extra={"position": 7}
     )
     sym: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="GPTQ: symmetric grid.", json_schema_extra={"position": 6}
+        default=[], description="GPTQ, AutoRound: symmetric grid.", json_schema_extra={"position": 8}
     )
     damp_percent: Annotated[list[float], _Wrap] = Field(
-        default=[], description="GPTQ: dampening of the Hessian.", json_schema_extra={"position": 7}
+        default=[], description="GPTQ: dampening of the Hessian.", json_schema_extra={"position": 9}
+    )
+    zero_point: Annotated[list[bool], _Wrap] = Field(
+        default=[], description="AWQ: asymmetric grid.", json_schema_extra={"position": 10}
+    )
+    axis: Annotated[list[int], _Wrap] = Field(
+        default=[],
+        description="HQQ: 1 groups weights along the input, 0 along the output.",
+        json_schema_extra={"position": 11},
+    )
+    iterations: Annotated[list[int], _Wrap] = Field(
+        default=[],
+        description="AutoRound: steps a block; 0 rounds to nearest with tuned ranges.",
+        json_schema_extra={"position": 12},
+    )
+    learning_rate: Annotated[list[float], _Wrap] = Field(
+        default=[], description="AutoRound: step size of the rounding.", json_schema_extra={"position": 13}
+    )
+    minmax_learning_rate: Annotated[list[float], _Wrap] = Field(
+        default=[], description="AutoRound: step size of the range.", json_schema_extra={"position": 14}
+    )
+    samples: Annotated[list[int], _Wrap] = Field(
+        default=[], description="AutoRound: calibration windows used; 0: all.", json_schema_extra={"position": 15}
+    )
+    sequence_length: Annotated[list[int], _Wrap] = Field(
+        default=[], description="AutoRound: tokens used of each window; 0: all.", json_schema_extra={"position": 16}
+    )
+    batch_size: Annotated[list[int], _Wrap] = Field(
+        default=[], description="AutoRound: windows a step.", json_schema_extra={"position": 17}
+    )
+    low_memory: Annotated[list[bool], _Wrap] = Field(
+        default=[], description="AutoRound: keep only the block at work in memory.", json_schema_extra={"position": 18}
+    )
+    export_format: Annotated[list[ExportFormat], _Wrap] = Field(
+        default=[], description="AutoRound: how the artifact is packed.", json_schema_extra={"position": 19}
+    )
+    layers: Annotated[list[LayerRule], _Wrap] = Field(
+        default=[],
+        description="Layers that get another bit width; the first rule that matches a layer decides.",
+        json_schema_extra={"position": 20},
     )
 
     @model_validator(mode="before")
@@ -107,12 +195,26 @@ class VariantRequest(BaseModel):
             ValueError: the request names no type where the method needs one, or bits and type contradict each other.
         """
         row = METHODS[self.method]
-        chosen = [(o.name, getattr(self, o.name) or [o.default]) for o in row.options]
-        for (bits, kind), *values in itertools.product(self._widths(row), *(v for _, v in chosen)):
-            options = dict(zip((name for name, _ in chosen), values, strict=True))
-            if kind == "int8" and options.pop("double_quant") != chosen[0][1][0]:
-                continue  # it has no scales to quantize: one variant, whatever the list
-            yield VariantSpec(method=self.method, bits=bits, type=kind, **options)
+        widths = self._widths(row)
+        for option in row.options:
+            if getattr(self, option.name) and not any(row.has(option, kind) for _, kind in widths):
+                raise ValueError(f"{option.name}: {row.name} has it for {', '.join(option.types)} only")
+        for rule in self.layers:
+            rule.require_bits(row)
+        self._require_format()
+        for bits, kind in widths:
+            chosen = {o.name: getattr(self, o.name) or [o.default] for o in row.options if row.has(o, kind)}
+            for values in itertools.product(*chosen.values()):
+                options = dict(zip(chosen, values, strict=True))
+                yield VariantSpec(method=self.method, bits=bits, type=kind, layers=tuple(self.layers), **options)
+
+    def _require_format(self) -> None:
+        """Raise ValueError where AutoRound cannot pack what was asked for."""
+        others = [kind for kind in self.export_format if kind != "auto_round"]
+        if others and self.layers:
+            raise ValueError(f"layers: the format {others[0]} has one bit width for all layers; auto_round has several")
+        if "auto_awq" in self.export_format and set(self.bits) - {4}:
+            raise ValueError(f"export_format: auto_awq holds 4 bits, got bits {list(self.bits)}")
 
     def _widths(self, row: Method) -> list[tuple[int, str | None]]:
         """Return the (bits, type) pairs asked for."""
@@ -135,6 +237,10 @@ class VariantRequest(BaseModel):
 
 def _check(row: Method, name: str, values: object) -> None:
     """Raise ValueError where `row` does not know the option `name` or does not allow one of `values`."""
+    if name == "layers":
+        if not row.rule_bits:
+            raise ValueError(f"layers: {row.name} has one bit width for all layers")
+        return
     for value in values if isinstance(values, list | tuple) else ():
         if name == "bits":
             if not row.bits:
@@ -149,6 +255,8 @@ def _check(row: Method, name: str, values: object) -> None:
             if value not in row.types:
                 allowed = f"supports types {', '.join(row.types)}" if row.types else "takes no type"
                 raise ValueError(f"type: {row.name} {allowed}; got {reprlib.repr(value)}")
+            if value in IMATRIX_TYPES:
+                raise ValueError(f"type: {value} needs an importance matrix, which is not made here yet")
         elif (option := row.option(name)) is None:
             known = ", ".join(o.name for o in row.options) or "no options"
             raise ValueError(f"{name}: {row.name} does not have it (it takes {known})")

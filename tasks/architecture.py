@@ -8,6 +8,9 @@ from quantmill.artifact import Architecture
 from quantmill.errors import SourceError
 
 _JSON_BYTES = 64 << 20
+_INNER = ("intermediate_size", "ffn_dim", "n_inner")
+_INNER_OF_EXPERTS = ("moe_intermediate_size", "shared_expert_intermediate_size")
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,10 +49,17 @@ def of_config(folder: Path) -> Architecture:
         model_type=str(config.get("model_type", "")),
         layers=config.get("num_hidden_layers", config.get("n_layer")),
         hidden=config.get("hidden_size", config.get("n_embd")),
-        inner=config.get("intermediate_size", config.get("n_inner")),
+        inner=_first(config, _INNER),
         attention=_product(config.get("num_attention_heads"), config.get("head_dim")),
         vocabulary=config.get("vocab_size"),
+        more=tuple(config.get(name) for name in _INNER_OF_EXPERTS),
+        experts=_first(config, _EXPERTS),
     )
+
+
+def _first(config: dict[str, Any], names: tuple[str, ...]) -> object:
+    """Return the first of the fields that the config has."""
+    return next((config[name] for name in names if config.get(name)), None)
 
 
 def _product(heads: object, width: object) -> int | None:
@@ -57,7 +67,15 @@ def _product(heads: object, width: object) -> int | None:
 
 
 def _architecture(
-    name: str, model_type: str, layers: object, hidden: object, inner: object, attention: object, vocabulary: object
+    name: str,
+    model_type: str,
+    layers: object,
+    hidden: object,
+    inner: object,
+    attention: object,
+    vocabulary: object,
+    experts: object,
+    more: tuple[object, ...] = (),
 ) -> Architecture:
     for field, value in {"layers": layers, "hidden size": hidden, "vocabulary size": vocabulary}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -67,6 +85,7 @@ def _architecture(
         hidden,
         inner if isinstance(inner, int) else 4 * hidden,
         attention if isinstance(attention, int) else hidden,
+        *(width for width in more if isinstance(width, int) and width),
     }
     return Architecture(
         name=name,
@@ -75,6 +94,7 @@ def _architecture(
         hidden_size=hidden,
         vocabulary_size=vocabulary,
         linear_inputs=tuple(sorted(widths)),
+        experts=experts if isinstance(experts, int) else 0,
     )
 
 
@@ -99,5 +119,6 @@ def of_gguf(path: Path) -> tuple[Architecture, str]:
         inner=read(f"{kind}.feed_forward_length"),
         attention=_product(read(f"{kind}.attention.head_count"), read(f"{kind}.attention.key_length")),
         vocabulary=len(tokens.data) if tokens else None,
+        experts=read(f"{kind}.expert_count"),
     )
     return architecture, str(read("general.license") or "")

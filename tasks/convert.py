@@ -7,7 +7,7 @@ from quantmill.store.protocol import Store
 from tasks import snapshots
 from tasks.sandbox import Sandbox
 
-REVISION = 1
+REVISION = 2
 PACKAGES = ("auto-round", "gguf", "llama-cpp-python", "torch", "transformers")
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from quantmill import keys, planning
-from quantmill.artifact import Origin, Snapshot, StageResult
-from quantmill.errors import NotEnoughSpace
+from quantmill.artifact import Origin, Preview, Snapshot, StageResult
+from quantmill.errors import NotCached, NotEnoughSpace
 from quantmill.recipe import ModelRequest, Recipe
 from quantmill.store.protocol import Store
 from tasks import engines, snapshots, sources
@@ -17,19 +17,44 @@ from tasks.sandbox import Sandbox
 REVISION = 1
 
 
-def inspect_source(request: ModelRequest, home: Path) -> Origin:
-    """Return what lies at the source; a source whose sizes and times did not change is not read again.
+def inspect_source(request: ModelRequest, home: Path, fetch: bool = True) -> Origin:
+    """Return what lies at the source; a source that shows no change is not read again.
+
+    Args:
+        request: which source.
+        home: what is remembered, and what is fetched, lies under it.
+        fetch: whether weights may be fetched, where a source states no digests without.
 
     Raises:
         SourceError: a file is not allowed, or it is no causal language model that can be quantized.
+        DownloadError: a server does not answer, or broke off.
+        NotCached: weights would have to be fetched, and may not be.
     """
+    source = sources.open_source(request, home)
+    memo = _memo(request, source, home)
     try:
-        return Origin.model_validate_json(_memo(request, home).read_bytes())
+        return Origin.model_validate_json(memo.read_bytes())
     except (FileNotFoundError, ValidationError):
-        return sources.inspect(request)
+        pass
+    if source.fetches and not fetch:
+        raise NotCached(f"{request.source}: has not been fetched yet")
+    origin = source.inspect()
+    if home.exists():  # a request that is refused leaves nothing, so the home is made by the run
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        memo.write_text(origin.model_dump_json(), encoding="utf-8")
+    return origin
 
 
-def require_space(recipe: Recipe, origin: Origin, home: Path) -> None:
+def preview_source(request: ModelRequest, home: Path) -> Origin | Preview:
+    """Return what can be told of a source before its weights are fetched; raises as `inspect_source` does."""
+    source = sources.open_source(request, home)
+    try:
+        return Origin.model_validate_json(_memo(request, source, home).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return source.preview()
+
+
+def require_space(recipe: Recipe, origin: Origin | Preview, home: Path) -> None:
     """Raise NotEnoughSpace where the disk under `home` cannot hold what the recipe makes; nothing is written."""
     place = home.absolute()
     while not place.exists():
@@ -52,25 +77,13 @@ def fetch_snapshot(origin: Origin, store: Store, sandbox: Sandbox) -> Snapshot:
     key = keys.stage_key(
         "snapshot", files=origin.digest, kind=origin.kind, revision=REVISION, engines=engines.locked(snapshots.PACKAGES)
     )
-    memo = _memo(origin.request, sandbox.home)
     if found := store.look_up("snapshot", key):
-        _remember(origin, memo)
         return Snapshot.model_validate(found.value | {"origin": origin.model_dump()})
     snapshot = snapshots.take_in(origin, sandbox)
-    _remember(origin, memo)
     result = StageResult(stage="snapshot", key=key, value=snapshot.model_dump(mode="json"), made_at=time.time())
     return Snapshot.model_validate(store.record(result).value | {"origin": origin.model_dump()})
 
 
-def _remember(origin: Origin, memo: Path) -> None:
-    if not memo.exists():
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        memo.write_text(origin.model_dump_json(), encoding="utf-8")
-
-
-def _memo(request: ModelRequest, home: Path) -> Path:
-    """Return where an origin is remembered: the name holds every file's size and time, so a change is another name."""
-    path = sources.locate(request.source)
-    inside = sorted(path.iterdir()) if path.is_dir() else [path]
-    seen = [[str(file), (state := file.stat()).st_size, state.st_mtime_ns, state.st_ino] for file in inside]
-    return home / "origins" / f"{keys.digest([request.model_dump(), seen])}.json"
+def _memo(request: ModelRequest, source: sources.Source, home: Path) -> Path:
+    """Return where an origin is remembered: the name holds what the source shows of itself, so a change is another name."""
+    return home / "origins" / f"{keys.digest([request.model_dump(), source.stamp])}.json"

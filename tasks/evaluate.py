@@ -10,9 +10,11 @@ from quantmill.report import EvaluationReport
 from quantmill.store.protocol import Store
 from tasks.sandbox import Sandbox, scratch
 
-REVISION = 2
+REVISION = 3
 PACKAGES = {
-    "transformers": ("torch", "transformers", "accelerate", "numpy", "safetensors"),
+    "transformers": ("torch", "transformers", "accelerate", "numpy", "safetensors", "tokenizers"),
+    "hqq": ("torch", "transformers", "accelerate", "numpy", "safetensors", "hqq"),
+    "gptqmodel": ("torch", "transformers", "accelerate", "numpy", "safetensors", "gptqmodel"),
     "llama_cpp": ("llama-cpp-python", "numpy", "safetensors"),
 }
 
@@ -45,18 +47,18 @@ def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox:
             raise BlobMissing(f"{job.name}: the baseline's trace {job.trace_key} is not in the store")
         arguments = {
             "artifact": str(place / "out" / "artifact"),
-            "runtime": row.runtime,
+            "runtime": job.runtime,
             "windows": str(place / "work" / job.evaluation.file.path),
             "trace": str(place / "out" / "trace") if trace else None,
             "device": job.device,
         }
-        packages = (*PACKAGES[row.runtime], *(row.engines if row.runtime == "transformers" else ()))
+        packages = (*PACKAGES[job.runtime], *(row.engines if job.runtime == "transformers" else ()))
         with sandbox.run("report", job.name, arguments, tuple(sorted(set(packages))), job.threads) as result:
             report = EvaluationReport(
                 name=job.name,
                 artifact_digest=artifact.digest,
                 evaluation_digest=job.evaluation.digest,
-                runtime=row.runtime,
+                runtime=job.runtime,
                 evaluate_s=result.seconds,
                 **result.value,
             )

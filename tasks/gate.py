@@ -1,6 +1,7 @@
 """Stage 6: the decision. One pure function; nothing else decides what is accepted."""
 
 from quantmill.artifact import Artifact
+from quantmill.errors import with_advice
 from quantmill.recipe import GatePolicy
 from quantmill.report import EvaluationReport, Outcome, Verdict
 
@@ -12,7 +13,8 @@ def decide(outcome: Outcome, baseline: Outcome, policy: GatePolicy) -> Verdict:
     repeats one token.
     """
     if outcome.artifact is None or outcome.report is None:
-        return Verdict(status="failed", reasons=(f"{outcome.error or 'EngineError'}: {outcome.message}",))
+        name = outcome.error or "EngineError"
+        return Verdict(status="failed", reasons=(with_advice(name, f"{name}: {outcome.message}"),))
     if baseline.artifact is None or baseline.report is None:
         return Verdict(status="failed", reasons=(f"the baseline failed: {baseline.error}: {baseline.message}",))
     reasons = [

@@ -23,7 +23,7 @@ from tasks.deaths import peak_memory
 from tasks.sandbox import JobFile
 
 Progress = Callable[[str, int, int], None]
-_ALLOWED = {".safetensors", ".gguf", ".json", ".txt", ".jinja", ".model", ""}
+_ALLOWED = {".safetensors", ".gguf", ".json", ".txt", ".jinja", ".model", ".md", ""}
 
 
 def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
@@ -36,11 +36,20 @@ def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
     from tasks import dequantize, tokenizer_check
 
     types = dequantize.dequantize(source, out, progress)
-    repaired = tokenizer_check.check_or_repair(out, source)
-    if difference := tokenizer_check.compare_chat_template(out, source):
-        raise TokenizerMismatch(difference)
+    repaired = tokenizer_check.make_agree(out, source)
     notes = [f"weights went through {', '.join(sorted(set(types.values()) - {'F32'}))} once", repaired]
     return {"source_types": types, "notes": [note for note in notes if note]}
+
+
+def tokens(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Fill `out` with conversations as the model's chat template renders them."""
+    from tasks import chat_templates
+
+    talks = json.loads(Path(job.arguments["conversations"]).read_bytes())
+    rendered = chat_templates.render(Path(job.arguments["folder"]), talks, job.arguments["where"])
+    (job.folder / "out" / "rendered.json").write_text(json.dumps(rendered), encoding="utf-8")
+    progress("render", 1, 1)
+    return {}
 
 
 def conversion(job: JobFile, progress: Progress) -> dict[str, Any]:
@@ -73,8 +82,10 @@ def _require_checked_text(folder: Path, conversion: Path, gguf: Path) -> None:
 
 def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with the variant and tell what became of each tensor."""
+    _compile_nothing(job.arguments["device"])
     spec = VariantSpec.model_validate(job.arguments["spec"])
     calibration = job.arguments["calibration"]
+    starved = _starved_experts(Path(job.arguments["companions"]), calibration, progress)
     module = importlib.import_module(f"tasks.quantizers.{spec.method}")
     tensors = module.quantize(
         Path(job.arguments["source"]),
@@ -89,7 +100,31 @@ def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     for gguf in (job.folder / "out").glob("*.gguf"):
         progress("check the tokenizer", 0, 1)
         _require_checked_text(companions, Path(job.arguments["source"]) / "model.gguf", gguf)
-    return {"tensors": [tensor.model_dump() for tensor in tensors], "hardware": hardware(job.arguments["device"])}
+        progress("check the tokenizer", 1, 1)
+    return {
+        "tensors": [tensor.model_dump() for tensor in tensors],
+        "hardware": hardware(job.arguments["device"]),
+        "starved_experts": starved,
+    }
+
+
+def _starved_experts(source: Path, calibration: str | None, progress: Progress) -> dict[str, int]:
+    """Return which experts see few calibration tokens, and how many; counted before the engine is imported."""
+    from tasks import architecture, experts
+
+    if calibration is None or not architecture.of_config(source).experts:
+        return {}
+    progress("count the experts' tokens", 0, 1)
+    found = experts.starved(source, Path(calibration))
+    for name, tokens in found.items():
+        sys.stdout.write(f"expert {name} sees {tokens} calibration tokens, fewer than {experts.ENOUGH}\n")
+    return found
+
+
+def _compile_nothing(device: str) -> None:
+    """Keep GPTQModel and AutoRound from compiling on a processor: minutes, and a C++ compiler at run time."""
+    if device == "cpu":
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 
 def _complete(source: Path, out: Path) -> None:
@@ -107,8 +142,7 @@ def _complete(source: Path, out: Path) -> None:
 
 def report(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Measure an artifact folder; the baseline leaves its trace in `out`."""
-    if job.arguments["device"] == "cpu":
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"  # GPTQModel compiles its kernels otherwise: minutes, and a C++ compiler
+    _compile_nothing(job.arguments["device"])
     from tasks import measure
     from tasks.runtimes.protocol import Machine
 
@@ -125,6 +159,7 @@ def report(job: JobFile, progress: Progress) -> dict[str, Any]:
 
 KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
     "snapshot": snapshot,
+    "tokens": tokens,
     "conversion": conversion,
     "artifact": artifact,
     "report": report,

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy
 from safetensors.numpy import load_file
+from tokenizers import Tokenizer
 
 from quantmill.errors import Gibberish
-from quantmill.report import Quality, Speed
+from quantmill.report import Generation, Quality, Speed
 from tasks import metrics, trace
 from tasks.deaths import peak_memory
 from tasks.job import Progress
@@ -24,6 +25,8 @@ from tasks.runtimes.protocol import LoadedModel, Machine
 _PROMPT_TOKENS = 128
 _GENERATED_TOKENS = 32
 _REPEATS = 3
+_PROMPTS = ("The capital of France is", "Water boils when", "def add(a, b):\n    return")
+_CONTINUED_TOKENS = 16
 _ENOUGH_S = 10.0  # a slow model is not read a third time
 
 
@@ -49,7 +52,8 @@ def measure(
     input_ids: Ints = load_file(windows)["input_ids"]
     context = max(input_ids.shape[1], _PROMPT_TOKENS + _GENERATED_TOKENS + 1)
     progress("measure speed", 0, 1)
-    speed, sample, distinct = _measure_speed(module, folder, input_ids, machine, context)
+    speed, sample, distinct, generations = _measure_speed(module, folder, input_ids, machine, context)
+    progress("measure speed", 1, 1)
     model: LoadedModel = module.load(folder, machine, context=context, scoring=True)
     trace_kl = 0.0
     if baseline is None:
@@ -61,6 +65,7 @@ def measure(
         "speed": speed.model_dump(),
         "sample": sample,
         "sample_distinct_tokens": distinct,
+        "generations": [generation.model_dump() for generation in generations],
         "runtime_version": importlib.metadata.version(module.PACKAGE),
         "head_digest": trace.head_digest(baseline or out),
         "trace_kl": trace_kl,
@@ -108,8 +113,11 @@ def _sound(logits: Floats, window: int) -> Floats:
 
 def _measure_speed(
     module: Any, folder: Path, input_ids: Ints, machine: Machine, context: int
-) -> tuple[Speed, str, int]:
-    """Return the speed, a sample and how many different tokens it holds; medians of the repeats, after a warm-up."""
+) -> tuple[Speed, str, int, list[Generation]]:
+    """Return the speed, a sample with the number of its different tokens, and what follows the prompts.
+
+    Speeds are medians of the repeats, after a warm-up.
+    """
     started = time.perf_counter()
     model: LoadedModel = module.load(folder, machine, context=context, scoring=False)
     load_s = time.perf_counter() - started
@@ -138,9 +146,21 @@ def _measure_speed(
         kernel=model.kernel,
         hardware=machine.hardware,
     )
-    sample = model.text(tokens)
+    sample, generations = model.text(tokens), _continue_prompts(model, folder)
     model.close()
-    return speed, sample, len(set(tokens))
+    return speed, sample, len(set(tokens)), generations
+
+
+def _continue_prompts(model: LoadedModel, folder: Path) -> list[Generation]:
+    """Return what the model writes after each prompt, as the folder's own tokenizer.json reads it."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    made = []
+    for prompt in _PROMPTS:
+        tokens = [model.start(numpy.array(tokenizer.encode(prompt).ids, dtype=numpy.int32))]
+        while len(tokens) < _CONTINUED_TOKENS:
+            tokens.append(model.step(tokens[-1]))
+        made.append(Generation(prompt=prompt, text=str(tokenizer.decode(tokens))))
+    return made
 
 
 def _summarize(scores: metrics.Scores, input_ids: Ints, compute_dtype: str) -> Quality:

@@ -10,6 +10,7 @@ from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Prov
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, Verdict
 from quantmill.store.protocol import Store
+from quantmill.texts import TextSource
 
 
 def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifest:
@@ -27,7 +28,7 @@ def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifes
         ),
         variant=job.spec.canonical() | {"format": artifact.format},
         recipe_sha256=keys.digest(_concerns(recipe, job)),
-        calibration=_calibration(calibration) if calibration else {},
+        calibration=calibration_of(calibration) if calibration else {},
         toolchain=artifact.toolchain | {report.runtime: report.runtime_version},
         hardware=artifact.hardware,
         evaluation=ManifestEvaluation(
@@ -47,11 +48,18 @@ def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifes
     )
 
 
-def _calibration(tokens: TokenSet) -> dict[str, object]:
+def calibration_of(tokens: TokenSet) -> dict[str, object]:
     """Return what a manifest says of calibration windows; of a local text its name, not where it lay."""
-    source = tokens.request.source
-    name = source if source == "builtin" else Path(source).name
-    return {"sha256": tokens.digest, "text_sha256": tokens.text_sha256, **tokens.request.model_dump(), "source": name}
+    said = {"sha256": tokens.digest, "text_sha256": tokens.text_sha256, **tokens.request.model_dump()}
+    said["source"] = _name(tokens.request)
+    if tokens.request.mix:
+        pairs = zip(tokens.request.mix, tokens.texts, strict=True)
+        said["mix"] = [{**text.model_dump(), "source": _name(text), "sha256": digest} for text, digest in pairs]
+    return said | ({"template_sha256": tokens.template_digest} if tokens.template_digest else {})
+
+
+def _name(text: TextSource) -> str:
+    return text.source if text.kind in ("builtin", "dataset") else Path(text.source).name
 
 
 def _concerns(recipe: Recipe, job: VariantJob) -> dict[str, object]:

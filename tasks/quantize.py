@@ -4,10 +4,10 @@ import time
 from pathlib import Path
 
 from quantmill.artifact import Artifact, StageResult, VariantJob
-from quantmill.errors import BlobMissing
+from quantmill.errors import BlobMissing, OutOfMemory
 from quantmill.store.protocol import Store
-from tasks import engines, snapshots
-from tasks.sandbox import Sandbox, scratch
+from tasks import engines, frugal, snapshots
+from tasks.sandbox import PROGRESS, Sandbox, scratch
 
 
 def find_artifact(job: VariantJob, store: Store) -> Artifact | None:
@@ -24,6 +24,18 @@ def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
     """
     if found := find_artifact(job, store):
         return found
+    starved: OutOfMemory | None = None
+    for attempt in frugal.attempts(job.spec, job.device):
+        if starved:
+            PROGRESS.warning("%s: out of memory; once more with %s", job.name, attempt.words)
+        try:
+            return _attempt(job, attempt, store, sandbox)
+        except OutOfMemory as error:
+            starved = error
+    raise starved or OutOfMemory(job.name)
+
+
+def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sandbox) -> Artifact:
     row = job.spec.row
     with scratch(sandbox.home / "scratch") as place:
         calibration = None
@@ -31,11 +43,11 @@ def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
             store.fetch((job.calibration.file,), place / "work")
             calibration = place / "work" / job.calibration.file.path
         arguments = {
-            "spec": job.spec.model_dump(),
+            "spec": attempt.spec.model_dump(),
             "source": str(_source(job, store, sandbox, place)),
             "companions": str(snapshots.local_folder(job.snapshot, sandbox)),
             "calibration": str(calibration) if calibration else None,
-            "device": job.device,
+            "device": attempt.device,
         }
         with sandbox.run("artifact", job.name, arguments, row.engines, job.threads) as result:
             artifact = Artifact(
@@ -45,6 +57,7 @@ def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
                 source_digest=job.snapshot.digest,
                 calibration_digest=job.calibration.digest if job.calibration else "",
                 toolchain=engines.locked(row.engines),
+                given_up=attempt.words,
                 quantize_s=result.seconds,
                 peak_memory_bytes=result.peak_memory_bytes,
                 **result.value,

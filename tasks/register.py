@@ -1,4 +1,4 @@
-"""Records a compress run in MLflow and its accepted variants in MLflow's registry; the only importer of MLflow.
+"""Records a compress run in MLflow and its accepted variants in MLflow's registry; the only writer there.
 
 MLflow is a notebook here, never the source of truth: a version's source is `quantmill://model/variant@manifest`, the
 bytes stay in the store. Only the client API is used: the fluent one keeps state in the process; flows run in threads.

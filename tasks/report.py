@@ -88,13 +88,29 @@ def _sections(summary: RunSummary, gates: GatePolicy | None) -> list[tuple[str, 
         ("Picks", [(f"best {goal}", f"{name}, {_PICKS.get(goal, goal)}") for goal, name in summary.picks.items()]),
         ("Why not", [(v.name, reason) for v in summary.variants if v.status != "accepted" for reason in _reasons(v)]),
         ("Remarks", [(v.name, reason) for v in summary.variants if v.status == "accepted" for reason in v.reasons]),
+        (
+            "Better at the same size",
+            [(v.name, f"{v.better} is closer to the baseline") for v in summary.variants if v.better],
+        ),
+        *_generations(summary),
         ("Gates", _limits(gates)),
         ("Baseline", [_baseline(summary)]),
         ("Noise floors", _noise(summary)),
+        ("Measured on", _machine(summary)),
         ("Source", [("asked for", summary.source), ("digest", summary.source_digest)]),
     ]
     sections[-1][1].extend(("note", note) for note in summary.source_notes)
     return [(title, lines) for title, lines in sections if lines]
+
+
+def _generations(summary: RunSummary) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return a section per prompt: what the baseline writes after it, greedily, and each variant."""
+    texts = {summary.baseline.name: summary.baseline.generations}
+    texts |= {variant.name: variant.generations for variant in summary.variants if variant.generations}
+    return [
+        (f"After {said.prompt!r}", [(name, found[index].text) for name, found in texts.items()])
+        for index, said in enumerate(summary.baseline.generations)
+    ]
 
 
 def _limits(gates: GatePolicy | None) -> list[tuple[str, str]]:
@@ -116,6 +132,12 @@ def _baseline(summary: RunSummary) -> tuple[str, str]:
         f" its weights are stored at this size, its logits are computed in {base.compute_dtype}"
     )
     return base.name, text
+
+
+def _machine(summary: RunSummary) -> list[tuple[str, str]]:
+    base = summary.baseline
+    kernels = [(v.name, f"{v.kernel}, median of {v.repeats}") for v in summary.variants if v.kernel]
+    return [("hardware", f"{base.hardware}, {base.threads} threads"), (base.name, base.kernel), *kernels]
 
 
 def _noise(summary: RunSummary) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ def local_folder(snapshot: Snapshot, sandbox: Sandbox) -> Path:
 
 def take_in(origin: Origin, sandbox: Sandbox) -> Snapshot:
     """Make the snapshot's folder in the local cache, whole or not at all."""
-    path = sources.locate(origin.request.source)
+    path = sources.open_source(origin.request, sandbox.home).fetch(origin)
     arguments = {"kind": origin.kind, "source": str(path), "files": [file.path for file in origin.files]}
     with sandbox.run("snapshot", origin.kind, arguments, PACKAGES) as result:
         files = _entries(result.out)

@@ -1,47 +1,124 @@
-"""What may be taken in: a source is looked at before anything is written, by an allow-list of files.
+"""Where models come from: one class for each kind of source, found by what stands before `://`.
 
-Weights come as safetensors or GGUF, everything else as JSON or text that a tokenizer reads. Pickles and code are refused,
-whatever they are called: `trust_remote_code` does not exist here.
+What lies on this machine is read where it lies. The others have a module each and a cache of their own under the home.
 """
 
 import importlib.util
-import stat
 from pathlib import Path
+from typing import Protocol
 
 from quantmill import keys
-from quantmill.artifact import FileEntry, Origin, safe_path
+from quantmill.artifact import FileEntry, Origin, Preview, safe_path
 from quantmill.errors import RequestError, SourceError
 from quantmill.recipe import ModelRequest
-from tasks.architecture import mapping, of_config, of_gguf, read_json
+from tasks import model_files
+from tasks.architecture import of_config, of_gguf
 
-_TEXT = {
-    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json",
-    "tokenizer.model", "model.safetensors.index.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", ".gitattributes",
-}  # fmt: skip
-_DROPPED = {"README.md", ".gitattributes", "special_tokens_map.json"}
-_REFUSED = (
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".pkl",
-    ".pickle",
-    ".py",
-    ".pyc",
-    ".so",
-    ".msgpack",
-    ".h5",
-    ".ot",
-    ".joblib",
-    ".npz",
-)
-_KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"}
-_HEADER_BYTES = 100 << 20
+
+class Source(Protocol):
+    """A place that a recipe names, before anything of it was taken in."""
+
+    @property
+    def fetches(self) -> bool:
+        """Whether `inspect` has to fetch the weights, as no sha256 is stated without them."""
+        ...
+
+    @property
+    def stamp(self) -> object:
+        """JSON that is another where what lies there is: an origin is remembered under it."""
+        ...
+
+    def preview(self) -> Preview:
+        """Return what can be told without the weights; nothing is written where there is no home yet.
+
+        Raises:
+            SourceError: it is no causal language model that can be quantized, or may not be read.
+            DownloadError: its server does not answer.
+        """
+        ...
+
+    def inspect(self) -> Origin:
+        """Return what lies there, checked and with the sha256 of every file; raises as `preview` does."""
+        ...
+
+    def fetch(self, origin: Origin) -> Path:
+        """Return the folder or file on this machine that holds just the origin's bytes.
+
+        Raises:
+            SourceError: what lies there now is something else.
+            VerificationError: the bytes that came are not those of the digest that was stated.
+            DownloadError: the server broke off.
+        """
+        ...
+
+
+def open_source(request: ModelRequest, home: Path) -> Source:
+    """Return the source that a request names; its cache, where it has one, lies under `home`.
+
+    Raises:
+        SourceError: no source is written like this.
+    """
+    scheme = request.source.partition("://")[0] if request.remote else ""
+    if scheme == "hf":
+        from tasks.hub_source import HubSource
+
+        return HubSource(request, home)
+    if scheme == "s3":
+        from tasks.s3_source import S3Source
+
+        return S3Source(request, home)
+    if scheme == "mlflow":
+        from tasks.mlflow_source import MlflowSource
+
+        return MlflowSource(request, home)
+    return LocalSource(request)
+
+
+class LocalSource:
+    """A folder, a GGUF file, or a file that an installed package carries."""
+
+    fetches = False
+
+    def __init__(self, request: ModelRequest) -> None:
+        """Find the place; see `locate`."""
+        self._request, self._path = request, locate(request.source)
+
+    @property
+    def stamp(self) -> object:
+        """Every file's size and time."""
+        inside = sorted(self._path.iterdir()) if self._path.is_dir() else [self._path]
+        states = [(file, file.stat() if file.exists() else file.lstat()) for file in inside]  # a link may lead nowhere
+        return [[str(file), state.st_size, state.st_mtime_ns, state.st_ino] for file, state in states]
+
+    def preview(self) -> Preview:
+        """Return what lies there, in short."""
+        origin = self.inspect()
+        return Preview(
+            kind=origin.kind, size_bytes=origin.size_bytes, download_bytes=0, architecture=origin.architecture
+        )
+
+    def inspect(self) -> Origin:
+        """Return what lies there, checked and with the sha256 of every file; writes nothing."""
+        request, path = self._request, self._path
+        if path.is_dir():
+            names = model_files.list_files(path)
+            files = tuple(_entry(path / name, name) for name in names)
+            return require_revision(Origin(request=request, kind="folder", files=files, architecture=of_config(path)))
+        if path.suffix != ".gguf":
+            raise SourceError(f"model.source: {request.source}: a single file must be a .gguf")
+        shape, license_name = of_gguf(path)
+        files = (_entry(path, safe_path(path.name)),)
+        return require_revision(
+            Origin(request=request, kind="gguf", files=files, architecture=shape, license=license_name)
+        )
+
+    def fetch(self, origin: Origin) -> Path:  # noqa: ARG002 (what was made of it is checked, and says more)
+        """Return where it lies."""
+        return self._path
 
 
 def locate(source: str) -> Path:
-    """Return where a source lies on this machine.
+    """Return where a source on this machine lies.
 
     Raises:
         SourceError: it does not exist, or its kind is not one that this release fetches.
@@ -49,14 +126,22 @@ def locate(source: str) -> Path:
     scheme, mark, rest = source.partition("://")
     if not mark:
         try:
-            path = Path(source).expanduser()
+            path = Path(source).expanduser().absolute()  # a job works in another folder
             if path.exists():
                 return path
         except (OSError, RuntimeError, ValueError) as error:
             raise SourceError(f"model.source: {source[:80]}: {' '.join(str(error).split())[:120]}") from error
-        raise SourceError(f"model.source: {source}: no such file or folder")
+        hint = (
+            f"; a model of the hub is written hf://{source}"
+            if source.count("/") == 1 and source[0] not in "./~"
+            else ""
+        )
+        raise SourceError(f"model.source: {source}: no such file or folder{hint}")
     if scheme != "package":
-        raise SourceError(f"model.source: {source}: allowed are a folder, a .gguf file and package://module/file")
+        raise SourceError(
+            f"model.source: {source}: allowed are a folder, a .gguf file, hf://org/name, s3://bucket/prefix,"
+            " mlflow://models/name/version and package://module/file"
+        )
     module, slash, name = rest.partition("/")
     try:
         found = importlib.util.find_spec(module) if module.isidentifier() and slash else None
@@ -70,124 +155,11 @@ def locate(source: str) -> Path:
     return inside
 
 
-def inspect(request: ModelRequest) -> Origin:
-    """Return what lies at the source, checked and with the sha256 of every file; writes nothing.
-
-    Raises:
-        SourceError: a file is not allowed, or it is no causal language model that can be quantized.
-    """
-    path = locate(request.source)
-    if path.is_dir():
-        names = list_files(path)
-        architecture = of_config(path)
-        files = tuple(_entry(path / name, name) for name in names)
-        return _pinned(Origin(request=request, kind="folder", files=files, architecture=architecture))
-    if path.suffix != ".gguf":
-        raise SourceError(f"model.source: {request.source}: a single file must be a .gguf")
-    architecture, license_name = of_gguf(path)
-    files = (_entry(path, safe_path(path.name)),)
-    return _pinned(Origin(request=request, kind="gguf", files=files, architecture=architecture, license=license_name))
-
-
-def list_files(folder: Path) -> list[str]:
-    """Return the files of a model folder that are taken in, by name.
-
-    Raises:
-        SourceError: something in the folder is not allowed.
-    """
-    names: list[str] = []
-    for path in sorted(folder.iterdir()):
-        try:
-            name, mode, end = safe_path(path.name), path.lstat().st_mode, path.resolve(strict=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise SourceError(f"model.source: {path.name!r}: {' '.join(str(error).split())[:120]}") from error
-        if name.lower() in {known.lower() for known in names}:
-            raise SourceError(f"model.source: {name}: another file's name differs in case only")
-        if stat.S_ISLNK(mode) and not end.is_relative_to(folder.resolve()) and not _hub_link(path, folder):
-            raise SourceError(f"model.source: {path.name}: a link that leaves the folder")
-        if path.is_dir():
-            continue  # subfolders hold other formats of the same model; nothing of them is read
-        if not path.is_file():
-            raise SourceError(f"model.source: {path.name}: not a plain file")
-        if path.suffix in _REFUSED:
-            raise SourceError(
-                f"model.source: {path.name}: pickles and code are refused; allowed are safetensors, GGUF and JSON"
-            )
-        if path.suffix == ".safetensors":
-            _check_safetensors(path)
-        elif path.name not in _TEXT:
-            raise SourceError(
-                f"model.source: {path.name}: not an allowed file; allowed are *.safetensors, {', '.join(sorted(_TEXT))}"
-            )
-        elif path.suffix == ".json":
-            read_json(path)
-        if path.name not in _DROPPED:
-            names.append(name)
-    _check_complete(folder, names)
-    return names
-
-
-def _hub_link(path: Path, folder: Path) -> bool:
-    """Return whether a link is the hub cache's own: `snapshots/<revision>/file` -> `../../blobs/<digest>`."""
-    blobs = folder.resolve().parent.parent / "blobs"
-    return folder.resolve().parent.name == "snapshots" and path.resolve().parent == blobs
-
-
-def _check_complete(folder: Path, names: list[str]) -> None:
-    for needed in ("config.json", "tokenizer.json"):
-        if needed not in names:
-            raise SourceError(f"model.source: {needed} is missing from {folder}")
-    _check_tokenizer(folder / "tokenizer.json")
-    index = folder / "model.safetensors.index.json"
-    parts = {"model.safetensors"}
-    if index.exists():
-        parts = {str(part) for part in mapping(read_json(index).get("weight_map"), index).values()}
-    for part in sorted(parts):
-        if "/" in part or "\\" in part or part not in names:
-            raise SourceError(
-                f"model.source: {index.name if index.exists() else folder}: weights file {part!r} is not in the folder"
-            )
-
-
-def _check_safetensors(path: Path) -> None:
-    """Refuse a file whose header does not describe exactly its bytes (or is no safetensors at all)."""
-    from safetensors import SafetensorError, safe_open
-
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= _HEADER_BYTES:
-        raise SourceError(f"model.source: {path.name}: not a safetensors file (a header of {length} bytes)")
-    try:
-        with safe_open(path, "np") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if not kinds:
-            raise SourceError(f"model.source: {path.name}: holds no tensor")
-        if odd := sorted(set(kinds.values()) - _KINDS):
-            raise SourceError(
-                f"model.source: {path.name}: weights of type {odd[0]}; allowed are {', '.join(sorted(_KINDS))}"
-            )
-    except SafetensorError as error:
-        raise SourceError(
-            f"model.source: {path.name}: not a safetensors file: {' '.join(str(error).split())[:120]}"
-        ) from error
-
-
-def _check_tokenizer(path: Path) -> None:
-    from tokenizers import Tokenizer
-
-    try:
-        Tokenizer.from_file(str(path))
-    except Exception as error:
-        raise SourceError(
-            f"model.source: {path.name}: not a tokenizer: {' '.join(str(error).split())[:120]}"
-        ) from error
-
-
 def _entry(path: Path, name: str) -> FileEntry:
     return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
 
 
-def _pinned(origin: Origin) -> Origin:
+def require_revision(origin: Origin) -> Origin:
     """Return `origin` if it is the revision that was asked for."""
     if not origin.digest.startswith(origin.request.revision):
         raise RequestError(f"model.revision: {origin.request.revision}: the source's digest is {origin.digest}")

@@ -27,6 +27,7 @@ def summarize(
     rows = tuple(
         _row(job, outcomes[job.name], verdicts[job.name], figures, noise_floor, published.get(job.name)) for job in jobs
     )
+    rows = tuple(row.model_copy(update={"better": selection.better_choice(row, rows)}) for row in rows)
     return RunSummary(
         model=recipe.model_name,
         source=recipe.model.source,
@@ -68,6 +69,10 @@ def _baseline(outcome: Outcome) -> BaselineMetrics:
         peak_memory_bytes=report.speed.peak_memory_bytes,
         compute_dtype=report.quality.compute_dtype,
         scored_tokens=report.quality.scored_tokens,
+        hardware=report.speed.hardware,
+        threads=report.speed.threads,
+        kernel=report.speed.kernel,
+        generations=report.generations,
     )
 
 
@@ -109,6 +114,9 @@ def _row(
             "prefill_tokens_per_s": speed.prefill_tokens_per_s,
             "peak_memory_bytes": speed.peak_memory_bytes,
             "evaluate_s": report.evaluate_s,
+            "generations": report.generations,
+            "kernel": speed.kernel,
+            "repeats": speed.repeats,
         }
     return row.model_copy(update=measured | {"marks": _marks(job, outcome, noise_floor)})
 
@@ -120,6 +128,10 @@ def _marks(job: VariantJob, outcome: Outcome, noise_floor: dict[str, float]) -> 
             marks.append(selection.SOURCE_GRID)
         if (share := artifact.fallback_share) > NOTABLE_SHARE:
             marks.append(f"{share:.0%} fallback")
+        if artifact.given_up:
+            marks.append(f"out of memory: {artifact.given_up}")
+        if artifact.starved_experts:
+            marks.append(f"{len(artifact.starved_experts)} starved experts")
     if (report := outcome.report) and report.quality.mean_kl <= noise_floor.get(report.runtime, 0.0):
         marks.append("within noise")
     return tuple(marks)

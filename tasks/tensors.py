@@ -4,11 +4,18 @@ import json
 import math
 from pathlib import Path
 
+from quantmill import layer_rules
 from quantmill.artifact import QuantizedTensor
+from quantmill.layer_rules import LayerRule
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _FLOATS = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16"}
-_OUTSIDE = ("embed", "wte", "wpe", "lm_head", "norm", "ln_")
+_OUTSIDE = ("embed", "wte", "wpe", "lm_head", "norm", "ln_", "project_in", "project_out")
+_ROUTERS = (".gate.weight", ".router.weight", "_expert_gate.weight", ".router.layer.weight")  # no method rounds them
+
+# transformers 5 renames Mixtral's experts while it loads: GPTQModel saves the new names, AutoRound the new last parts.
+_PARTS = {".w1.": ".gate_proj.", ".w3.": ".up_proj.", ".w2.": ".down_proj."}
+_RENAMED = {".block_sparse_moe.": ".mlp."} | _PARTS
 
 Header = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -23,7 +30,78 @@ def read_headers(folder: Path) -> Header:
     return found
 
 
-def account(source: Path, out: Path, scheme: str, replaced: dict[str, str] | None = None) -> list[QuantizedTensor]:
+def linear_names(source: Path) -> list[str]:
+    """Return the names of the decoder's matrices, without head and embeddings: what methods quantize."""
+    headers = read_headers(source).items()
+    return sorted(name.removesuffix(".weight") for name, (_, shape) in headers if _is_matrix(name, shape))
+
+
+def choose_bits(rules: tuple[LayerRule, ...], source: Path) -> dict[str, int]:
+    """Return module name -> bits where a rule of `layers` says so.
+
+    Raises:
+        RecipeError: a rule matches nothing.
+    """
+    return layer_rules.choose_bits(rules, linear_names(source)) if rules else {}
+
+
+def left(chosen: dict[str, int]) -> frozenset[str]:
+    """Return the modules that were asked to stay as they are."""
+    return frozenset(name for name, bits in chosen.items() if bits == 16)
+
+
+def layer_count(source: Path) -> int:
+    """Return the number of decoder layers that the config states."""
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    config = config.get("text_config") or config
+    return int(config.get("num_hidden_layers") or config["n_layer"])
+
+
+def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and not any(word in name for word in _OUTSIDE) and not name.endswith(_ROUTERS)
+
+
+def renamed(name: str, names: dict[str, str] = _RENAMED) -> str:
+    """Return a module's or tensor's name as transformers has it."""
+    if ".block_sparse_moe." not in name:
+        return name
+    name = f"{name}."
+    for old, new in names.items():
+        name = name.replace(old, new)
+    return name.removesuffix(".")
+
+
+def expert_share(source: Path) -> float:
+    """Return the share of the decoder's weights that lie in experts."""
+    headers = read_headers(source).items()
+    sizes = {
+        name: math.prod(shape) for name, (_, shape) in headers if _is_matrix(name, shape) or _is_fused(name, shape)
+    }
+    return sum(size for name, size in sizes.items() if ".experts." in name) / max(sum(sizes.values()), 1)
+
+
+def transposed(source: Path) -> bool:
+    """Return whether matrices are stored as (in, out), which GPT-2's `Conv1D` does: query, key and value side by side."""
+    shapes = [shape for name, (_, shape) in read_headers(source).items() if name.endswith("attn.c_attn.weight")]
+    return any(len(shape) == 2 and shape[1] > shape[0] for shape in shapes)
+
+
+def merged(source: Path) -> bool:
+    """Return whether gate and up are one matrix, as in Phi 3."""
+    return any(name.endswith("mlp.gate_up_proj.weight") for name in read_headers(source))
+
+
+def _is_fused(name: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and ".experts." in name
+
+
+def account(
+    source: Path,
+    out: Path,
+    scheme: str,
+    replaced: dict[str, str] | None = None,
+    left: frozenset[str] = frozenset(),
+) -> list[QuantizedTensor]:
     """Return one record per weight of the source.
 
     A matrix of the decoder that is still a float while `scheme` is an integer type counts as a fallback.
@@ -33,22 +111,27 @@ def account(source: Path, out: Path, scheme: str, replaced: dict[str, str] | Non
         out: the artifact's folder.
         scheme: what the method makes of a matrix.
         replaced: end of a module's name -> why the engine did something else there.
+        left: modules that the request leaves as they are.
     """
-    made, records = read_headers(out), []
-    for name, (_, shape) in sorted(read_headers(source).items()):
+    made, known, records = read_headers(out), read_headers(source), []
+    for name, (_, shape) in sorted(known.items()):
         parameters = math.prod(shape)
         stem = name.removesuffix(".weight")
         kept = made.get(name)
         reason = next((why for module, why in (replaced or {}).items() if stem.endswith(module)), "")
         if kept and kept[0] in _FLOATS and math.prod(kept[1]) == parameters:
-            matrix = len(shape) == 2 and not any(word in name for word in _OUTSIDE)
-            reason = reason or (f"left in {_FLOATS[kept[0]]}" if matrix and scheme not in _FLOATS.values() else "")
+            asked = _is_matrix(name, shape) and stem not in left and scheme not in _FLOATS.values()
+            reason = reason or (f"left in {_FLOATS[kept[0]]}" if asked else "")
             records.append(_record(name, _FLOATS[kept[0]], 8.0 * _BYTES[kept[0]], parameters, reason))
             continue
-        parts = [made[part] for part in made if part == name or part.startswith((f"{stem}.", f"{name}."))]
+        stems = tuple(f"{end}." for end in (stem, name, renamed(stem), renamed(stem, _PARTS)))
+        own = (part for part in made if part == name or part not in known)  # a bias has a record of its own
+        parts = [made[part] for part in own if part == name or part.startswith(stems)]
         if parts:
             stored = sum(_BYTES[kind] * math.prod(size) for kind, size in parts)
             records.append(_record(name, scheme, 8 * stored / parameters, parameters, reason))
+        elif _is_matrix(name, shape):  # the engine renamed or dropped it
+            records.append(_record(name, "unknown", 16.0, parameters, "not in the artifact under its name"))
     return records
 
 

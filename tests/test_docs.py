@@ -6,12 +6,20 @@ from pathlib import Path
 import pytest
 
 import quantmill
-from quantmill.methods import METHODS
+from quantmill.errors import JobError
+from quantmill.methods import IMATRIX_TYPES, METHODS
 from quantmill.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/decisions.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "docs/decisions.md",
+    "docs/calibration.md",
+    "docs/methods.md",
+]
 
 
 def tree() -> list[str]:
@@ -53,12 +61,13 @@ def test_the_tree_says_what_each_file_is() -> None:
 def test_the_methods_table_is_that_of_the_rows() -> None:
     table = rows("[a-z]+")
     assert list(table) == list(METHODS)
-    for name, (_, _, kinds, calibrated, form, status) in table.items():
+    for name, (_, _, kinds, calibrated, form, loaders) in table.items():
         row = METHODS[name]
-        assert kinds.split(", ") == [str(kind) for kind in row.types or row.bits]
+        possible = [kind for kind in row.types or row.bits if kind not in IMATRIX_TYPES]
+        assert kinds.split(", ") == [str(kind) for kind in possible]
         assert calibrated == ("yes" if row.calibrated else "no")
         assert form == row.format
-        assert status == ("built" if row.built else "not built yet")
+        assert loaders == ", ".join(row.loaders)
 
 
 def test_the_settings_table_names_every_setting() -> None:
@@ -99,3 +108,10 @@ def test_the_changelog_has_this_version() -> None:
 def test_no_placeholder_is_left() -> None:
     left = {name: found for name in DOCUMENTS if (found := re.findall(r"<<\w+>>", (ROOT / name).read_text("utf-8")))}
     assert not left
+
+
+def test_troubleshooting_says_what_the_errors_say() -> None:
+    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    for error in (*JobError.__subclasses__(), JobError):
+        if error.advice:
+            assert re.search(rf"\| `{error.__name__}` \|.*\| {re.escape(error.advice)} \|", text), error

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from quantmill.errors import OutOfMemory
 from quantmill.recipe import GatePolicy
 from quantmill.report import Outcome
 from tasks.gate import decide
@@ -59,7 +60,7 @@ def test_all_reasons_are_given() -> None:
 
 def test_what_failed_stays_failed_with_its_cause() -> None:
     failed = Outcome(name="v", error="OutOfMemory", message="held 30 GB")
-    assert decide(failed, BASE, LOOSE).reasons == ("OutOfMemory: held 30 GB",)
+    assert decide(failed, BASE, LOOSE).reasons == (f"OutOfMemory: held 30 GB; try this: {OutOfMemory.advice}",)
     assert decide(failed, BASE, LOOSE).status == "failed"
     verdict = decide(outcome("v"), Outcome(name="baseline-bf16", error="Killed", message="by SIGKILL"), LOOSE)
     assert (verdict.status, verdict.reasons) == ("failed", ("the baseline failed: Killed: by SIGKILL",))

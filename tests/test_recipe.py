@@ -1,6 +1,7 @@
 """A recipe says what it means or is refused in one line that names the field and what is allowed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +63,28 @@ def test_names(request_: dict[str, Any], names: list[str]) -> None:
         ({"method": "gptq", "bits": True}, "variants[0].bits: gptq supports 2, 3, 4, 8 bits, got True"),
         ({"method": "gptq", "group_size": 100}, "variants[0].group_size: gptq supports -1, 32, 64, 128; got 100"),
         ({"method": "gptq", "type": "Q4_0"}, "variants[0].type: gptq takes no type; got 'Q4_0'"),
-        ({"method": "gptq", "damp_percent": 1.5}, "variants[0].damp_percent: .*between 0 and 1; got 1.5"),
+        ({"method": "gptq", "damp_percent": 1.5}, "variants[0].damp_percent: .*from 0.0001 to 0.9999; got 1.5"),
         ({"method": "gptq", "double_quant": True}, "variants[0].double_quant: gptq does not have it"),
         ({"method": "gptq", "bitz": 4}, "variants[0].bitz: unknown key; allowed: method, bits"),
         ({"method": "gguf"}, "variants[0].type: gguf needs at least one of F32"),
         ({"method": "gguf", "bits": 4}, "variants[0].bits: gguf takes a type instead"),
         ({"method": "bitsandbytes", "bits": 8, "type": "nf4"}, "variants[0].type: nf4 needs 4 in bits"),
+        ({"method": "bitsandbytes", "type": "nf4", "threshold": 5.0}, "variants[0].threshold: bitsandbytes has it for int8 only"),
+        ({"method": "bitsandbytes", "compute_dtype": "int4"}, "variants[0].compute_dtype: bitsandbytes supports bfloat16, float16"),
+        ({"method": "awq", "bits": 8}, "variants[0].bits: awq supports 4 bits, got 8"),
+        ({"method": "awq", "group_size": -1}, "variants[0].group_size: awq supports 32, 64, 128; got -1"),
+        ({"method": "hqq", "axis": 2}, "variants[0].axis: hqq supports 0, 1; got 2"),
+        ({"method": "hqq", "bits": 5}, "variants[0].bits: hqq supports 8, 4, 3, 2, 1 bits, got 5"),
+        ({"method": "autoround", "iterations": 1.5}, "variants[0].iterations: autoround supports a whole number from 0 to 10000"),
+        ({"method": "autoround", "learning_rate": 0}, "variants[0].learning_rate: autoround supports a number from 1e-06 to 1; got 0"),
+        ({"method": "autoround", "bits": 8, "export_format": "auto_awq"}, "variants[0].*export_format: auto_awq holds 4 bits"),
+        ({"method": "gguf", "type": "IQ2_M"}, "variants[0].type: IQ2_M needs an importance matrix"),
+        ({"method": "gptq", "layers": [{"match": "(", "bits": 8}]}, "variants[0].layers[0].match: not a regular expression"),
+        ({"method": "gptq", "layers": [{"match": "x", "bits": 5}]}, "variants[0].*layers: gptq supports 2, 3, 4, 8, 16 bits, got 5"),
+        ({"method": "bitsandbytes", "layers": [{"match": "x", "bits": 8}]}, "variants[0].*layers: bitsandbytes supports 16 bits, got 8"),
+        ({"method": "awq", "layers": [{"match": "x", "bits": 8}]}, "variants[0].layers: awq has one bit width for all"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_variant_is_refused(request_: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message.replace("[0]", r"\[0\]").replace("[4", r"\[4")) as raised:
         recipe(request_)
@@ -87,7 +102,7 @@ def test_a_wrong_variant_is_refused(request_: dict[str, Any], message: str) -> N
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "publish": {"model": "../up"}}, "publish.model: "),
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "gates": {"max_p99_kl": float("inf")}}, "gates.max_p99_kl"),
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "calibration": {"samples": True}}, "calibration.samples"),
-        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "publish": {"model": "con"}}, "publish.model"),
+        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "publish": {"model": "con"}}, "publish.model: a name"),
         ({"model": {"source": "x\ny"}, "variants": [{"method": "gptq"}]}, "model.source"),
         ([], "recipe: "),
     ],
@@ -97,10 +112,31 @@ def test_a_wrong_recipe_is_refused(data: Any, message: str) -> None:
         parse_recipe(data)
 
 
-def test_a_method_that_is_not_built_is_refused_at_expansion() -> None:
-    unbuilt = next(row.name for row in METHODS.values() if not row.built)
-    with pytest.raises(RecipeError, match=f"{unbuilt} is not built yet; available: baseline"):
-        recipe({"method": unbuilt}).expand()
+@pytest.mark.parametrize(
+    ("request_", "names"),
+    [
+        ({"method": "bitsandbytes", "type": "nf4", "compute_dtype": "float32"}, ["bitsandbytes-nf4-float32"]),
+        ({"method": "bitsandbytes", "threshold": [6.0, 0.0]}, ["bitsandbytes-int8", "bitsandbytes-int8-t0", "bitsandbytes-nf4"]),
+        ({"method": "awq", "zero_point": [True, False]}, ["awq-4bit-g64", "awq-4bit-g64-sym"]),
+        ({"method": "hqq", "bits": [8, 1], "axis": 0}, ["hqq-8bit-g64-axis0", "hqq-1bit-g64-axis0"]),
+        ({"method": "autoround", "iterations": [200, 0]}, ["autoround-4bit-g64", "autoround-4bit-g64-i0"]),
+        ({"method": "autoround", "export_format": "auto_gptq", "low_memory": False}, ["autoround-4bit-g64-fast-auto_gptq"]),
+        ({"method": "gguf", "type": ["IQ4_XS", "TQ1_0"]}, ["gguf-iq4_xs", "gguf-tq1_0"]),
+    ],
+)  # fmt: skip
+def test_options_are_in_the_names_where_they_are_not_the_default(request_: dict[str, Any], names: list[str]) -> None:
+    assert [spec.name for spec in recipe(request_).expand()] == names
+
+
+def test_rules_are_in_the_name_and_several_sets_of_rules_are_several_variants() -> None:
+    rules = [[{"match": "down_proj", "bits": bits}] for bits in (8, 16)]
+    parsed = parse_recipe(
+        {"model": {"source": "x"}, "variants": [{"method": "gptq", "layers": rule} for rule in rules]}
+    )
+    one, other = parsed.expand()
+    assert re.fullmatch(r"gptq-4bit-g64-mix[0-9a-f]{6}", one.name)
+    assert one.name != other.name
+    assert one.runtime == "gptqmodel", "transformers knows one width for all layers"
 
 
 def test_a_group_size_that_does_not_divide_a_layer_is_refused() -> None:

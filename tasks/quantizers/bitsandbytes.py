@@ -20,17 +20,22 @@ def quantize(
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    config = BitsAndBytesConfig(
-        load_in_8bit=spec.type == "int8",
-        load_in_4bit=spec.type != "int8",
-        bnb_4bit_quant_type=spec.type if spec.type != "int8" else "nf4",
-        bnb_4bit_use_double_quant=bool(spec.double_quant),
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
+    chosen = tensors.choose_bits(spec.layers, source)
+    options = {"llm_int8_skip_modules": ["lm_head", *chosen]} if chosen else {}
+    if spec.type == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=spec.threshold, **options)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=spec.type,
+            bnb_4bit_use_double_quant=spec.double_quant,
+            bnb_4bit_compute_dtype=getattr(torch, str(spec.compute_dtype)),
+            **options,
+        )
     progress("quantize", 0, 1)
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.bfloat16, device_map=device, quantization_config=config, local_files_only=True
     )
     model.save_pretrained(out)
     progress("quantize", 1, 1)
-    return tensors.account(source, out, scheme=str(spec.type))
+    return tensors.account(source, out, scheme=str(spec.type), left=tensors.left(chosen))

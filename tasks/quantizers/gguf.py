@@ -4,13 +4,18 @@ K-quants and IQ types store blocks of 256; where a row's length is no multiple, 
 same width. That is counted as a fallback: `Q2_K` of such a model is larger than its name says.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from quantmill.artifact import QuantizedTensor
+from quantmill.errors import RecipeError
+from quantmill.layer_rules import choose_bits
 from quantmill.recipe import VariantSpec
 
 _SUPER_BLOCK = 256
+_TYPE_OF_BITS = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0", 16: "BF16"}
 
 
 def quantize(
@@ -27,12 +32,39 @@ def quantize(
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = _file_type(str(spec.type))
     target = out / f"model-{spec.type}.gguf"
+    chosen = _overrides(spec, source)
+    if chosen:
+        params.tt_overrides = _as_array(chosen)
     progress("quantize", 0, 1)
     code = llama_cpp.llama_model_quantize(str(source / "model.gguf").encode(), str(target).encode(), params)
     if code != 0 or not target.exists():
         raise RuntimeError(f"llama_model_quantize returned {code} for {spec.type}")
     progress("quantize", 1, 1)
-    return read_tensors(target, str(spec.type))
+    return read_tensors(target, str(spec.type), chosen)
+
+
+def _overrides(spec: VariantSpec, source: Path) -> dict[str, str]:
+    """Return GGUF tensor -> type where a rule of `layers` says so; rules speak the checkpoint's names."""
+    if not spec.layers:
+        return {}
+    names: dict[str, str] = json.loads((source / "names.json").read_text(encoding="utf-8"))
+    chosen = choose_bits(spec.layers, sorted(names))
+    if lone := [name for name in chosen if not names[name]]:
+        raise RecipeError(f"layers: {lone[0]} has no tensor of its own in a GGUF (experts are stored together)")
+    return {names[name]: _TYPE_OF_BITS[bits] for name, bits in chosen.items()}
+
+
+def _as_array(chosen: dict[str, str]) -> Any:
+    """Return llama.cpp's list of overrides: regular expressions, ended by an empty entry."""
+    import llama_cpp
+    from gguf import GGMLQuantizationType
+
+    entry = llama_cpp.llama_model_tensor_override
+    made = [
+        entry(f"^{name.replace('.', '[.]')}$".encode(), GGMLQuantizationType[kind].value)
+        for name, kind in chosen.items()
+    ]
+    return (entry * (len(made) + 1))(*made, entry(None, 0))
 
 
 def _file_type(name: str) -> int:
@@ -41,14 +73,15 @@ def _file_type(name: str) -> int:
     return int(getattr(llama_cpp, "LLAMA_FTYPE_ALL_F32" if name == "F32" else f"LLAMA_FTYPE_MOSTLY_{name}"))
 
 
-def read_tensors(path: Path, asked: str) -> list[QuantizedTensor]:
-    """Return what each tensor of a GGUF file became."""
-    from gguf import GGUFReader
+def read_tensors(path: Path, asked: str, chosen: dict[str, str] | None = None) -> list[QuantizedTensor]:
+    """Return what each tensor of a GGUF file became; `chosen`: tensors that a rule gave a type of their own."""
+    from tasks.gguf_reader import BlockReader
 
     made = []
-    for tensor in GGUFReader(path).tensors:
+    for tensor in BlockReader(path).tensors:
         kind, width = tensor.tensor_type.name, int(tensor.shape[0])
-        blocks = "_K" in asked or asked.startswith(("IQ", "TQ"))
+        wanted = (chosen or {}).get(tensor.name, asked)
+        blocks = "_K" in wanted or wanted.startswith(("IQ", "TQ"))
         replaced = blocks and width % _SUPER_BLOCK and len(tensor.shape) > 1 and kind != "F32"
         made.append(
             QuantizedTensor(

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tasks import tensors
-from tasks.quantizers.gptq import _fallbacks, _scrub
+from tasks.gptqmodel_engine import fallbacks, scrub
 
 
 def test_a_loss_that_is_no_number_is_a_fallback() -> None:
@@ -13,7 +13,7 @@ def test_a_loss_that_is_no_number_is_a_fallback() -> None:
         {"layer": 1, "module": "mlp.down_proj", "loss": "fallback(rtn): 0.0012345"},
         {"layer": 11, "module": "mlp.down_proj", "loss": "rtn fallback"},
     ]
-    assert _fallbacks(log) == {
+    assert fallbacks(log) == {
         ".1.mlp.down_proj": "rounded to nearest: fallback(rtn): 0.0012345",
         ".11.mlp.down_proj": "rounded to nearest: rtn fallback",
     }
@@ -49,12 +49,12 @@ def test_a_matrix_left_as_it_was_is_a_fallback_and_a_head_is_not(tmp_path: Path)
     assert not any(tensor.fallback for tensor in tensors.account(tmp_path, tmp_path, "bf16"))
 
 
-def test_scrub(tmp_path: Path) -> None:
+def testscrub(tmp_path: Path) -> None:
     (tmp_path / "quant_log.csv").write_text("layer,time\n")
     settings = {"bits": 4, "meta": {"offload_to_disk_path": "/somewhere/random", "damp": 0.05}}
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
     (tmp_path / "quantize_config.json").write_text(json.dumps(settings))
-    _scrub(tmp_path)
+    scrub(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "quantize_config.json"]
     assert json.loads((tmp_path / "quantize_config.json").read_text()) == {"bits": 4, "meta": {"damp": 0.05}}
     assert json.loads((tmp_path / "config.json").read_text())["quantization_config"]["meta"] == {"damp": 0.05}

@@ -1,0 +1,130 @@
+"""Every architecture through every method and width: `make matrix`, or `python -m benchmarks.matrix --only gpt2,opt --methods hqq`.
+
+For each cell: what the checks before any work say; else the artifact is made in one process and opened in another, its
+logits are compared with those of the bf16 weights, and its weights are counted. What was found is kept beside the
+scratch, so that a run that broke off goes on; `--force` tries again. At the end docs/methods.md is written.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import architectures, matrix_page, matrix_work
+from benchmarks.architectures import ARCHITECTURES
+from quantmill.errors import QuantmillError
+from quantmill.methods import METHODS
+from quantmill.settings import load_settings
+from quantmill.texts import TextSource, TokenRequest
+from tasks import calibrate, support, text_sources
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
+_TIMEOUT_S = 900
+_CALIBRATION = TokenRequest(source="builtin", samples=8, sequence_length=128, seed=0)
+
+
+def fill(name: str, method: str, place: Path, force: bool) -> dict[str, Any]:
+    """Return the cells of one architecture and method: column -> what was found."""
+    kept = place / "cells" / f"{name}-{method}.json"
+    model, scratch = place / "models" / name, place / "scratch" / f"{name}-{method}"
+    if refused := refusals(method, model):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(refused, indent=1))
+        return refused
+    if kept.is_file() and not force:
+        found: dict[str, Any] = json.loads(kept.read_text())
+        if not any(cell["status"] == "refused" for cell in found.values()):
+            return found
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    cells = _step("quantize", model, method, scratch)
+    for column, opened in _step("check", model, method, scratch).items():
+        cells[column] = cells[column] | opened if cells[column]["status"] == "made" else cells[column]
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(cells, indent=1))
+    shutil.rmtree(scratch)
+    return cells
+
+
+def refusals(method: str, model: Path) -> dict[str, Any]:
+    """Return every column as refused where the checks before any work refuse the method, else nothing."""
+    found = {}
+    for column, spec in matrix_work.specs_of(method):
+        try:
+            support.require([spec], model)
+        except QuantmillError as error:
+            reason = str(error).removeprefix(f"variants: {spec.name}: ")
+            found[column] = {"status": "refused", "reason": reason}
+    return found
+
+
+def _step(step: str, model: Path, method: str, scratch: Path) -> dict[str, Any]:
+    """Return what a process of its own found; its death becomes the cells."""
+    answer, log = scratch / f"{step}.json", scratch.with_name(f"{scratch.name}-{step}.log")
+    command = [sys.executable, "-m", "benchmarks.matrix_work", step, model, method, scratch, answer]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": "2"}
+    began = time.monotonic()
+    with log.open("w") as output:
+        try:
+            code = subprocess.run(
+                [*map(str, command)], env=environment, stdout=output, stderr=output, timeout=_TIMEOUT_S, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = 124
+    print(f"{model.name} {method} {step}: {time.monotonic() - began:.0f} s", flush=True)
+    if answer.is_file():
+        found: dict[str, Any] = json.loads(answer.read_text())
+        return found
+    words = f"the process that {step}s ended with {code}"
+    return {column: {"status": "failed", "reason": words} for column, _ in matrix_work.specs_of(method)}
+
+
+def _prepare(place: Path, names: list[str]) -> None:
+    """Make the models, the calibration windows and the tokens that are looked at."""
+    import numpy as np
+    import torch
+    from safetensors.numpy import save_file
+
+    torch.set_num_threads(1)
+    tokenizer = architectures.save_tokenizer(place / "tokenizer")
+    for name in names:
+        architectures.build(name, place / "models" / name, tokenizer)
+    scratch = place / "scratch"
+    scratch.mkdir(exist_ok=True)
+    documents = text_sources.take(TextSource(source="builtin"), "calibration", 1, "calibration")
+    text = "\n\n".join(document.text for document in documents)
+    windows = calibrate.cut_windows(text, tokenizer / "tokenizer.json", _CALIBRATION, "calibration")
+    save_file({"input_ids": np.array(windows, np.int32)}, scratch / "calibration.safetensors")
+    np.save(scratch / "ids.npy", np.array(windows[0][: matrix_work.TOKENS], np.int32))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="architectures, with commas between")
+    parser.add_argument("--methods", default="", help="methods, with commas between")
+    parser.add_argument("--force", action="store_true", help="try again what was found before")
+    parser.add_argument("--place", type=Path, help="default: QUANTMILL_HOME/matrix")
+    options = parser.parse_args()
+    place = (options.place or load_settings().home / "matrix").absolute()
+    names = options.only.split(",") if options.only else list(ARCHITECTURES)
+    methods = options.methods.split(",") if options.methods else [name for name in METHODS if name != "baseline"]
+    _prepare(place, names)
+    for name in names:
+        if options.force or not (place / "scratch" / f"{name}.npy").is_file():
+            fill(name, "baseline", place, True)
+        for method in methods:
+            cells = fill(name, method, place, options.force)
+            for column, cell in cells.items():
+                print(f"  {name} {method} {column}: {matrix_page.cell_words(cell)}", flush=True)
+    if not options.only and not options.methods:
+        PAGE.write_text(matrix_page.page(place / "cells"), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""One process of the matrix: makes all widths of a method on one model, or opens what was made: `python -m benchmarks.matrix_work`.
+
+It runs the functions that the line's own jobs run, so a cell of the matrix is what a recipe would get.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantmill import planning
+from quantmill.methods import IMATRIX_TYPES, METHODS
+from quantmill.recipe import VariantSpec
+from quantmill.variants import VariantRequest
+from tasks import architecture, job, tensors
+from tasks.sandbox import JobFile
+
+TOKENS = 64
+_MATRIX = 1 << 14  # a tensor of a GGUF with fewer weights is a norm, a bias or a router
+_ENOUGH = {8: 0.15, 6: 0.25, 5: 0.35, 4: 0.6, 3: 1.0, 2: 2.0, 1: 3.0}  # rms ratio; logits of another model: 1.4
+_EXACT = 0.1  # 16 bits and more: where llama.cpp computes in bf16, a router may take another expert for a token or two
+_OPTIONS: dict[str, dict[str, Any]] = {"autoround": {"iterations": 1}}
+
+
+def specs_of(method: str) -> Iterator[tuple[str, VariantSpec]]:
+    """Yield (column, spec) for every width or type of a method that needs no importance matrix."""
+    row = METHODS[method]
+    kinds = [kind for kind in row.types if kind not in IMATRIX_TYPES]
+    asked: dict[str, Any] = {"type": kinds} if kinds else {"bits": list(row.bits)}
+    for spec in VariantRequest.model_validate({"method": method, **asked, **_OPTIONS.get(method, {})}).expand():
+        yield str(spec.type or spec.bits), spec
+
+
+def quantize(model: Path, method: str, place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Make every width of `method` under `place`; yield (column, what came of it)."""
+    source = _convert(model, place) if METHODS[method].converted else model
+    for column, spec in specs_of(method):
+        arguments = {
+            "spec": spec.model_dump(),
+            "source": str(source),
+            "companions": str(model),
+            "calibration": str(place.parent / "calibration.safetensors") if spec.row.calibrated else None,
+            "device": "cpu",
+        }
+        try:
+            made = job.artifact(_job("artifact", place / column, arguments), _silent)
+        except Exception as error:  # noqa: BLE001 (whatever an engine raises becomes the cell)
+            traceback.print_exc()
+            yield column, {"status": "failed", "reason": _words(error)}
+            continue
+        yield column, {"status": "made"} | _account(spec, made["tensors"], model)
+
+
+def check(model: Path, method: str, place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Open every width of `method` as a consumer does and as a measurement does; yield (column, what came of it)."""
+    ids = np.load(place.parent / "ids.npy")
+    for column, spec in specs_of(method):
+        folder = place / column / "out"
+        if not (folder / "config.json").is_file():
+            continue
+        try:
+            logits = _read(folder, spec, ids, model)
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            yield column, {"status": "failed", "reason": f"loading: {_words(error)}"}
+            continue
+        yield column, _compare(logits, place.parent / f"{model.name}.npy", spec)
+
+
+def _read(folder: Path, spec: VariantSpec, ids: Any, source: Path) -> Any:
+    from tasks.runtimes.protocol import Machine
+
+    if missing := [
+        name for name in ("tokenizer.json", "config.json", "tokenizer_config.json") if not (folder / name).exists()
+    ]:
+        raise ValueError(f"the artifact lacks {missing[0]}")
+    experts = architecture.of_config(source).experts
+    module = importlib.import_module(f"tasks.runtimes.{spec.runtime_for(experts)}")
+    machine = Machine(device="cpu", threads=1, hardware="")
+    consumer = module.load(folder, machine, context=2 * TOKENS, scoring=False)
+    consumer.step(consumer.start(ids[:8]))
+    consumer.close()
+    model = module.load(folder, machine, context=2 * TOKENS, scoring=True)
+    if spec.method == "baseline":
+        return _traced(model, ids)
+    return model.logits(ids)
+
+
+def _traced(model: Any, ids: Any) -> Any:
+    """Return the baseline's logits; TraceMismatch where its trace does not give them."""
+    from tasks import trace
+
+    inputs, logits = model.trace(ids)
+    trace.narrowest(model.head(), inputs[:-1], logits[:-1])
+    return logits
+
+
+def _compare(logits: Any, reference: Path, spec: VariantSpec) -> dict[str, Any]:
+    if not np.isfinite(logits).all():
+        return {"status": "failed", "reason": "a logit is NaN or infinite"}
+    if spec.method == "baseline":
+        np.save(reference, logits)
+        return {"rms": 0.0}
+    true = np.load(reference)
+    ratio = float(np.sqrt(((logits - true) ** 2).mean() / (true**2).mean()))
+    if ratio > _ENOUGH.get(spec.bits, _EXACT):
+        return {"status": "failed", "reason": f"its logits differ by {ratio:.2f} of their own size", "rms": ratio}
+    return {"rms": ratio}
+
+
+def _account(spec: VariantSpec, made: list[dict[str, Any]], model: Path) -> dict[str, Any]:
+    """Return the share of the decoder's matrices that became what was asked for, and the bits that these take."""
+    if spec.row.format == "gguf":
+        matrices = [t for t in made if t["name"].startswith("blk.") and t["parameters"] >= _MATRIX]
+    else:
+        names = {f"{name}.weight" for name in tensors.linear_names(model)}
+        matrices = [t for t in made if t["name"] in names]
+        assert len(matrices) == len(names), "every matrix is accounted for"
+    done = [t for t in matrices if not t["fallback"]]
+    weights = sum(t["parameters"] for t in done)
+    bits = sum(t["bits"] * t["parameters"] for t in done) / max(weights, 1)
+    wanted = 16.0 if spec.method == "baseline" else planning.stored_bits(spec)
+    reasons = sorted({t["fallback"] for t in matrices if t["fallback"]})
+    mixed = str(spec.type).endswith(("_M", "_L")) or spec.type == "Q2_K"  # some tensors wider, by llama.cpp's own plan
+    off = not mixed and abs(bits - wanted) > 0.1 * wanted
+    return {
+        "share": weights / max(sum(t["parameters"] for t in matrices), 1),
+        "bits": round(bits, 3),
+        "why": "; ".join(reasons),
+        "off": f"{bits:.2f} bits a weight in place of {wanted:.2f}" if off and done else "",
+    }
+
+
+def _convert(model: Path, place: Path) -> Path:
+    arguments = {"source": str(model), "name": model.name}
+    job.conversion(_job("conversion", place / "conversion", arguments), _silent)
+    return place / "conversion" / "out"
+
+
+def _job(kind: str, folder: Path, arguments: dict[str, Any]) -> JobFile:
+    (folder / "out").mkdir(parents=True)
+    return JobFile(
+        kind=kind, name=folder.name, arguments=arguments, folder=folder, progress_fd=2, threads=1, expected={}
+    )
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    pass
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:240]}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("step", choices=("quantize", "check"))
+    parser.add_argument("model", type=Path)
+    parser.add_argument("method")
+    parser.add_argument("place", type=Path)
+    parser.add_argument("answer", type=Path)
+    options = parser.parse_args()
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {}
+    try:
+        for column, cell in {"quantize": quantize, "check": check}[options.step](
+            options.model, options.method, options.place
+        ):
+            found[column] = cell
+            print(f"{time.strftime('%X')} {options.model.name} {options.method} {column}: {cell}", flush=True)
+    except Exception as error:  # noqa: BLE001
+        traceback.print_exc()
+        left = {column: {"status": "failed", "reason": _words(error)} for column, _ in specs_of(options.method)}
+        found = left | found
+    options.answer.write_text(json.dumps(found, indent=1))
+    sys.stdout.flush()
+    os._exit(0)  # engines leave threads and exit hooks that hang after the work is done
+
+
+if __name__ == "__main__":
+    main()

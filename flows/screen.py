@@ -1,0 +1,94 @@
+"""What a person sees at the end of a run: the table, why variants were refused, and where to look."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from quantmill import tables
+from quantmill.report import RunSummary, VariantSummary
+from quantmill.settings import Settings
+from quantmill.tables import Column
+
+_STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red"}
+_COLUMNS = [
+    Column("variant", right=False), Column("status", right=False), Column("MB"), Column("bits/w", 4), Column("perplexity", 2),
+    Column("ratio", 5), Column("mean KL"), Column("top-1", 3), Column("decode tok/s", 1), Column("peak MB", 6),
+]  # fmt: skip
+
+
+def show(summary: RunSummary, settings: Settings) -> None:
+    """Print a finished run."""
+    console = tables.screen()
+    console.print(table_of(summary, console.width))
+    _print_remarks(summary, console)
+    _print_places(summary, settings, console)
+
+
+def table_of(summary: RunSummary, width: int = 160) -> Table:
+    """Return the run's table, with as many columns as fit."""
+    base = summary.baseline
+    first = [
+        base.name, "reference", f"{base.size_bytes / 1e6:.1f}", f"{base.bits_per_weight:.2f}", f"{base.perplexity:.3f}",
+        "1.000", "", "", f"{base.decode_tokens_per_s:.1f}", f"{base.peak_memory_bytes / 1e6:.0f}",
+    ]  # fmt: skip
+    title = f"{summary.model}: {len(summary.accepted)} of {len(summary.variants)} variants accepted"
+    return tables.fitting(title, _COLUMNS, [first, *map(_cells, summary.variants)], width)
+
+
+def _cells(row: VariantSummary) -> list[str]:
+    marks = f" ({', '.join(row.marks)})" if row.marks else ""
+    status = f"[{_STYLE[row.status]}]{row.status}[/]" + (" cached" if row.cached else "")
+
+    def shown(value: float | None, form: str, scale: float = 1.0) -> str:
+        return "-" if value is None else format(value * scale, form)
+
+    return [
+        row.name + marks,
+        status,
+        shown(row.size_bytes, ".1f", 1e-6),
+        shown(row.bits_per_weight, ".2f"),
+        shown(row.perplexity, ".3f"),
+        shown(row.perplexity_ratio, ".3f"),
+        shown(row.mean_kl, ".4f"),
+        shown(row.top1_agreement, ".1%"),
+        shown(row.decode_tokens_per_s, ".1f"),
+        shown(row.peak_memory_bytes, ".0f", 1e-6),
+    ]
+
+
+def _print_remarks(summary: RunSummary, console: Console) -> None:
+    for row in summary.variants:
+        for reason in row.reasons:
+            console.print(f"  {row.name}: {row.status}: {reason}", highlight=False, markup=False)
+    for note in summary.source_notes:
+        console.print(f"  source: {note}", highlight=False, markup=False)
+    floors = ", ".join(f"{runtime} {floor:.1e}" for runtime, floor in summary.noise_floor.items())
+    console.print(f"  noise floor (mean KL of the baseline's own weights): {floors}", highlight=False)
+    if summary.picks:
+        console.print(
+            "  best for " + ", ".join(f"{goal}: {name}" for goal, name in summary.picks.items()), highlight=False
+        )
+
+
+def _print_places(summary: RunSummary, settings: Settings, console: Console) -> None:
+    """Print where to look, in commands that work from any folder and send nothing to anyone."""
+    home = settings.home.absolute()
+
+    def line(name: str, text: str) -> None:
+        console.print(f"{name:<8} {text}", highlight=False, soft_wrap=True, markup=False)
+
+    def command(name: str, *arguments: str) -> str:
+        beside = Path(sys.executable).parent / name
+        return shlex.join([str(beside) if beside.exists() else name, *arguments])
+
+    console.print()
+    line("Report", str(home / "reports" / summary.model / "report.html"))
+    line("Store", f"{settings.store_path.absolute()}   ({command('quantmill', 'show', summary.model)})")
+    tracking = settings.mlflow_uri or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
+    line("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {command('mlflow', 'ui', '--backend-store-uri', tracking)}")
+    quiet = f"DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_HOME={shlex.quote(str(home / 'prefect'))}"
+    line("Prefect", os.environ.get("PREFECT_API_URL") or f"{quiet} {command('prefect', 'server', 'start')}")

@@ -1,0 +1,47 @@
+"""Tables that fit the screen: names stay whole, and columns go, the least needed first."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_PADDING = 3
+_PIPE_WIDTH = 160
+
+
+class Column(NamedTuple):
+    """A column: the higher its rank, the sooner it goes where the screen is too narrow; 0 always stays."""
+
+    title: str
+    rank: int = 0
+    right: bool = True
+
+
+def screen() -> Console:
+    """Return the console; where nobody says how wide it is (a pipe, a log), wide enough for a table."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+
+
+def fitting(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Return the table of `rows` (cells in rich's markup) with as many columns as fit in `width` signs.
+
+    What is left out is named below the table.
+    """
+    widths = [
+        max(len(column.title), *(Text.from_markup(row[index]).cell_len for row in rows), 0) + _PADDING
+        for index, column in enumerate(columns)
+    ]
+    shown = list(range(len(columns)))
+    while sum(widths[index] for index in shown) + 1 > width and any(columns[index].rank for index in shown):
+        shown.remove(max(shown, key=lambda index: (columns[index].rank, index)))
+    left_out = [column.title for index, column in enumerate(columns) if index not in shown]
+    caption = f"not shown at this width: {', '.join(left_out)}; --json has all" if left_out else None
+    table = Table(title=title, caption=caption)
+    for index in shown:
+        table.add_column(columns[index].title, justify="right" if columns[index].right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(row[index] for index in shown))
+    return table

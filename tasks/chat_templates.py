@@ -1,0 +1,79 @@
+"""The model's chat template: whether there is one, what its digest is, and (inside a job) what it makes of conversations.
+
+A template is code from whoever made the model. transformers runs it in Jinja's sandbox, and that in a process of its own,
+which a time limit ends: a sandbox stops no loop.
+"""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from quantmill import keys
+from quantmill.artifact import Snapshot
+from quantmill.errors import TextError
+from quantmill.recipe import ModelRequest
+from tasks import sources
+from tasks.architecture import read_json
+
+PACKAGES = ("jinja2", "tokenizers", "transformers")
+_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+_DAY = datetime.datetime(2024, 7, 26)
+
+
+def digest(snapshot: Snapshot) -> str:
+    """Return the digest of the files that a template and the special tokens in it come from."""
+    return keys.digest({file.path: file.sha256 for file in snapshot.files if file.path in _FILES})
+
+
+def is_missing(request: ModelRequest) -> bool:
+    """Return whether a source is known to have no template; one that does not lie here is not known."""
+    if request.remote:
+        return False
+    path = sources.locate(request.source)
+    if not path.is_dir():
+        from tasks.dequantize import read_gguf
+
+        return "tokenizer.chat_template" not in read_gguf(path).fields
+    if any((path / name).is_file() for name in _FILES[:2]):
+        return False
+    config = path / "tokenizer_config.json"
+    return not (config.is_file() and read_json(config).get("chat_template"))
+
+
+def render(folder: Path, conversations: list[list[dict[str, str]]], where: str) -> list[str]:
+    """Return each conversation as the model's tokenizer renders it, without an opening for an answer. Inside a job only.
+
+    A text that opens with the BOS token loses it where the tokenizer puts one before every text itself: windows do
+    that too. Templates that print the date print 26 July 2024, or the windows would be others every day.
+
+    Raises:
+        TextError: there is no template, or it refuses a conversation.
+    """
+    from jinja2 import TemplateError
+    from transformers import AutoTokenizer
+    from transformers.utils import chat_template_utils
+
+    chat_template_utils.datetime = _Clock
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        raise TextError(f"{where}: the model has no chat template")
+    bare, dressed = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    opens = bool(tokenizer.bos_token) and dressed[:1] == [tokenizer.bos_token_id] != bare[:1]
+    rendered = []
+    for number, messages in enumerate(conversations, start=1):
+        try:
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
+        except (TemplateError, ValueError, TypeError) as error:
+            words = " ".join(str(error).split())[:200]
+            shown = messages[0]["content"][:40] if messages else ""
+            raise TextError(f"{where}: the chat template refuses document {number} ({shown!r}): {words}") from error
+        rendered.append(text.removeprefix(str(tokenizer.bos_token)) if opens else text)
+    return rendered
+
+
+class _Clock:
+    """Stands in for `datetime` in the template's functions."""
+
+    @staticmethod
+    def now(*_: Any) -> datetime.datetime:
+        return _DAY

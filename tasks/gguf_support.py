@@ -1,0 +1,93 @@
+"""Which architectures llama.cpp's converter takes here, read from the source of its copy in auto-round and of gguf."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from tasks import architecture, package_source
+
+_CONVERSION = "export/export_to_gguf/conversion"
+_SENTENCEPIECE, _BYTE_PAIRS, _CLASS = "sentencepiece", "_set_vocab_gpt2", "tokenizer_class == 'GPT2Tokenizer'"
+
+
+def obstacle(name: str, folder: Path) -> str:
+    """Return why no GGUF can be made of a model of class `name`, or nothing."""
+    known = architectures()
+    if known and name not in known:
+        return f"llama.cpp's converter does not take {name}; it lists {len(known)}, LlamaForCausalLM is one"
+    module = _modules().get(name, "")
+    own = re.findall(r"^    model_arch = gguf\.MODEL_ARCH\.(\w+)", _class_code(name), re.MULTILINE)
+    if unknown := sorted(set(own) & missing(module, "ARCH")) or sorted(missing(module, "TENSOR")):
+        return f"llama.cpp's converter for {name} needs a newer gguf than is locked: one that knows {unknown[0]}"
+    if needs_sentencepiece(name, folder):
+        return f"llama.cpp's converter makes {name}'s vocabulary of tokenizer.model, which the folder lacks"
+    return ""
+
+
+@cache
+def architectures() -> frozenset[str]:
+    """Return the class names of the causal text models that the converter lists."""
+    return frozenset(name for name in _modules() if name.endswith(("ForCausalLM", "LMHeadModel")))
+
+
+def missing_kinds(name: str) -> list[str]:
+    """Return the architectures that gguf does not know and the converter's module for a model of class `name` speaks of.
+
+    The converter's copy is newer than the gguf that is locked: importing its modules for Qwen and Gemma would fail for
+    the sake of models that came later.
+    """
+    return sorted(missing(_modules().get(name, ""), "ARCH"))
+
+
+@cache
+def missing(module: str, table: str) -> frozenset[str]:
+    """Return the members of gguf's `MODEL_ARCH` or `MODEL_TENSOR` that a module, or one that it imports, uses in vain."""
+    text = package_source.read("auto_round", f"{_CONVERSION}/{module}.py") if module else ""
+    used = set(re.findall(rf"gguf\.MODEL_{table}\.(\w+)", text))
+    known = set(re.findall(r"^    (\w+)\s*=", _gguf_table(table), re.MULTILINE))
+    others = {other for other in re.findall(r"^from \.(\w+) import", text, re.MULTILINE) if other != "base"}
+    return frozenset(used - known if known else ()).union(*(missing(other, table) for other in others))
+
+
+def _gguf_table(table: str) -> str:
+    text = package_source.read("gguf", "constants.py")
+    return text.partition(f"class MODEL_{table}(")[2].partition("\nclass ")[0]
+
+
+def needs_sentencepiece(name: str, folder: Path) -> bool:
+    """Return whether the converter wants a `tokenizer.model` for this architecture that the folder lacks."""
+    text = _vocabulary_code(name)
+    if (folder / "tokenizer.model").is_file() or _SENTENCEPIECE not in text:
+        return False
+    if _CLASS in text:  # Phi 3 and 4: by the name of the tokenizer's class
+        config = folder / "tokenizer_config.json"
+        return not (config.is_file() and architecture.read_json(config).get("tokenizer_class") == "GPT2Tokenizer")
+    return _BYTE_PAIRS not in text
+
+
+def _vocabulary_code(name: str) -> str:
+    """Return the code by which the converter makes an architecture's vocabulary, nothing where it inherits it."""
+    return _class_code(name).partition("def set_vocab")[2].partition("\n    def ")[0]
+
+
+@cache
+def _class_code(name: str) -> str:
+    """Return the code of the converter's class for an architecture, or nothing."""
+    module = _modules().get(name, "")
+    text = package_source.read("auto_round", f"{_CONVERSION}/{module}.py") if module else ""
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.ClassDef) and any(f"'{name}'" in ast.unparse(mark) for mark in node.decorator_list):
+            return ast.unparse(node)
+    return ""
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """Return class name -> module of the converter."""
+    table = package_source.read("auto_round", f"{_CONVERSION}/__init__.py")
+    found: Iterator[dict[str, str]] = (
+        ast.literal_eval(value) for name, value in package_source.assigned(table) if name == "TEXT_MODEL_MAP"
+    )
+    return next(found, {})

@@ -1,0 +1,68 @@
+"""AutoRound (arXiv:2309.05516): rounding learned by signed gradient descent, block by block, on our calibration windows."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from quantmill.artifact import QuantizedTensor
+from quantmill.recipe import VariantSpec
+from tasks import tensors
+
+
+def quantize(
+    source: Path,
+    spec: VariantSpec,
+    calibration: Path | None,
+    out: Path,
+    device: str,
+    progress: Callable[[str, int, int], None],
+) -> list[QuantizedTensor]:
+    """Tune the rounding on the windows (its own default would fetch a data set) and write the format asked for."""
+    if calibration is None:
+        raise ValueError("autoround needs calibration windows")
+    if any(tensors.renamed(name) != name for name in tensors.linear_names(source)):
+        # Else it looks for the experts' weights under names that the checkpoint does not have, and fails.
+        os.environ["AR_DISABLE_META_LOAD"] = "1"
+    from auto_round import AutoRound
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    chosen = tensors.choose_bits(spec.layers, source)
+    windows = load_file(calibration)["input_ids"].long()
+    windows = windows[: spec.samples or None, : spec.sequence_length or None]
+    layers = tensors.layer_count(source)
+    engine = AutoRound(
+        str(source),
+        tokenizer=AutoTokenizer.from_pretrained(source, local_files_only=True),
+        bits=spec.bits,
+        group_size=spec.group_size,
+        sym=spec.sym,
+        iters=spec.iterations,
+        lr=spec.learning_rate,
+        minmax_lr=spec.minmax_learning_rate,
+        nsamples=len(windows),
+        seqlen=windows.shape[1],
+        batch_size=min(int(spec.batch_size or 1), len(windows)),
+        low_gpu_mem_usage=spec.low_memory,
+        dataset=[{"input_ids": ids[None]} for ids in windows],
+        layer_config={name: {"bits": width} for name, width in chosen.items()} or None,
+        device_map=device,
+        enable_torch_compile=False if device == "cpu" else None,  # from 10 steps on it would: half as long again here
+        seed=0,
+        trust_remote_code=False,
+    )
+    progress("block", 0, layers)
+    engine.quantize_and_save(str(out), format=spec.export_format)
+    progress("block", layers, layers)
+    _flatten(out)
+    return tensors.account(source, out, scheme="autoround", left=tensors.left(chosen))
+
+
+def _flatten(out: Path) -> None:
+    """Move the artifact out of the subfolder that the engine makes."""
+    if not (out / "config.json").exists():
+        (inner,) = [path for path in out.iterdir() if path.is_dir()]
+        for path in inner.iterdir():
+            shutil.move(path, out / path.name)
+        inner.rmdir()

@@ -1,0 +1,56 @@
+"""Widens the arithmetic of a loaded transformers model to fp32: the damage of bf16 would hide that of an 8-bit format."""
+
+from typing import Any
+
+import torch
+
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def widen(model: torch.nn.Module) -> None:
+    """Make every module that can compute in fp32 do so.
+
+    transformers ignores `dtype` for weights that were quantized before, so what they leave in half precision is cast here.
+    bitsandbytes' 4-bit layers take a bf16 kernel on processors that have one, whatever was asked for; they are told not to.
+    GPTQModel's and AutoRound's kernels for processors compute in bf16 or fp16; their layers are unpacked into fp32 matrices.
+    LLM.int8() casts its inputs to fp16 by definition, which nothing changes.
+    """
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "qweight"):
+            model.set_submodule(name, unpack(module))
+        elif type(module).__name__ == "Linear4bit":
+            wanted = {"support_avx512bf16_for_cpu": False, "compute_dtype": torch.float32, "compute_type_is_set": True}
+            for attribute, value in wanted.items():
+                if not hasattr(module, attribute):
+                    raise AttributeError(f"{name}: bitsandbytes' Linear4bit has no {attribute} any more; see `widen`")
+                setattr(module, attribute, value)
+    for parameter in model.parameters():
+        if parameter.dtype in _HALF:
+            parameter.data = parameter.data.float()
+
+
+def unpack(module: Any) -> torch.nn.Linear:
+    """Return a GPTQ, AWQ or AutoRound layer as a plain one: weights (out, in) in fp32, by the engine's own formula."""
+    module.scales = module.scales.float()
+    bias, module.bias = module.bias, None
+    with torch.inference_mode():
+        weight = _weight(module).float().contiguous()
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    layer.weight = torch.nn.Parameter(weight.clone(), requires_grad=False)
+    if bias is not None:
+        layer.bias = torch.nn.Parameter(bias.float(), requires_grad=False)
+    return layer
+
+
+def _weight(module: Any) -> torch.Tensor:
+    if hasattr(module, "dequantize_weight"):
+        return torch.as_tensor(module.dequantize_weight()).T
+    if "Awq" in type(module).__name__:
+        from gptqmodel.quantization.awq.utils.packing_utils import dequantize_gemm
+
+        return torch.as_tensor(
+            dequantize_gemm(module.qweight, module.qzeros, module.scales, module.bits, module.group_size)
+        ).T
+    # AutoRound's layer computes in its input's type: what it makes of the unit vectors is its matrix, exactly.
+    units = torch.eye(module.qweight.shape[0] * 32 // module.bits, device=module.qweight.device)
+    return torch.as_tensor(module(units)).T

@@ -1,0 +1,64 @@
+"""The ways of quantizing that are tested, and what makes them on the tiny model."""
+
+from pathlib import Path
+from typing import Any
+
+from flows import jobs
+from quantmill.artifact import Artifact, VariantJob
+from quantmill.recipe_file import parse_recipe
+from quantmill.settings import Settings
+from quantmill.store.folder import FolderStore
+from tasks import calibrate, convert, download, quantize
+from tasks.sandbox import Sandbox
+
+MIXED = [{"match": "down_proj", "bits": 8}, {"match": r"layers\.1\.self_attn", "bits": 16}]
+SPARED = [{"match": "down_proj", "bits": 16}]
+QUICK = {"method": "autoround", "iterations": 1}  # the rounding is not what is looked at here
+
+# One entry a way of quantizing: the request, and what its matrices become.
+VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
+    ({"method": "baseline"}, {"bf16"}),
+    ({"method": "bitsandbytes", "type": "int8"}, {"int8"}),
+    ({"method": "bitsandbytes", "type": "nf4"}, {"nf4"}),
+    ({"method": "bitsandbytes", "type": "fp4", "double_quant": False, "layers": SPARED}, {"fp4"}),
+    ({"method": "gptq", "bits": 4, "group_size": 64}, {"gptq"}),
+    ({"method": "gptq", "bits": 2, "sym": False, "desc_act": True, "layers": MIXED}, {"gptq"}),
+    ({"method": "awq"}, {"awq"}),
+    ({"method": "hqq", "bits": 4}, {"hqq"}),
+    ({"method": "hqq", "bits": 3, "axis": 0, "group_size": 32, "layers": MIXED}, {"hqq"}),
+    (QUICK, {"autoround"}),
+    (QUICK | {"bits": 2, "layers": MIXED}, {"autoround"}),
+    (QUICK | {"export_format": "auto_awq", "group_size": 128}, {"autoround"}),
+    ({"method": "gguf", "type": "Q8_0"}, {"Q8_0"}),
+    ({"method": "gguf", "type": "Q4_K_M"}, {"Q4_K", "Q6_K"}),
+    ({"method": "gguf", "type": "IQ4_XS", "layers": MIXED}, {"IQ4_XS", "Q8_0", "BF16"}),
+]
+
+
+class Bench:
+    """A store, a sandbox and the jobs of all variants on the tiny model."""
+
+    def __init__(self, home: Path, model: Path, requests: list[dict[str, Any]] | None = None) -> None:
+        settings = Settings(home=home)
+        self.store, self.sandbox = FolderStore(settings.store_path), Sandbox(settings)
+        recipe = parse_recipe(
+            {
+                "model": {"source": str(model)},
+                "calibration": {"samples": 2, "sequence_length": 64},
+                "evaluation": {"samples": 2, "sequence_length": 64},
+                "variants": requests or [request for request, _ in VARIANTS],
+            }
+        )
+        origin = download.inspect_source(recipe.model, home)
+        snapshot = download.fetch_snapshot(origin, self.store, self.sandbox)
+        tokens = calibrate.build_token_sets(recipe, snapshot, self.store, self.sandbox, True)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+        if plan.conversion_key:
+            convert.convert_snapshot(snapshot, plan.conversion_key, plan.conversion_name, self.store, self.sandbox)
+        self.jobs = dict(zip([job.name for job in plan.variants], plan.variants, strict=True))
+
+    def make(self, job: VariantJob) -> Artifact:
+        return quantize.make_artifact(job, self.store, self.sandbox)
+
+    def forget(self, job: VariantJob) -> None:
+        Path(self.store.uri, "stages", "artifact", f"{job.artifact_key}.json").unlink()

@@ -1,0 +1,28 @@
+"""Where models come from: what a recipe names is found from where the command runs, whatever folder a job works in."""
+
+from pathlib import Path
+
+import pytest
+
+from quantmill.recipe import ModelRequest
+from quantmill.settings import Settings
+from quantmill.store.folder import FolderStore
+from tasks import download, snapshots, sources
+from tasks.sandbox import Sandbox
+from tests.test_bad_input import model_folder
+
+
+@pytest.mark.slow
+def test_a_relative_folder_is_taken_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model_folder(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    sandbox = Sandbox(Settings(home=Path("home")))
+    origin = download.inspect_source(ModelRequest(source="./model"), sandbox.home)
+    snapshot = download.fetch_snapshot(origin, FolderStore(Path("home/store")), sandbox)
+    assert (snapshots.local_folder(snapshot, sandbox) / "model.safetensors").is_file()
+
+
+def test_a_relative_name_stands_for_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    monkeypatch.chdir(tmp_path)
+    assert sources.locate("./m.gguf") == sources.locate("m.gguf") == tmp_path / "m.gguf"
