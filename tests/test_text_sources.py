@@ -31,7 +31,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
         parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
     else:
         path.write_text(text if path.suffix.lower() == ".jsonl" else "\n\n".join(row["text"] for row in rows))
     return path
@@ -83,7 +83,7 @@ def test_rows_of_messages(tmp_path: Path, name: str, field: str) -> None:
         ("a.jsonl", b'{"messages": ["hello"]}\n', {}, r"message 1 needs role and content"),
         ("a.jsonl", b'{"messages": [{"role": "user", "content": [{"type": "image"}]}]}\n', {}, r"message 1 .*; content"),
         ("a.jsonl.gz", b"not packed", {}, r"c.source: a.jsonl.gz: cannot be read: not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99)[:-20], {}, r"c.source: a.jsonl.gz: cannot be read: "),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-20], {}, r"c.source: a.jsonl.gz: cannot be read: "),
         ("a.parquet", b"not a table", {}, r"c.source: a.parquet: not a Parquet file: "),
         ("a.parquet", b"", {}, r"c.source: a.parquet: not a Parquet file: "),
         ("a.txt", b"x" * ((16 << 20) + 1), {}, r"c.source: a.txt: line 1 is longer than 16 MiB"),
