@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,11 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def _hear_interrupts() -> None:
+    """Take Ctrl-C as a person's shell would have it: what runs in the background of a script ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Line:
@@ -42,6 +48,7 @@ class Line:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            preexec_fn=_hear_interrupts,
         )
 
     def run(self) -> tuple[int, dict[str, Any], list[str]]:
