@@ -57,6 +57,15 @@ def of_config(folder: Path) -> Architecture:
     )
 
 
+def turns_by_layer_type(folder: Path) -> bool:
+    """Return whether the rotary embedding depends on the type of a layer, as in Gemma 3."""
+    config = read_json(folder / "config.json")
+    config = config | config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    rope = config.get("rope_parameters")
+    nested = isinstance(rope, dict) and any(isinstance(part, dict) for part in rope.values())
+    return nested or "rope_local_base_freq" in config  # how transformers 4 wrote it
+
+
 def _first(config: dict[str, Any], names: tuple[str, ...]) -> object:
     """Return the first of the fields that the config has."""
     return next((config[name] for name in names if config.get(name)), None)

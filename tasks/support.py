@@ -41,6 +41,8 @@ def refusal(method: str, model: Architecture, folder: Path) -> str:
         return gguf_support.obstacle(model.name, folder)
     if method in ("gptq", "awq") and (known := gptqmodel_types()) and model.model_type not in known:
         return f"GPTQModel does not take {model.model_type} models; it lists {len(known)} types, llama is one"
+    if method == "awq" and architecture.turns_by_layer_type(folder):
+        return "GPTQModel's AWQ knows one rotary embedding for all layers, this model has one for each type; gptq can"
     if method == "awq" and tensors.transposed(folder):
         return "GPTQModel's AWQ cannot scale transposed matrices (Conv1D); autoround can round them"
     if method == "gptq" and tensors.transposed(folder):

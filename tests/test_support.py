@@ -83,6 +83,14 @@ def test_refusals(
         support.require(requests(method), place)
 
 
+@pytest.mark.parametrize("rope", [{"rope_parameters": {"full_attention": {}}}, {"rope_local_base_freq": 1e4}])
+def test_awq_of_a_model_with_a_rotary_embedding_for_each_type_of_layer(tmp_path: Path, rope: dict[str, Any]) -> None:
+    place = folder(tmp_path, "Gemma3ForCausalLM", "gemma3_text", PLAIN, **rope)
+    with pytest.raises(RecipeError, match="one rotary embedding for all layers"):
+        support.require(requests("awq"), place)
+    support.require(requests("gptq"), place)
+
+
 def test_a_vocabulary_that_is_there_is_no_reason(tmp_path: Path) -> None:
     place = folder(tmp_path, "Phi3ForCausalLM", "phi3", PLAIN)
     (place / "tokenizer.model").write_bytes(b"")
