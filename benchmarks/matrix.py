@@ -30,23 +30,24 @@ _CALIBRATION = TokenRequest(source="builtin", samples=8, sequence_length=128, se
 
 def fill(name: str, method: str, place: Path, force: bool) -> dict[str, Any]:
     """Return the cells of one architecture and method: column -> what was found."""
-    kept = place / "cells" / f"{name}-{method}.json"
-    model, scratch = place / "models" / name, place / "scratch" / f"{name}-{method}"
-    if refused := refusals(method, model):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(refused, indent=1))
-        return refused
-    if kept.is_file() and not force:
-        found: dict[str, Any] = json.loads(kept.read_text())
+    kept, model = place / "cells" / f"{name}-{method}.json", place / "models" / name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    cells = refusals(method, model)
+    if not cells and kept.is_file() and not force:
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
         if not any(cell["status"] == "refused" for cell in found.values()):
             return found
+    cells = cells or _try(model, method, place / "scratch" / f"{name}-{method}")
+    kept.write_text(json.dumps(cells, indent=1), encoding="utf-8")
+    return cells
+
+
+def _try(model: Path, method: str, scratch: Path) -> dict[str, Any]:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     cells = _step("quantize", model, method, scratch)
     for column, opened in _step("check", model, method, scratch).items():
         cells[column] = cells[column] | opened if cells[column]["status"] == "made" else cells[column]
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(cells, indent=1))
     shutil.rmtree(scratch)
     return cells
 
@@ -116,11 +117,13 @@ def main() -> int:
     _prepare(place, names)
     for name in names:
         if options.force or not (place / "scratch" / f"{name}.npy").is_file():
-            fill(name, "baseline", place, True)
+            (made,) = fill(name, "baseline", place, True).values()
+            if "rms" not in made:
+                raise SystemExit(f"{name}: the bf16 weights themselves do not work here: {made['reason']}")
         for method in methods:
             cells = fill(name, method, place, options.force)
             for column, cell in cells.items():
-                print(f"  {name} {method} {column}: {matrix_page.cell_words(cell)}", flush=True)
+                print(f"  {name} {method} {column}: {' '.join(matrix_page.cell_words(cell))}", flush=True)
     if not options.only and not options.methods:
         PAGE.write_text(matrix_page.page(place / "cells"), encoding="utf-8")
     return 0
