@@ -23,6 +23,18 @@ def obstacle(name: str, folder: Path) -> str:
         return f"llama.cpp's converter for {name} needs a newer gguf than is locked: one that knows {unknown[0]}"
     if needs_sentencepiece(name, folder):
         return f"llama.cpp's converter makes {name}'s vocabulary of tokenizer.model, which the folder lacks"
+    return _other_arithmetic(name, folder)
+
+
+def _other_arithmetic(name: str, folder: Path) -> str:
+    """Return what llama.cpp would compute otherwise than the config says, without a word; a list of ours, each measured."""
+    config = architecture.read_json(folder / "config.json")
+    scale, width = config.get("query_pre_attn_scalar"), config.get("head_dim")
+    heads = config.get("num_attention_heads") or 1
+    if name.startswith(("Gemma2", "Gemma3")) and scale and scale not in (width, config.get("hidden_size", 0) / heads):
+        return f"llama.cpp takes the width of a head, {width}, for query_pre_attn_scalar: {scale}, and its logits are others"
+    if name == "Qwen3MoeForCausalLM" and not config.get("norm_topk_prob", False):
+        return "llama.cpp makes the weights of the chosen experts sum to one, norm_topk_prob: false says not to"
     return ""
 
 

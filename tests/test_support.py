@@ -83,6 +83,21 @@ def test_refusals(
         support.require(requests(method), place)
 
 
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        ("Gemma3ForCausalLM", {"head_dim": 64, "query_pre_attn_scalar": 256}, "query_pre_attn_scalar: 256"),
+        ("Gemma3ForCausalLM", {"head_dim": 64, "query_pre_attn_scalar": 64}, ""),
+        ("Gemma3ForCausalLM", {"head_dim": 64, "query_pre_attn_scalar": 32}, ""),  # width over heads, as in the 27B
+        ("Qwen3MoeForCausalLM", {}, "norm_topk_prob"),
+        ("Qwen3MoeForCausalLM", {"norm_topk_prob": True}, ""),
+    ],
+)
+def test_what_llama_cpp_would_compute_otherwise(tmp_path: Path, name: str, config: dict[str, Any], words: str) -> None:
+    found = gguf_support.obstacle(name, folder(tmp_path, name, "x", PLAIN, **config))
+    assert words in found if words else not found
+
+
 @pytest.mark.parametrize("rope", [{"rope_parameters": {"full_attention": {}}}, {"rope_local_base_freq": 1e4}])
 def test_awq_of_a_model_with_a_rotary_embedding_for_each_type_of_layer(tmp_path: Path, rope: dict[str, Any]) -> None:
     place = folder(tmp_path, "Gemma3ForCausalLM", "gemma3_text", PLAIN, **rope)
