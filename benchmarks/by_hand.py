@@ -378,10 +378,10 @@ def run_all(options: argparse.Namespace) -> dict[str, Any]:
 
 def print_figures(report: dict[str, Any]) -> bool:
     """Print the table; return whether the two runtimes agree on the unquantized weights."""
-    print(f"{'variant':20} perplexity    mean KL     p99 KL    top-1   make s   eval s      MB")
+    print(f"{'variant':42} perplexity    mean KL     p99 KL    top-1   make s   eval s      MB")
     for name, row in report["variants"].items():
         print(
-            f"{name:20} {row['perplexity']:10.6f} {row['mean_kl']:10.3g} {row['p99_kl']:10.3g}"
+            f"{name:42} {row['perplexity']:10.6f} {row['mean_kl']:10.3g} {row['p99_kl']:10.3g}"
             f" {row['top1_agreement']:8.2%} {row['quantize_s']:8.1f} {row['evaluate_s']:8.1f}"
             f" {row['size_bytes'] / 1e6:7.1f}"
         )
@@ -438,7 +438,7 @@ def compare_artifacts(names: list[str], ours: Path, theirs: Path) -> bool:
         differing = sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
         equal &= not differing and bool(a)
         verdict = f"different: {len(differing)}, first {differing[0]}" if differing else "equal"
-        print(f"{name:20} {len(a)} tensors here, {len(b)} there: {verdict}")
+        print(f"{name:42} {len(a)} tensors here, {len(b)} there: {verdict}")
     return equal
 
 
@@ -446,15 +446,18 @@ def compare_summary(variants: dict[str, dict[str, Any]], summary: dict[str, Any]
     """Print both perplexities side by side; return whether all agree."""
     product = {row["name"]: row for row in summary["variants"]} | {"baseline": summary["baseline"]}
     agree = True
-    print(f"\n{'variant':20}    by hand    product  difference")
+    print(f"\n{'variant':42}    by hand    product  difference")
     for name, row in variants.items():
         theirs = product.get(name, {}).get("perplexity")
         if theirs is None:
-            print(f"{name:20} {row['perplexity']:10.6f}          -")
+            print(f"{name:42} {row['perplexity']:10.6f}          -")
             continue
         difference = theirs / row["perplexity"] - 1
         agree &= abs(difference) <= PERPLEXITY_TOLERANCE
-        print(f"{name:20} {row['perplexity']:10.6f} {theirs:10.6f} {difference:+11.5%}")
+        print(f"{name:42} {row['perplexity']:10.6f} {theirs:10.6f} {difference:+11.5%}")
+    for name in (row["name"] for row in summary["variants"] if row["name"] not in variants):
+        print(f"{name:42} not made by hand")
+        agree = False
     return agree
 
 
