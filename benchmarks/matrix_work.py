@@ -83,7 +83,7 @@ def _read(folder: Path, spec: VariantSpec, ids: Any, source: Path) -> Any:
     ]:
         raise ValueError(f"the artifact lacks {missing[0]}")
     experts = architecture.of_config(source).experts
-    module = importlib.import_module(f"tasks.runtimes.{spec.runtime_for(experts)}")
+    module = importlib.import_module(f"tasks.runtimes.{spec.runtime(experts)}")
     machine = Machine(device="cpu", threads=1, hardware="")
     consumer = module.load(folder, machine, context=2 * TOKENS, scoring=False)
     consumer.step(consumer.start(ids[:8]))

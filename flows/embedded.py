@@ -9,27 +9,24 @@ a pipe whose write end only the parent has: when the parent is gone, however it 
 Afterwards `PREFECT_HOME=<home>/prefect prefect server start` opens the same database in Prefect's own pages.
 """
 
-import fcntl
 import logging
 import os
 import re
 import select
-import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from flows.embedded_server import READY
 from quantmill.errors import ServerError
 
 # The first start migrates an empty database: 15 s on two busy cores; it waits while another process migrates it.
 _START_S = 180.0
 _STOP_S = 10.0
-_READY = "ready "
 # What serves schedules, workers and automations has nothing to do here. The recorder of task runs and the writer of
 # events stay on: without them the pages show no tasks.
 _IDLE = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "REPOSSESSOR", "TRIGGERS")
@@ -93,7 +90,7 @@ def _server_environment(home: Path) -> dict[str, str]:
 
 def _start(home: Path, output: IO[bytes]) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.embedded"],
+        [sys.executable, "-m", "flows.embedded_server"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=output,
@@ -112,8 +109,8 @@ def _wait_until_ready(server: "subprocess.Popen[str]", log: Path) -> str:
     while (left := deadline - time.monotonic()) > 0:
         readable, _, _ = select.select([server.stdout], [], [], left)
         line = server.stdout.readline() if readable else ""
-        if line.startswith(_READY):
-            return f"http://127.0.0.1:{int(line.removeprefix(_READY))}/api"
+        if line.startswith(READY):
+            return f"http://127.0.0.1:{int(line.removeprefix(READY))}/api"
         if readable and not line:
             server.wait(_STOP_S)
             raise ServerError(f"the embedded Prefect server died with status {server.returncode}; {_tail(log)}")
@@ -205,52 +202,3 @@ def _quiet_console() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(_is_ours)
-
-
-def _die_with_parent() -> None:
-    """Leave at the end of stdin. At once: there is nobody left to report to, and SQLite recovers by its journal."""
-    while os.read(0, 4096):
-        pass
-    os._exit(0)
-
-
-def main() -> None:
-    """Serve Prefect's API on a free port of the loopback until stdin ends or SIGTERM comes; the port goes to stdout."""
-    threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()
-    report = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Whatever else prints goes into the log.
-    home = Path(os.environ["PREFECT_HOME"])
-    # Bound here and handed over, so that no other process can take the port in between.
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
-    with (home / "migration.lock").open("w") as lock:
-        # Two processes that migrate one SQLite file at once trip over each other; once migrated they share it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-
-        def ready() -> None:
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            report.write(f"{_READY}{port}\n")
-            report.close()
-
-        _serve(listener, ready)
-
-
-def _serve(listener: socket.socket, ready: Callable[[], None]) -> None:
-    import uvicorn
-    from prefect.server.api.server import create_app
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            if self.started:
-                ready()
-
-    app = create_app(final=True)
-    # uvicorn's own set-up of logging would replace Prefect's.
-    config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=5, lifespan="on")
-    Server(config).run(sockets=[listener])
-
-
-if __name__ == "__main__":
-    main()

@@ -31,7 +31,7 @@ def make_plan(
     """Return the jobs in the recipe's order."""
     specs, device = recipe.expand(snapshot.origin.architecture.linear_inputs), choose_device(recipe.device)
     name = conversion_name(recipe)
-    needed = {spec.runtime_for(snapshot.origin.architecture.experts) for spec in specs}
+    needed = {spec.runtime(snapshot.origin.architecture.experts) for spec in specs}
     conversion_key = keys.stage_key(
         "conversion",
         source=snapshot.digest,
@@ -89,7 +89,7 @@ def _job(
     row, kind = spec.row, device.partition(":")[0]  # which GPU of a machine is no part of a key
     place = device if kind in row.devices else "cpu"
     made_on = place.partition(":")[0]
-    runtime = spec.runtime_for(snapshot.origin.architecture.experts)
+    runtime = spec.runtime(snapshot.origin.architecture.experts)
     seen = calibration if row.calibrated else None
     conversion = conversion_key if row.converted else ""
     artifact_key = _artifact_key(spec, snapshot, seen, conversion, made_on, threads)

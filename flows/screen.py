@@ -88,7 +88,7 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console) -> 
     console.print()
     line("Report", str(home / "reports" / summary.model / "report.html"))
     line("Store", f"{settings.store_path.absolute()}   ({command('quantmill', 'show', summary.model)})")
-    tracking = settings.mlflow_uri or f"sqlite:///{home / 'mlflow' / 'mlflow.db'}"
-    line("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {command('mlflow', 'ui', '--backend-store-uri', tracking)}")
+    pages = command("mlflow", "ui", "--backend-store-uri", settings.tracking_uri)
+    line("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {pages}")
     quiet = f"DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_HOME={shlex.quote(str(home / 'prefect'))}"
     line("Prefect", os.environ.get("PREFECT_API_URL") or f"{quiet} {command('prefect', 'server', 'start')}")

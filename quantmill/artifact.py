@@ -3,52 +3,15 @@
 Every type is frozen and JSON; bytes are named by sha256 and lie in the store (or, for a snapshot, at its pinned origin).
 """
 
-import re
-import unicodedata
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from quantmill import keys
+from quantmill.files import FileEntry, files_digest
 from quantmill.method_row import Format, RuntimeName
 from quantmill.recipe import ModelRequest, TokenRequest, VariantSpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
-_WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
-
-
-def safe_path(path: str) -> str:
-    """Return `path` if it is a plain relative file path that every system can hold.
-
-    Raises:
-        ValueError: it is absolute, climbs, or holds a backslash, a colon, a control sign or a name Windows reserves.
-    """
-    parts = path.split("/")
-    plain = all(part not in ("", ".", "..") and not part.endswith((" ", ".")) for part in parts)
-    printable = all(sign.isprintable() and sign not in '\\:*?"<>|' for sign in path)
-    if not plain or not printable or len(path) > 512 or any(_WINDOWS_NAMES.match(part) for part in parts):
-        raise ValueError(f"not a plain relative path: {path!r}")
-    return unicodedata.normalize("NFC", path)
-
-
-class FileEntry(BaseModel):
-    """One file of a snapshot or an artifact."""
-
-    model_config = _FROZEN
-
-    path: str = Field(description="Relative path, `/` between folders.")
-    size_bytes: int = Field(ge=0, description="Its length.")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="The digest of its bytes.")
-
-    @field_validator("path")
-    @classmethod
-    def _plain(cls, path: str) -> str:
-        return safe_path(path)
-
-
-def files_digest(files: tuple[FileEntry, ...]) -> str:
-    """Return the digest of a set of files: names and contents, whatever their order."""
-    return keys.digest(sorted([file.path, file.sha256] for file in files))
 
 
 class Architecture(BaseModel):
@@ -238,7 +201,7 @@ class VariantJob(BaseModel):
     @property
     def runtime(self) -> RuntimeName:
         """The library that loads the artifact."""
-        return self.spec.runtime_for(self.snapshot.origin.architecture.experts)
+        return self.spec.runtime(self.snapshot.origin.architecture.experts)
 
 
 class StageResult(BaseModel):

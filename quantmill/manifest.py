@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill import keys
-from quantmill.artifact import FileEntry
+from quantmill.files import FileEntry
 from quantmill.report import Quality, Speed
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")

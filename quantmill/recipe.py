@@ -6,16 +6,17 @@ from typing import get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from quantmill.errors import RecipeError
+from quantmill.files import safe_path
 from quantmill.method_row import GroupSize
 from quantmill.texts import TokenRequest
-from quantmill.variants import VariantRequest, VariantSpec
+from quantmill.variant_request import VariantRequest
+from quantmill.variants import VariantSpec
 
 __all__ = ["GatePolicy", "ModelRequest", "PublishRequest", "Recipe", "TokenRequest", "VariantRequest", "VariantSpec"]
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 _NUMBERS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)  # no `true` for 1, no `.inf`
 _PLACE = r"^[^\x00-\x1f]+$"
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.")
 
 
 class ModelRequest(BaseModel):
@@ -93,9 +94,10 @@ class PublishRequest(BaseModel):
     @field_validator("model")
     @classmethod
     def _every_system_can_hold_it(cls, model: str) -> str:
-        if _RESERVED.fullmatch(model):
-            raise ValueError(f"a name that Windows reserves, or that ends with a dot: {model}")
-        return model
+        try:
+            return model and safe_path(model)
+        except ValueError as error:
+            raise ValueError(f"a name that Windows reserves, or that ends with a dot: {model}") from error
 
 
 class Recipe(BaseModel):

@@ -1,34 +1,15 @@
-"""Variants: one request lists choices (a form, a YAML entry) and expands to specs, in which every choice is made."""
+"""Variants: every choice of a method made. `variant_request` makes them of lists."""
 
-import itertools
-import reprlib
-from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill import keys
 from quantmill.layer_rules import LayerRule
-from quantmill.method_row import (
-    Bits,
-    ComputeType,
-    ExportFormat,
-    GroupSize,
-    Method,
-    MethodName,
-    RuntimeName,
-    TypeName,
-)
-from quantmill.methods import IMATRIX_TYPES, METHODS, nominal_bits
+from quantmill.method_row import ComputeType, ExportFormat, Method, MethodName, RuntimeName
+from quantmill.methods import METHODS
 
 _FORBID = ConfigDict(frozen=True, extra="forbid")
-
-
-def _listed(value: object) -> object:
-    return value if isinstance(value, list | tuple) or value is None else [value]
-
-
-_Wrap = BeforeValidator(_listed)
 
 
 class VariantSpec(BaseModel):
@@ -77,188 +58,15 @@ class VariantSpec(BaseModel):
             parts.append("mix" + keys.digest([rule.model_dump() for rule in self.layers])[:6])
         return "-".join(parts)
 
-    @property
-    def runtime(self) -> RuntimeName:
-        """The library that loads the artifact: transformers knows one bit width for a GPTQ model, GPTQModel several."""
-        return "gptqmodel" if self.method == "gptq" and self.layers else self.row.runtime
+    def runtime(self, experts: int) -> RuntimeName:
+        """Return the library that loads the artifact of a model with so many experts a layer.
 
-    def runtime_for(self, experts: int) -> RuntimeName:
-        """Return the library that loads the artifact of a model with that many experts a layer.
-
-        transformers holds the experts of a layer in one tensor, and has no place for GPTQ's and AWQ's matrix for each.
+        transformers knows one bit width for a GPTQ model, and holds the experts of a layer in one tensor, with no place for
+        GPTQ's and AWQ's matrix for each; GPTQModel does both.
         """
-        return "gptqmodel" if experts and self.method in ("gptq", "awq") else self.runtime
+        alone = (self.method == "gptq" and (self.layers or experts)) or (self.method == "awq" and experts)
+        return "gptqmodel" if alone else self.row.runtime
 
     def canonical(self) -> dict[str, Any]:
         """Return the choices that the method knows, for keys: a later option of another method changes no key."""
         return self.model_dump(exclude_none=True, exclude=None if self.layers else {"layers"}, mode="json")
-
-
-class VariantRequest(BaseModel):
-    """Variants of one method; every list multiplies: two bit widths and two group sizes are four variants."""
-
-    model_config = _FORBID
-
-    method: MethodName = Field(description="The quantization method.", json_schema_extra={"position": 0})
-    bits: Annotated[list[Bits], _Wrap] = Field(
-        default=[],
-        description="Bit widths; empty: the method's 4 bits, or its types.",
-        json_schema_extra={"position": 1},
-    )
-    type: Annotated[list[TypeName], _Wrap] = Field(
-        default=[], description="GGUF types, or bitsandbytes' nf4 and fp4.", json_schema_extra={"position": 2}
-    )
-    group_size: Annotated[list[GroupSize], _Wrap] = Field(
-        default=[], description="Weights that share a scale; -1: a whole row.", json_schema_extra={"position": 3}
-    )
-    double_quant: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="bitsandbytes 4 bit: quantize the scales too.", json_schema_extra={"position": 4}
-    )
-    compute_dtype: Annotated[list[ComputeType], _Wrap] = Field(
-        default=[],
-        description="bitsandbytes 4 bit: arithmetic of the loaded layers.",
-        json_schema_extra={"position": 5},
-    )
-    threshold: Annotated[list[float], _Wrap] = Field(
-        default=[],
-        description="bitsandbytes int8: activations above it stay in 16 bits.",
-        json_schema_extra={"position": 6},
-    )
-    desc_act: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="GPTQ: columns by falling activation.", json_schema_extra={"position": 7}
-    )
-    sym: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="GPTQ, AutoRound: symmetric grid.", json_schema_extra={"position": 8}
-    )
-    damp_percent: Annotated[list[float], _Wrap] = Field(
-        default=[], description="GPTQ: dampening of the Hessian.", json_schema_extra={"position": 9}
-    )
-    zero_point: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="AWQ: asymmetric grid.", json_schema_extra={"position": 10}
-    )
-    axis: Annotated[list[int], _Wrap] = Field(
-        default=[],
-        description="HQQ: 1 groups weights along the input, 0 along the output.",
-        json_schema_extra={"position": 11},
-    )
-    iterations: Annotated[list[int], _Wrap] = Field(
-        default=[],
-        description="AutoRound: steps a block; 0 rounds to nearest with tuned ranges.",
-        json_schema_extra={"position": 12},
-    )
-    learning_rate: Annotated[list[float], _Wrap] = Field(
-        default=[], description="AutoRound: step size of the rounding.", json_schema_extra={"position": 13}
-    )
-    minmax_learning_rate: Annotated[list[float], _Wrap] = Field(
-        default=[], description="AutoRound: step size of the range.", json_schema_extra={"position": 14}
-    )
-    samples: Annotated[list[int], _Wrap] = Field(
-        default=[], description="AutoRound: calibration windows used; 0: all.", json_schema_extra={"position": 15}
-    )
-    sequence_length: Annotated[list[int], _Wrap] = Field(
-        default=[], description="AutoRound: tokens used of each window; 0: all.", json_schema_extra={"position": 16}
-    )
-    batch_size: Annotated[list[int], _Wrap] = Field(
-        default=[], description="AutoRound: windows a step.", json_schema_extra={"position": 17}
-    )
-    low_memory: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="AutoRound: keep only the block at work in memory.", json_schema_extra={"position": 18}
-    )
-    export_format: Annotated[list[ExportFormat], _Wrap] = Field(
-        default=[], description="AutoRound: how the artifact is packed.", json_schema_extra={"position": 19}
-    )
-    layers: Annotated[list[LayerRule], _Wrap] = Field(
-        default=[],
-        description="Layers that get another bit width; the first rule that matches a layer decides.",
-        json_schema_extra={"position": 20},
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _against_the_row(cls, data: Any) -> Any:
-        """Refuse in the method's own words before the menus of the form do it in general ones."""
-        if isinstance(data, dict) and isinstance(row := METHODS.get(str(data.get("method"))), Method):
-            for name, value in data.items():
-                if name in cls.model_fields and name != "method":
-                    _check(row, name, _listed(value))
-        return data
-
-    @model_validator(mode="after")
-    def _expands(self) -> "VariantRequest":
-        list(self.expand())
-        return self
-
-    def expand(self) -> Iterator[VariantSpec]:
-        """Yield the variants that this request asks for, in the order of its lists.
-
-        Raises:
-            ValueError: the request names no type where the method needs one, or bits and type contradict each other.
-        """
-        row = METHODS[self.method]
-        widths = self._widths(row)
-        for option in row.options:
-            if getattr(self, option.name) and not any(row.has(option, kind) for _, kind in widths):
-                raise ValueError(f"{option.name}: {row.name} has it for {', '.join(option.types)} only")
-        for rule in self.layers:
-            rule.require_bits(row)
-        self._require_format()
-        for bits, kind in widths:
-            chosen = {o.name: getattr(self, o.name) or [o.default] for o in row.options if row.has(o, kind)}
-            for values in itertools.product(*chosen.values()):
-                options = dict(zip(chosen, values, strict=True))
-                yield VariantSpec(method=self.method, bits=bits, type=kind, layers=tuple(self.layers), **options)
-
-    def _require_format(self) -> None:
-        """Raise ValueError where AutoRound cannot pack what was asked for."""
-        others = [kind for kind in self.export_format if kind != "auto_round"]
-        if others and self.layers:
-            raise ValueError(f"layers: the format {others[0]} has one bit width for all layers; auto_round has several")
-        if "auto_awq" in self.export_format and set(self.bits) - {4}:
-            raise ValueError(f"export_format: auto_awq holds 4 bits, got bits {list(self.bits)}")
-
-    def _widths(self, row: Method) -> list[tuple[int, str | None]]:
-        """Return the (bits, type) pairs asked for."""
-        if not row.types:
-            return [(bits, None) for bits in self.bits or [4]]
-        types: list[str] = list(self.type)
-        if self.method == "bitsandbytes":
-            named = {nominal_bits(kind) for kind in types}
-            if lone := named - set(self.bits) if self.bits else set():
-                raise ValueError(f"type: {', '.join(types)} needs {min(lone)} in bits, got bits {list(self.bits)}")
-            types += [
-                {8: "int8", 4: "nf4"}[bits] for bits in self.bits or ([] if types else [8, 4]) if bits not in named
-            ]
-        elif self.method == "baseline":
-            types = types or ["bf16"]
-        if not types:
-            raise ValueError(f"type: {row.name} needs at least one of {', '.join(row.types)}")
-        return [(nominal_bits(kind), kind) for kind in types]
-
-
-def _check(row: Method, name: str, values: object) -> None:
-    """Raise ValueError where `row` does not know the option `name` or does not allow one of `values`."""
-    if name == "layers":
-        if not row.rule_bits:
-            raise ValueError(f"layers: {row.name} has one bit width for all layers")
-        return
-    for value in values if isinstance(values, list | tuple) else ():
-        if name == "bits":
-            if not row.bits:
-                raise ValueError(
-                    f"bits: {row.name} takes a type instead, one of {', '.join(row.types)}; got bits {reprlib.repr(value)}"
-                )
-            if value not in row.bits or isinstance(value, bool):
-                raise ValueError(
-                    f"bits: {row.name} supports {', '.join(map(str, row.bits))} bits, got {reprlib.repr(value)}"
-                )
-        elif name == "type":
-            if value not in row.types:
-                allowed = f"supports types {', '.join(row.types)}" if row.types else "takes no type"
-                raise ValueError(f"type: {row.name} {allowed}; got {reprlib.repr(value)}")
-            if value in IMATRIX_TYPES:
-                raise ValueError(f"type: {value} needs an importance matrix, which is not made here yet")
-        elif (option := row.option(name)) is None:
-            known = ", ".join(o.name for o in row.options) or "no options"
-            raise ValueError(f"{name}: {row.name} does not have it (it takes {known})")
-        elif not option.accepts(value):
-            raise ValueError(f"{name}: {row.name} supports {option.allows()}; got {reprlib.repr(value)}")

@@ -4,18 +4,21 @@ import time
 from typing import Any
 
 from quantmill import keys
-from quantmill.artifact import Artifact, FileEntry, StageResult, VariantJob
+from quantmill.artifact import Artifact, StageResult, VariantJob
 from quantmill.errors import BlobMissing
+from quantmill.files import FileEntry
 from quantmill.report import EvaluationReport
 from quantmill.store.protocol import Store
 from tasks.sandbox import Sandbox, scratch
 
 REVISION = 3
+_ALWAYS = ("numpy", "safetensors", "tokenizers")
+_TORCH = ("torch", "transformers", "accelerate", *_ALWAYS)
 PACKAGES = {
-    "transformers": ("torch", "transformers", "accelerate", "numpy", "safetensors", "tokenizers"),
-    "hqq": ("torch", "transformers", "accelerate", "numpy", "safetensors", "hqq"),
-    "gptqmodel": ("torch", "transformers", "accelerate", "numpy", "safetensors", "gptqmodel"),
-    "llama_cpp": ("llama-cpp-python", "numpy", "safetensors"),
+    "transformers": _TORCH,
+    "hqq": (*_TORCH, "hqq"),
+    "gptqmodel": (*_TORCH, "gptqmodel"),
+    "llama_cpp": ("llama-cpp-python", *_ALWAYS),
 }
 
 

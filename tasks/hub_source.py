@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from quantmill import keys
-from quantmill.artifact import Architecture, FileEntry, Origin, Preview
+from quantmill.artifact import Architecture, Origin, Preview
 from quantmill.errors import DownloadError, SourceError, VerificationError
+from quantmill.files import FileEntry
 from quantmill.recipe import ModelRequest
 from tasks import model_files, remote
 from tasks.architecture import of_config

@@ -9,8 +9,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from quantmill.artifact import safe_path
 from quantmill.errors import SourceError
+from quantmill.files import safe_path
 from tasks.architecture import mapping, read_json
 
 INDEX = "model.safetensors.index.json"

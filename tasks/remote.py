@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from quantmill import keys
-from quantmill.artifact import FileEntry, Origin, Preview
+from quantmill.artifact import Origin, Preview
 from quantmill.errors import NotEnoughSpace, SourceError
+from quantmill.files import FileEntry
 from quantmill.recipe import ModelRequest
 from tasks import model_files
 from tasks.architecture import of_config

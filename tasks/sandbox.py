@@ -222,10 +222,8 @@ def _environment(job: JobFile) -> dict[str, str]:
     }
     root = str(Path(__file__).resolve().parent.parent)
     threads = str(job.threads)
-    if job.kind != "report":
-        kept["OMP_WAIT_POLICY"] = (
-            "PASSIVE"  # spinning threads take the processor from other jobs; speed is measured as it comes
-        )
+    if job.kind != "report":  # spinning threads take the processor from other jobs; speed is measured as it comes
+        kept["OMP_WAIT_POLICY"] = "PASSIVE"
     return kept | {
         "PYTHONPATH": root,
         "TMPDIR": str(job.folder / "tmp"),

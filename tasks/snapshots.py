@@ -5,8 +5,9 @@ import tempfile
 from pathlib import Path
 
 from quantmill import keys, planning
-from quantmill.artifact import FileEntry, Origin, Snapshot, files_digest
+from quantmill.artifact import Origin, Snapshot
 from quantmill.errors import SourceError
+from quantmill.files import FileEntry, files_digest
 from tasks import sources
 from tasks.sandbox import Sandbox
 

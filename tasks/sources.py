@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from quantmill import keys
-from quantmill.artifact import FileEntry, Origin, Preview, safe_path
+from quantmill.artifact import Architecture, Origin, Preview
 from quantmill.errors import RequestError, SourceError
+from quantmill.files import FileEntry, safe_path
 from quantmill.recipe import ModelRequest
 from tasks import model_files
 from tasks.architecture import of_config, of_gguf
@@ -91,26 +92,33 @@ class LocalSource:
         return [[str(file), state.st_size, state.st_mtime_ns, state.st_ino] for file, state in states]
 
     def preview(self) -> Preview:
-        """Return what lies there, in short."""
-        origin = self.inspect()
-        return Preview(
-            kind=origin.kind, size_bytes=origin.size_bytes, download_bytes=0, architecture=origin.architecture
-        )
+        """Return what lies there, in short; weights are hashed only where the request says how the digest begins."""
+        if self._request.revision:
+            self.inspect()
+        kind, paths, shape, _ = self._look()
+        size = sum(path.stat().st_size for path in paths.values())
+        return Preview(kind=kind, size_bytes=size, download_bytes=0, architecture=shape)
 
     def inspect(self) -> Origin:
         """Return what lies there, checked and with the sha256 of every file; writes nothing."""
-        request, path = self._request, self._path
-        if path.is_dir():
-            names = model_files.list_files(path)
-            files = tuple(_entry(path / name, name) for name in names)
-            return require_revision(Origin(request=request, kind="folder", files=files, architecture=of_config(path)))
-        if path.suffix != ".gguf":
-            raise SourceError(f"model.source: {request.source}: a single file must be a .gguf")
-        shape, license_name = of_gguf(path)
-        files = (_entry(path, safe_path(path.name)),)
-        return require_revision(
-            Origin(request=request, kind="gguf", files=files, architecture=shape, license=license_name)
+        kind, paths, shape, license_name = self._look()
+        files = tuple(
+            FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
+            for name, path in paths.items()
         )
+        return require_revision(
+            Origin(request=self._request, kind=kind, files=files, architecture=shape, license=license_name)
+        )
+
+    def _look(self) -> tuple[str, dict[str, Path], Architecture, str]:
+        """Return the kind, the files by name, the model's shape and the licence that the source states."""
+        path = self._path
+        if path.is_dir():
+            return "folder", {name: path / name for name in model_files.list_files(path)}, of_config(path), ""
+        if path.suffix != ".gguf":
+            raise SourceError(f"model.source: {self._request.source}: a single file must be a .gguf")
+        shape, license_name = of_gguf(path)
+        return "gguf", {safe_path(path.name): path}, shape, license_name
 
     def fetch(self, origin: Origin) -> Path:  # noqa: ARG002 (what was made of it is checked, and says more)
         """Return where it lies."""
@@ -153,10 +161,6 @@ def locate(source: str) -> Path:
             f"model.source: {source}: write it as package://module/file; no installed package has that file"
         )
     return inside
-
-
-def _entry(path: Path, name: str) -> FileEntry:
-    return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
 
 
 def require_revision(origin: Origin) -> Origin:

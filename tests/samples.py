@@ -1,6 +1,7 @@
 """Made-up outcomes for tests of what comes after a measurement."""
 
-from quantmill.artifact import Artifact, FileEntry, QuantizedTensor
+from quantmill.artifact import Artifact, QuantizedTensor
+from quantmill.files import FileEntry
 from quantmill.recipe import VariantSpec
 from quantmill.report import EvaluationReport, Outcome, Quality, Speed
 

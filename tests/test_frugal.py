@@ -10,7 +10,8 @@ import pytest
 
 from quantmill.errors import OutOfMemory
 from quantmill.settings import Settings
-from quantmill.variants import VariantRequest, VariantSpec
+from quantmill.variant_request import VariantRequest
+from quantmill.variants import VariantSpec
 from tasks import frugal, summarize
 from tasks.sandbox import JobResult, Sandbox
 from tests import samples

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quantmill.artifact import FileEntry
+from quantmill.files import FileEntry
 from quantmill.store.folder import FolderStore
 from tests.conftest import SMOLLM2
 from tests.line import Line, processes_of

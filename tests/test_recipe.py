@@ -136,7 +136,7 @@ def test_rules_are_in_the_name_and_several_sets_of_rules_are_several_variants() 
     one, other = parsed.expand()
     assert re.fullmatch(r"gptq-4bit-g64-mix[0-9a-f]{6}", one.name)
     assert one.name != other.name
-    assert one.runtime == "gptqmodel", "transformers knows one width for all layers"
+    assert one.runtime(0) == "gptqmodel", "transformers knows one width for all layers"
 
 
 def test_a_group_size_that_does_not_divide_a_layer_is_refused() -> None:

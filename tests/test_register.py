@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from quantmill.artifact import Artifact, FileEntry, QuantizedTensor
+from quantmill.artifact import Artifact, QuantizedTensor
 from quantmill.errors import RegistrationError
+from quantmill.files import FileEntry
 from quantmill.recipe import Recipe, VariantSpec
 from quantmill.report import BaselineMetrics, EvaluationReport, Outcome, Quality, RunSummary, Speed, VariantSummary
 from tasks.register import alias, register_run

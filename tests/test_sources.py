@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from quantmill.errors import RequestError
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings
 from quantmill.store.folder import FolderStore
@@ -26,3 +27,12 @@ def test_a_relative_name_stands_for_one_place(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     monkeypatch.chdir(tmp_path)
     assert sources.locate("./m.gguf") == sources.locate("m.gguf") == tmp_path / "m.gguf"
+
+
+def test_a_preview_counts_the_bytes_and_holds_the_revision(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    origin = sources.open_source(ModelRequest(source=str(folder)), tmp_path).inspect()
+    named = ModelRequest(source=str(folder), revision=origin.digest[:12])
+    assert sources.open_source(named, tmp_path).preview().size_bytes == origin.size_bytes
+    with pytest.raises(RequestError, match=f"model.revision: 0000: the source's digest is {origin.digest}"):
+        sources.open_source(ModelRequest(source=str(folder), revision="0000"), tmp_path).preview()

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.artifact import FileEntry, StageResult
+from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
+from quantmill.files import FileEntry
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.store.folder import FolderStore
 from quantmill.store.protocol import Store

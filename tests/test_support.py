@@ -143,8 +143,8 @@ def test_shapes(tmp_path: Path, config: dict[str, Any], experts: int, inputs: tu
 @pytest.mark.parametrize(("method", "runtime"), [("gptq", "gptqmodel"), ("awq", "gptqmodel"), ("hqq", "hqq")])
 def test_experts_of_gptqmodel_are_opened_by_it(method: str, runtime: str) -> None:
     (spec,) = requests(method)
-    assert spec.runtime_for(4) == runtime
-    assert spec.runtime_for(0) == spec.runtime
+    assert spec.runtime(4) == runtime
+    assert spec.runtime(0) == spec.row.runtime
 
 
 def test_transposed_matrices_and_biases_are_counted_once(tmp_path: Path) -> None:

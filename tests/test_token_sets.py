@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from quantmill import keys
-from quantmill.artifact import Architecture, FileEntry, Origin, Snapshot, TokenSet
+from quantmill.artifact import Architecture, Origin, Snapshot, TokenSet
 from quantmill.errors import NotCached, TextError
+from quantmill.files import FileEntry
 from quantmill.recipe import ModelRequest, Recipe
 from quantmill.recipe_file import parse_recipe
 from quantmill.settings import Settings

@@ -14,8 +14,8 @@ import pytest
 
 from quantmill.errors import TokenizerMismatch
 from tasks.dequantize import save_tokenizer
+from tasks.pre_tokenizers import PRE_TOKENIZERS
 from tasks.tokenizer_check import (
-    PRE_TOKENIZERS,
     check_or_repair,
     compare,
     compare_chat_template,

@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from quantmill import keys
-from quantmill.artifact import FileEntry, StageResult, safe_path
+from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
+from quantmill.files import FileEntry, safe_path
 from quantmill.manifest import Manifest, Version
 
 

@@ -15,7 +15,8 @@ A reader starts from a version or a channel, so whatever comes earlier is invisi
 from pathlib import Path
 from typing import Protocol
 
-from quantmill.artifact import FileEntry, StageResult
+from quantmill.artifact import StageResult
+from quantmill.files import FileEntry
 from quantmill.manifest import Manifest, Version
 
 

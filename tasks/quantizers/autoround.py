@@ -1,5 +1,6 @@
 """AutoRound (arXiv:2309.05516): rounding learned by signed gradient descent, block by block, on our calibration windows."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -53,10 +54,24 @@ def quantize(
         trust_remote_code=False,
     )
     progress("block", 0, layers)
+    logging.getLogger("autoround").addHandler(_BlockProgress(progress, layers))
     engine.quantize_and_save(str(out), format=spec.export_format)
     progress("block", layers, layers)
     _flatten(out)
     return tensors.account(source, out, scheme="autoround", left=tensors.left(chosen))
+
+
+class _BlockProgress(logging.Handler):
+    """Counts the blocks that the engine's log tells of: it has no other way to say how far it is."""
+
+    def __init__(self, progress: Callable[[str, int, int], None], total: int) -> None:
+        super().__init__()
+        self._progress, self._total, self._done = progress, total, 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "layers in the block" in record.getMessage() and self._done < self._total:
+            self._done += 1
+            self._progress("block", self._done, self._total)
 
 
 def _flatten(out: Path) -> None:
