@@ -8,7 +8,7 @@ from flows.variant import recall, variant
 from quantmill.artifact import VariantJob
 from quantmill.report import Outcome
 from quantmill.settings import load_settings
-from quantmill.store.protocol import Store
+from quantmill.store.store import Store
 from tasks.quantize import find_artifact
 
 

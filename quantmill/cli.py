@@ -19,7 +19,8 @@ from quantmill.errors import NotFound, QuantmillError, RequestError, with_advice
 from quantmill.method_row import Method
 from quantmill.methods import METHODS
 from quantmill.settings import load_settings
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
+from quantmill.store.store import Store
 from quantmill.tables import Column, fitting, screen
 
 JsonFile = Annotated[
@@ -76,7 +77,7 @@ def methods(json_file: JsonFile = None) -> None:
 @app.command("list", epilog="Example: quantmill list")
 def list_models(json_file: JsonFile = None) -> None:
     """List the models that the store holds, with their variants."""
-    store = open_store()
+    store = configured_store()
     held = [
         {"model": model, "variants": [_latest(store, model, name) for name in names]}
         for model, names in store.models().items()
@@ -87,7 +88,7 @@ def list_models(json_file: JsonFile = None) -> None:
 @app.command(epilog="Example: quantmill show smollm2-135m-instruct")
 def show(model: Annotated[str, typer.Argument(help="A model that `list` names.")], json_file: JsonFile = None) -> None:
     """Show a model's variants with their metrics."""
-    store = open_store()
+    store = configured_store()
     names = store.models().get(model)
     if names is None:
         raise NotFound(f"{model}: not in {store.uri}; it holds {', '.join(store.models()) or 'nothing'}")
@@ -95,10 +96,10 @@ def show(model: Annotated[str, typer.Argument(help="A model that `list` names.")
     answer(_table(held, model), held[0], json_file)
 
 
-def open_store() -> FolderStore:
+def configured_store() -> Store:
     """Return the store that the settings name."""
     settings = load_settings()
-    return FolderStore(settings.store_path, settings.stage_days)
+    return open_store(settings.store_path, settings.stage_days)
 
 
 def obstacle(row: Method) -> str:
@@ -129,7 +130,7 @@ def check_json_file(json_file: Path | None) -> None:
         raise RequestError(f"--json: {json_file}: must be a file in a folder that exists, or - for the screen")
 
 
-def _latest(store: FolderStore, model: str, variant: str) -> dict[str, Any]:
+def _latest(store: Store, model: str, variant: str) -> dict[str, Any]:
     """Return a variant's newest version with what was measured."""
     manifest = store.manifest(store.versions(model, variant)[-1].manifest)
     evaluation = manifest.evaluation

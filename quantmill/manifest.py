@@ -94,3 +94,13 @@ class Version(BaseModel):
     variant: str
     manifest: str
     provenance: Provenance
+
+
+class Revocation(BaseModel):
+    """A version that was withdrawn: it is never handed out again."""
+
+    model_config = _FROZEN
+
+    manifest: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the manifest.")
+    reason: str = Field(min_length=1, description="Why, in words.")
+    made_at: float = Field(description="Seconds since 1970.")

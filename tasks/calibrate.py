@@ -17,7 +17,7 @@ from quantmill import keys
 from quantmill.artifact import Snapshot, StageResult, TokenSet
 from quantmill.errors import TextError
 from quantmill.recipe import Recipe, TokenRequest
-from quantmill.store.protocol import Store
+from quantmill.store.store import Store
 from quantmill.texts import Share
 from tasks import chat_templates, engines, snapshots, text_sources
 from tasks.sandbox import Sandbox, scratch

@@ -3,7 +3,7 @@
 import time
 
 from quantmill.artifact import Snapshot, StageResult
-from quantmill.store.protocol import Store
+from quantmill.store.store import Store
 from tasks import snapshots
 from tasks.sandbox import Sandbox
 

@@ -10,7 +10,7 @@ from quantmill import keys, planning
 from quantmill.artifact import Origin, Preview, Snapshot, StageResult
 from quantmill.errors import NotCached, NotEnoughSpace
 from quantmill.recipe import ModelRequest, Recipe
-from quantmill.store.protocol import Store
+from quantmill.store.store import Store
 from tasks import engines, snapshots, sources
 from tasks.sandbox import Sandbox
 

@@ -8,7 +8,7 @@ from quantmill.artifact import Artifact, StageResult, VariantJob
 from quantmill.errors import BlobMissing
 from quantmill.files import FileEntry
 from quantmill.report import EvaluationReport
-from quantmill.store.protocol import Store
+from quantmill.store.store import Store
 from tasks.sandbox import Sandbox, scratch
 
 REVISION = 3

@@ -20,7 +20,8 @@ from quantmill.errors import DownloadError, SourceError
 from quantmill.manifest import Manifest
 from quantmill.recipe import ModelRequest
 from quantmill.settings import load_settings
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
+from quantmill.store.store import Store
 from tasks import model_files, remote, sources
 from tasks.architecture import of_config
 
@@ -136,8 +137,8 @@ class MlflowSource:
         return manifest
 
     @property
-    def _store(self) -> FolderStore:
-        return FolderStore(load_settings().store_path)
+    def _store(self) -> Store:
+        return open_store(load_settings().store_path)
 
     @cached_property
     def _shelf(self) -> "ArtifactShelf":

@@ -9,7 +9,7 @@ from quantmill.artifact import TokenSet, VariantJob
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, Verdict
-from quantmill.store.protocol import Store
+from quantmill.store.store import Store
 from quantmill.texts import TextSource
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from quantmill.artifact import Artifact, StageResult, VariantJob
 from quantmill.errors import BlobMissing, OutOfMemory
-from quantmill.store.protocol import Store
+from quantmill.store.store import Store
 from tasks import engines, frugal, snapshots
 from tasks.sandbox import PROGRESS, Sandbox, scratch
 

@@ -20,7 +20,7 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 from flows.embedded import prefect_api
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
 from tasks import download, snapshots
 from tasks.sandbox import Sandbox
 
@@ -70,7 +70,7 @@ def _take_in(home: Path) -> Path:
     settings = Settings(home=home)
     sandbox = Sandbox(settings)
     origin = download.inspect_source(ModelRequest(source=SMOLLM2), home)
-    snapshot = download.fetch_snapshot(origin, FolderStore(settings.store_path), sandbox)
+    snapshot = download.fetch_snapshot(origin, open_store(settings.store_path), sandbox)
     return snapshots.local_folder(snapshot, sandbox)
 
 

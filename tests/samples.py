@@ -2,6 +2,7 @@
 
 from quantmill.artifact import Artifact, QuantizedTensor
 from quantmill.files import FileEntry
+from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.recipe import VariantSpec
 from quantmill.report import EvaluationReport, Outcome, Quality, Speed
 
@@ -70,3 +71,31 @@ def report(
 
 def outcome(name: str, size: int = 500, **figures: float) -> Outcome:
     return Outcome(name=name, artifact=artifact(size), report=report(name, **figures))  # type: ignore[arg-type]
+
+
+def manifest(files: tuple[FileEntry, ...], name: str = "m/v") -> Manifest:
+    measured = report("v")
+    return Manifest(
+        name=name,
+        key=DIGEST,
+        model=ManifestModel(uri="u", revision=DIGEST, files=()),
+        variant={"method": "gguf"},
+        recipe_sha256=DIGEST,
+        toolchain={},
+        hardware="",
+        evaluation=ManifestEvaluation(
+            suite=DIGEST,
+            metrics=measured.quality,
+            speed=measured.speed,
+            bits_per_weight=4,
+            gate={},
+            report_sha256=DIGEST,
+        ),
+        files=files,
+        safety=Safety(formats=("gguf",)),
+    )
+
+
+def version(of: Manifest, made_at: float = 1.0, model: str = "m", variant: str = "v") -> Version:
+    provenance = Provenance(manifest=of.digest, recipe={}, made_at=made_at)
+    return Version(model=model, variant=variant, manifest=of.digest, provenance=provenance)

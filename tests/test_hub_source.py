@@ -25,7 +25,7 @@ from quantmill.artifact import Origin
 from quantmill.errors import QuantmillError
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
 from tasks import download, snapshots, sources
 from tasks.sandbox import Sandbox
 request, home, action = ModelRequest(source=sys.argv[1], revision=sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
@@ -40,7 +40,7 @@ try:
             sources.open_source(request, home).fetch(origin)
         if action == "snapshot":
             sandbox = Sandbox(Settings(home=home))
-            made = download.fetch_snapshot(origin, FolderStore(home / "store"), sandbox)
+            made = download.fetch_snapshot(origin, open_store(home / "store"), sandbox)
             snapshots.local_folder(made, sandbox)
             print(made.model_dump_json())
         else:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from quantmill.files import FileEntry
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
 from tests.conftest import SMOLLM2
 from tests.line import Line, processes_of
 
@@ -125,7 +125,7 @@ def test_where_nothing_is_missing_it_answers_from_the_store(first: dict[str, Any
 
 
 def test_deleting_a_weights_blob_remakes_exactly_that_variant(first: dict[str, Any], line: Line) -> None:
-    store = FolderStore(line.home / "store")
+    store = open_store(line.home / "store")
     manifest = store.manifest(rows(first)["gguf-q8_0"]["manifest"])
     weights = next(file for file in manifest.files if file.path.endswith(".gguf"))
     blob = line.home / "store" / "blobs" / "sha256" / weights.sha256[:2] / weights.sha256
@@ -144,7 +144,7 @@ def test_another_calibration_text_remakes_only_what_it_calibrates(line: Line, tm
     from tasks.sandbox import Sandbox
 
     settings = Settings(home=line.home)
-    store, sandbox = FolderStore(settings.store_path), Sandbox(settings)
+    store, sandbox = open_store(settings.store_path), Sandbox(settings)
     other = tmp_path / "text.txt"
     other.write_text("\n\n".join(f"Paragraph {n} of another text says {n * n}." for n in range(2000)))
 
@@ -160,7 +160,7 @@ def test_another_calibration_text_remakes_only_what_it_calibrates(line: Line, tm
 
 
 def publish_folder(line: Line, variant: str, to: Path) -> tuple[Path, tuple[FileEntry, ...]]:
-    store = FolderStore(line.home / "store")
+    store = open_store(line.home / "store")
     manifest = store.manifest(store.versions("smollm2", variant)[-1].manifest)
     store.fetch(manifest.files, to / variant)
     return to / variant, manifest.files
@@ -183,7 +183,7 @@ def test_rejected_artifacts_load_in_transformers_and_generate(
     """Complete folders, whatever the gate said: opened as a consumer does, with nothing of ours."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    store = FolderStore(line.home / "store")
+    store = open_store(line.home / "store")
     for path in line.home.glob("store/stages/artifact/*.json"):
         artifact = json.loads(path.read_text())["value"]
         if artifact["spec"]["method"] not in ("bitsandbytes", "gptq"):

@@ -12,7 +12,7 @@ from quantmill.errors import DownloadError, NotCached, SourceError
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.recipe import ModelRequest, default_model_name
 from quantmill.settings import Settings, load_settings
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
 from tasks import download, snapshots, sources
 from tasks.sandbox import Sandbox
 from tests.samples import report
@@ -63,7 +63,7 @@ def test_a_folder_becomes_a_snapshot_that_can_be_made_again(registry: Any) -> No
     assert (origin.resolved, origin.size_bytes) == ("base/1", seen.size_bytes)
     assert "pytorch_model.bin" not in [file.path for file in origin.files]
     sandbox = Sandbox(Settings(home=home))
-    snapshot = download.fetch_snapshot(origin, FolderStore(home / "store"), sandbox)
+    snapshot = download.fetch_snapshot(origin, open_store(home / "store"), sandbox)
     assert snapshot.parameters == 12
     other = shutil.copytree(registry.folder, registry.folder.with_name("other"))
     (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + "\n")
@@ -97,7 +97,7 @@ def test_what_the_transformers_flavour_writes(registry: Any) -> None:
 
 def publish(registry: Any, method: str) -> None:
     """Put the folder into the store as a published variant, and register it as `register` does."""
-    store, measured = FolderStore(load_settings().store_path), report(method)
+    store, measured = open_store(load_settings().store_path), report(method)
     (registry.folder / "pytorch_model.bin").unlink(missing_ok=True)
     made = Manifest(
         name=f"base/{method}",

@@ -14,7 +14,7 @@ import pytest
 from quantmill.errors import DownloadError, NotCached, NotEnoughSpace, RequestError, SourceError
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
 from tasks import download, remote, snapshots, sources
 from tasks.sandbox import Sandbox
 from tests.test_bad_input import CONFIG, ONE_WEIGHT, sharded_folder
@@ -122,7 +122,7 @@ def test_a_prefix_becomes_a_snapshot_that_can_be_made_again(bucket: Bucket, tmp_
     ]  # fmt: skip
     assert not {"pytorch_model.bin", "extra.safetensors"} & set(bucket.given)
     bucket.given.clear()
-    sandbox, store = Sandbox(Settings(home=home)), FolderStore(home / "store")
+    sandbox, store = Sandbox(Settings(home=home)), open_store(home / "store")
     snapshot = download.fetch_snapshot(origin, store, sandbox)
     assert download.inspect_source(request, home, fetch=False) == origin, "it is remembered by its listing"
     assert (snapshot.parameters, bucket.given) == (12, [])

@@ -7,7 +7,7 @@ import pytest
 from quantmill.errors import RequestError
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
 from tasks import download, snapshots, sources
 from tasks.sandbox import Sandbox
 from tests.test_bad_input import model_folder
@@ -19,7 +19,7 @@ def test_a_relative_folder_is_taken_in(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     sandbox = Sandbox(Settings(home=Path("home")))
     origin = download.inspect_source(ModelRequest(source="./model"), sandbox.home)
-    snapshot = download.fetch_snapshot(origin, FolderStore(Path("home/store")), sandbox)
+    snapshot = download.fetch_snapshot(origin, open_store(Path("home/store")), sandbox)
     assert (snapshots.local_folder(snapshot, sandbox) / "model.safetensors").is_file()
 
 

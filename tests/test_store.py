@@ -9,17 +9,16 @@ import pytest
 from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
 from quantmill.files import FileEntry
-from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
-from quantmill.store.folder import FolderStore
-from quantmill.store.protocol import Store
-from tests.samples import DIGEST, report
+from quantmill.store.places import open_store
+from quantmill.store.store import Store
+from tests.samples import manifest, version
 
 KEY = "cd" * 32
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FolderStore:
-    return FolderStore(tmp_path / "store")
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
 
 
 def fill(folder: Path, **files: str) -> Path:
@@ -33,41 +32,13 @@ def result(files: tuple[FileEntry, ...], **value: object) -> StageResult:
     return StageResult(stage="artifact", key=KEY, blobs=files, value=dict(value), made_at=time.time())
 
 
-def manifest(files: tuple[FileEntry, ...], name: str = "m/v") -> Manifest:
-    measured = report("v")
-    return Manifest(
-        name=name,
-        key=KEY,
-        model=ManifestModel(uri="u", revision=DIGEST, files=()),
-        variant={"method": "gguf"},
-        recipe_sha256=DIGEST,
-        toolchain={},
-        hardware="",
-        evaluation=ManifestEvaluation(
-            suite=DIGEST,
-            metrics=measured.quality,
-            speed=measured.speed,
-            bits_per_weight=4,
-            gate={},
-            report_sha256=DIGEST,
-        ),
-        files=files,
-        safety=Safety(formats=("gguf",)),
-    )
-
-
-def version(of: Manifest, made_at: float = 1.0, model: str = "m", variant: str = "v") -> Version:
-    provenance = Provenance(manifest=of.digest, recipe={}, made_at=made_at)
-    return Version(model=model, variant=variant, manifest=of.digest, provenance=provenance)
-
-
-def test_it_is_a_store(store: FolderStore) -> None:
+def test_it_is_a_store(store: Store) -> None:
     held: Store = store
     assert held.models() == {}
     assert not Path(held.uri).exists(), "opening writes nothing"
 
 
-def test_a_folder_comes_back_byte_for_byte(store: FolderStore, tmp_path: Path) -> None:
+def test_a_folder_comes_back_byte_for_byte(store: Store, tmp_path: Path) -> None:
     source = fill(tmp_path / "a", one="1", two="2")
     (source / "deep").mkdir()
     (source / "deep" / "three").write_text("3")
@@ -83,7 +54,7 @@ def test_a_folder_comes_back_byte_for_byte(store: FolderStore, tmp_path: Path) -
     }
 
 
-def test_equal_bytes_are_kept_once_and_linked_not_copied(store: FolderStore, tmp_path: Path) -> None:
+def test_equal_bytes_are_kept_once_and_linked_not_copied(store: Store, tmp_path: Path) -> None:
     entries = store.add_folder(fill(tmp_path / "a", one="same", two="same"))
     blobs = [path for path in Path(store.uri).rglob("*") if path.is_file()]
     assert len(blobs) == 1
@@ -91,13 +62,13 @@ def test_equal_bytes_are_kept_once_and_linked_not_copied(store: FolderStore, tmp
     assert (tmp_path / "b" / "one").stat().st_ino == blobs[0].stat().st_ino
 
 
-def test_links_are_refused(store: FolderStore, tmp_path: Path) -> None:
+def test_links_are_refused(store: Store, tmp_path: Path) -> None:
     (fill(tmp_path / "a") / "link").symlink_to("/etc/hostname")
     with pytest.raises(StoreError, match="only plain files"):
         store.add_folder(tmp_path / "a")
 
 
-def test_the_first_complete_result_wins(store: FolderStore, tmp_path: Path) -> None:
+def test_the_first_complete_result_wins(store: Store, tmp_path: Path) -> None:
     first = result(store.add_folder(fill(tmp_path / "a", w="1")), who="first")
     second = result(store.add_folder(fill(tmp_path / "b", w="2")), who="second")
     assert store.record(first) == first
@@ -105,7 +76,7 @@ def test_the_first_complete_result_wins(store: FolderStore, tmp_path: Path) -> N
     assert store.look_up("artifact", KEY) == first
 
 
-def test_a_missing_blob_undoes_a_result_and_a_remake_replaces_it(store: FolderStore, tmp_path: Path) -> None:
+def test_a_missing_blob_undoes_a_result_and_a_remake_replaces_it(store: Store, tmp_path: Path) -> None:
     first = result(store.add_folder(fill(tmp_path / "a", w="1")), who="first")
     store.record(first)
     next(path for path in Path(store.uri).rglob(first.blobs[0].sha256)).unlink()
@@ -117,7 +88,7 @@ def test_a_missing_blob_undoes_a_result_and_a_remake_replaces_it(store: FolderSt
     assert store.look_up("artifact", KEY) == second
 
 
-def test_a_damaged_blob_is_not_handed_out(store: FolderStore, tmp_path: Path) -> None:
+def test_a_damaged_blob_is_not_handed_out(store: Store, tmp_path: Path) -> None:
     entries = store.add_folder(fill(tmp_path / "a", w="12345"))
     blob = next(Path(store.uri).rglob(entries[0].sha256))
     blob.chmod(0o644)
@@ -130,7 +101,7 @@ def test_a_damaged_blob_is_not_handed_out(store: FolderStore, tmp_path: Path) ->
 
 
 def test_results_expire_and_damaged_ones_do_not_count(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path / "store", stage_days=1)
+    store = open_store(tmp_path / "store", stage_days=1)
     old = result(()).model_copy(update={"made_at": time.time() - 86401})
     store.record(old)
     assert store.look_up("artifact", KEY) is None
@@ -140,7 +111,7 @@ def test_results_expire_and_damaged_ones_do_not_count(tmp_path: Path) -> None:
     assert store.look_up("artifact", KEY) is None
 
 
-def test_a_commit_needs_every_file_and_happens_once(store: FolderStore, tmp_path: Path) -> None:
+def test_a_commit_needs_every_file_and_happens_once(store: Store, tmp_path: Path) -> None:
     entries = store.add_folder(fill(tmp_path / "a", w="1"))
     made = manifest(entries)
     assert store.commit(made, version(made))
@@ -157,7 +128,7 @@ def test_a_commit_needs_every_file_and_happens_once(store: FolderStore, tmp_path
         store.manifest(bad.digest)
 
 
-def test_a_changed_manifest_is_noticed(store: FolderStore, tmp_path: Path) -> None:
+def test_a_changed_manifest_is_noticed(store: Store, tmp_path: Path) -> None:
     made = manifest(store.add_folder(fill(tmp_path / "a", w="1")))
     store.commit(made, version(made))
     path = next(Path(store.uri).rglob(f"manifests/**/{made.digest}.json"))
@@ -168,7 +139,7 @@ def test_a_changed_manifest_is_noticed(store: FolderStore, tmp_path: Path) -> No
     assert store.manifest(made.digest) == made, "a commit mends it"
 
 
-def test_damaged_bytes_are_not_published(store: FolderStore, tmp_path: Path) -> None:
+def test_damaged_bytes_are_not_published(store: Store, tmp_path: Path) -> None:
     entries = store.add_folder(fill(tmp_path / "a", w="12345"))
     blob = next(Path(store.uri).rglob(entries[0].sha256))
     blob.chmod(0o644)
@@ -180,12 +151,12 @@ def test_damaged_bytes_are_not_published(store: FolderStore, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "/abs", "a\\b", "", "con"])
-def test_names_cannot_climb(store: FolderStore, name: str) -> None:
+def test_names_cannot_climb(store: Store, name: str) -> None:
     with pytest.raises((StoreError, ValueError)):
         store.versions(name, "v")
 
 
-def test_sixteen_writers_of_one_key_agree(store: FolderStore, tmp_path: Path) -> None:
+def test_sixteen_writers_of_one_key_agree(store: Store, tmp_path: Path) -> None:
     made = [result(store.add_folder(fill(tmp_path / str(n), w=str(n))), who=n) for n in range(16)]
     winners: list[StageResult] = []
     start = threading.Barrier(16)

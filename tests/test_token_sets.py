@@ -15,7 +15,7 @@ from quantmill.files import FileEntry
 from quantmill.recipe import ModelRequest, Recipe
 from quantmill.recipe_file import parse_recipe
 from quantmill.settings import Settings
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
 from tasks import calibrate, publish
 from tasks.sandbox import ClosedSandbox, Sandbox
 
@@ -32,7 +32,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = Settings(home=folder / "home")
-        self.store, self.sandbox = FolderStore(self.settings.store_path), Sandbox(self.settings)
+        self.store, self.sandbox = open_store(self.settings.store_path), Sandbox(self.settings)
         self.snapshot = self.made(TEMPLATE)
 
     def made(self, template: str) -> Snapshot:

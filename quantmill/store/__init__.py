@@ -1,1 +1,1 @@
-"""Stores: where bytes and records live. `protocol` says what a store does; `folder` does it on a disk."""
+"""Stores: where bytes and records live. `objects` says what a place must do, `store` and `channels` build on it."""

@@ -1,164 +1,157 @@
-"""A store in a folder: bytes are linked into place and records are written to a temporary name, synced, then linked."""
+"""Objects in a folder: bytes are linked into place; records are written beside, synced, then linked or renamed."""
 
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from quantmill import keys
-from quantmill.artifact import StageResult
-from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
+from quantmill.errors import BlobMissing, VerificationError
 from quantmill.files import FileEntry, safe_path
-from quantmill.manifest import Manifest, Version
+from quantmill.store.objects import Held, Listed, OnBytes, ignore
+
+_PIECE_BYTES = 1 << 20
 
 
-class FolderStore:
-    """A `Store` on a local disk. Blobs are read-only files; a reader never sees one half written."""
+class FolderObjects:
+    """`Objects` on a disk with POSIX semantics. Nothing is created before the first write."""
 
-    def __init__(self, root: Path, stage_days: float = 90.0) -> None:
-        """Open the store in `root`; nothing is created before the first write."""
+    def __init__(self, root: Path) -> None:
+        """Use the folder `root`."""
         self._root = root.absolute()
-        self._stage_s = stage_days * 86400
 
     @property
     def uri(self) -> str:
         """Where it lies."""
         return str(self._root)
 
-    def has_blob(self, entry: FileEntry) -> bool:
-        """Return whether the blob is there with the entry's size."""
+    def size(self, key: str) -> int | None:
+        """Return the object's length, or None where there is none."""
         try:
-            return self._blob(entry.sha256).stat().st_size == entry.size_bytes
+            return self._path(key).stat().st_size
         except FileNotFoundError:
+            return None
+
+    def read(self, key: str) -> Held | None:
+        """Return a small object; its tag is its digest."""
+        try:
+            data = self._path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+        return Held(data, hashlib.sha256(data).hexdigest())
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object whole or not at all; False where it exists. The link is what only one writer wins."""
+        path = self._path(key)
+        temporary = _write_beside(path, data)
+        try:
+            os.link(temporary, path)
+            _sync(path.parent)
+            return True
+        except FileExistsError:
             return False
+        finally:
+            temporary.unlink()
 
-    def add_folder(self, folder: Path) -> tuple[FileEntry, ...]:
-        """Store every file below `folder` and return their entries by path; on the same disk a link, no copy."""
-        entries = []
-        for path in sorted(folder.rglob("*")):
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise StoreError(f"{path}: only plain files can be stored")
-            if path.is_file():
-                entries.append(self._add_file(path, safe_path(path.relative_to(folder).as_posix())))
-        return tuple(entries)
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object, whatever was there."""
+        path = self._path(key)
+        _write_beside(path, data).replace(path)
+        _sync(path.parent)
 
-    def fetch(self, entries: tuple[FileEntry, ...], folder: Path) -> None:
-        """Lay the files out in `folder`, as links where the disk allows; they are for reading only."""
-        for entry in entries:
-            target = folder / entry.path
+    def swap(self, key: str, data: bytes, tag: str) -> bool:
+        """Replace the object that was read with `tag`. A lock that dies with its holder keeps others out meanwhile."""
+        with self._alone():
+            held = self.read(key)
+            if held is None or held.tag != tag:
+                return False
+            self.replace(key, data)
+            return True
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        self._path(key).unlink(missing_ok=True)
+
+    def under(self, prefix: str) -> Iterator[Listed]:
+        """Yield the objects below a folder, by key; what a writer has not finished is none."""
+        for path in sorted((self._root / safe_path(prefix.rstrip("/"))).rglob("*")):
+            try:
+                state = path.stat()
+            except FileNotFoundError:
+                continue  # removed since
+            if path.is_file() and not path.name.startswith("."):
+                yield Listed(path.relative_to(self._root).as_posix(), state.st_size, state.st_mtime)
+
+    def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
+        """Link a file into place, or copy it where the disks differ, and make it read-only."""
+        target = self._path(key)
+        size = path.stat().st_size
+        if self.size(key) != size:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._require(entry)
-            _link_or_copy(self._blob(entry.sha256), target)
+            temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+            try:
+                if not _link_or_copy(path, temporary) and keys.file_sha256(temporary) != sha256:
+                    raise VerificationError(f"{path}: the copy in {self._root} is not what was read")
+                _sync(temporary)
+                temporary.chmod(0o444)
+                temporary.replace(target)  # equal bytes under an equal name: whoever comes last changes nothing
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync(target.parent)
+        else:
+            with suppress(PermissionError):  # another user's
+                os.utime(target)  # a blob that is used again is a young one: garbage collection leaves it alone
+        on_bytes(size)
 
-    def look_up(self, stage: str, key: str) -> StageResult | None:
-        """Return a stage's result if it has not expired and every blob that it names is there."""
-        try:
-            result = StageResult.model_validate_json(self._stage(stage, key).read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError:
-            return None  # written by another release, or damaged: the stage runs again and replaces it
-        if (result.stage, result.key) != (stage, key) or time.time() - result.made_at > self._stage_s:
-            return None
-        return result if all(self.has_blob(blob) for blob in result.blobs) else None
+    def intact(self, key: str, entry: FileEntry) -> bool:
+        """Return whether the object's bytes are the entry's: they are read and hashed."""
+        return self.size(key) == entry.size_bytes and keys.file_sha256(self._path(key)) == entry.sha256
 
-    def record(self, result: StageResult) -> StageResult:
-        """Write a stage result and return the one in force: the first that is complete wins, a later one is dropped."""
-        path, data = self._stage(result.stage, result.key), keys.canonical(result)
-        if _create(path, data):
-            return result
-        if winner := self.look_up(result.stage, result.key):
-            return winner
-        _replace(path, data)
-        return result
-
-    def commit(self, manifest: Manifest, version: Version) -> bool:
-        """Publish: the manifest, then its version pointer. Returns False where that version was there already."""
-        for entry in manifest.files:
-            self._require(entry)
-        data, path = keys.canonical(manifest), self._manifest(manifest.digest)
-        if not _create(path, data) and path.read_bytes() != data:
-            _replace(path, data)  # what stood there was not the manifest of that digest
-        pointer = self._versions(version.model, version.variant) / f"{version.manifest}.json"
-        return _create(pointer, keys.canonical(version))
-
-    def manifest(self, digest: str) -> Manifest:
-        """Return a manifest, checked against its digest."""
-        try:
-            data = self._manifest(digest).read_bytes()
-        except FileNotFoundError as error:
-            raise NotFound(f"manifest {digest}: not in {self._root}") from error
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
-        return Manifest.model_validate_json(data)
-
-    def versions(self, model: str, variant: str) -> list[Version]:
-        """Return a variant's versions, oldest first."""
-        found = [_read_version(path) for path in self._versions(model, variant).glob("*.json")]
-        return sorted(found, key=lambda version: (version.provenance.made_at, version.manifest))
-
-    def models(self) -> dict[str, list[str]]:
-        """Return every published model with its variants, by name."""
-        held: dict[str, list[str]] = {}
-        for path in sorted(self._root.glob("models/*/*/versions")):
-            if any(path.glob("*.json")):
-                held.setdefault(path.parent.parent.name, []).append(path.parent.name)
-        return held
-
-    def _require(self, entry: FileEntry) -> None:
-        """Raise unless the blob is there with just the bytes that its name says."""
-        if not self.has_blob(entry):
+    def fetch_file(self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore) -> None:
+        """Lay an object out at `target` as a link, or as a copy on another disk."""
+        if self.size(key) is None:
             raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self._root}")
-        if keys.file_sha256(self._blob(entry.sha256)) != entry.sha256:
-            self._blob(entry.sha256).unlink()  # what is made again takes its place
-            raise VerificationError(
-                f"{entry.path}: the bytes in {self._root} were not those of {entry.sha256}; dropped"
-            )
+        if not self.intact(key, entry):
+            raise VerificationError(f"{entry.path}: the bytes in {self._root} are not those of {entry.sha256}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link_or_copy(self._path(key), target)
+        on_bytes(entry.size_bytes)
 
-    def _add_file(self, path: Path, name: str) -> FileEntry:
-        entry = FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
-        if not self.has_blob(entry):
-            blob = self._blob(entry.sha256)
-            blob.parent.mkdir(parents=True, exist_ok=True)
-            temporary = blob.with_name(f".{blob.name}.{secrets.token_hex(6)}")
-            _link_or_copy(path, temporary)
-            _sync(temporary)
-            temporary.chmod(0o444)
-            temporary.replace(blob)  # equal bytes under an equal name: whoever comes last changes nothing
-            _sync(blob.parent)
-        return entry
+    def pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` to `stop` (not included)."""
+        try:
+            file = self._path(key).open("rb")
+        except FileNotFoundError as error:
+            raise BlobMissing(f"{key}: not in {self._root}") from error
+        with file:
+            file.seek(start)
+            while start < stop and (piece := file.read(min(_PIECE_BYTES, stop - start))):
+                start += len(piece)
+                yield piece
 
-    def _blob(self, sha256: str) -> Path:
-        return self._root / "blobs" / "sha256" / sha256[:2] / sha256
+    def _path(self, key: str) -> Path:
+        return self._root / safe_path(key)
 
-    def _stage(self, stage: str, key: str) -> Path:
-        return self._root / "stages" / stage / f"{key}.json"
-
-    def _manifest(self, digest: str) -> Path:
-        return self._root / "manifests" / "sha256" / f"{safe_path(digest)}.json"
-
-    def _versions(self, model: str, variant: str) -> Path:
-        if "/" in safe_path(model) + safe_path(variant):
-            raise StoreError(f"{model}/{variant}: a name holds no /")
-        return self._root / "models" / model / variant / "versions"
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self._root.mkdir(parents=True, exist_ok=True)
+        with (self._root / ".swap.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
 
-def _read_version(path: Path) -> Version:
-    try:
-        return Version.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise VerificationError(f"{path}: not a version pointer") from error
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
+def _link_or_copy(source: Path, target: Path) -> bool:
+    """Return whether a link did."""
     try:
         os.link(source, target)
+        return True
     except OSError:
         shutil.copyfile(source, target)  # another disk, or a file system without links
+        return False
 
 
 def _sync(path: Path) -> None:
@@ -177,21 +170,3 @@ def _write_beside(path: Path, data: bytes) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return temporary
-
-
-def _create(path: Path, data: bytes) -> bool:
-    """Create `path` with `data`, whole or not at all; False where it exists. The link is what only one writer wins."""
-    temporary = _write_beside(path, data)
-    try:
-        os.link(temporary, path)
-        _sync(path.parent)
-        return True
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    _write_beside(path, data).replace(path)
-    _sync(path.parent)

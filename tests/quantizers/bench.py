@@ -7,7 +7,7 @@ from flows import jobs
 from quantmill.artifact import Artifact, VariantJob
 from quantmill.recipe_file import parse_recipe
 from quantmill.settings import Settings
-from quantmill.store.folder import FolderStore
+from quantmill.store.places import open_store
 from tasks import calibrate, convert, download, quantize
 from tasks.sandbox import Sandbox
 
@@ -40,7 +40,7 @@ class Bench:
 
     def __init__(self, home: Path, model: Path, requests: list[dict[str, Any]] | None = None) -> None:
         settings = Settings(home=home)
-        self.store, self.sandbox = FolderStore(settings.store_path), Sandbox(settings)
+        self.store, self.sandbox = open_store(settings.store_path), Sandbox(settings)
         recipe = parse_recipe(
             {
                 "model": {"source": str(model)},

@@ -1,0 +1,187 @@
+"""Channels: names such as `stable` that say which versions of a model's variants are current.
+
+A channel is one object with its history. It is moved by compare-and-swap, and its sequence number only grows, also where
+it goes back to what it held before: a reader that saw a number never accepts a smaller one.
+"""
+
+import random
+import secrets
+import time
+from collections.abc import Callable, Mapping
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantmill import keys
+from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
+from quantmill.files import safe_path
+from quantmill.store.store import Store
+
+MOVES_KEPT = 100
+_ATTEMPTS = 60
+
+
+class Move(BaseModel):
+    """One state of a channel: variant -> version."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seq: int = Field(ge=1, description="1 for the first; each move adds one.")
+    id: str = Field(description="Random; tells a writer whose answer got lost that the move is its own.")
+    made_at: float = Field(description="Seconds since 1970.")
+    reason: str = Field(description="Why, in words.")
+    variants: dict[str, str] = Field(description="Variant -> digest of the manifest that is current.")
+
+
+class Channel(BaseModel):
+    """A channel and how it came to hold what it holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Such as `stable`.")
+    moves: tuple[Move, ...] = Field(min_length=1, description="Oldest first; the last one counts.")
+
+    @property
+    def current(self) -> Move:
+        """What the channel holds now."""
+        return self.moves[-1]
+
+    @property
+    def seq(self) -> int:
+        """The sequence number of what it holds now."""
+        return self.current.seq
+
+
+def read_channel(store: Store, model: str, name: str) -> Channel | None:
+    """Return a channel, or None where nothing was ever promoted to it.
+
+    Raises:
+        VerificationError: the object is damaged, or is another channel's.
+    """
+    held = _read(store, model, name)
+    return held[0] if held else None
+
+
+def channels(store: Store, model: str) -> list[Channel]:
+    """Return a model's channels by name."""
+    names = [item.key.rpartition("/")[2].removesuffix(".json") for item in store.objects.under(_folder(model))]
+    return [channel for name in names if (channel := read_channel(store, model, name))]
+
+
+def promote(store: Store, model: str, name: str, variants: Mapping[str, str], reason: str) -> Channel:
+    """Make versions current: variant -> manifest digest. The channel's other variants stay as they are.
+
+    Raises:
+        NotFound: a version is not published, or was revoked.
+        RequestError: the channel's name is not allowed.
+        StoreError: others kept moving the channel.
+    """
+    if not variants:
+        raise RequestError(f"{model}/{name}: no version named to promote")
+    for variant, digest in variants.items():
+        if digest not in {version.manifest for version in store.versions(model, variant)}:
+            raise NotFound(f"{model}/{variant}: no published version {digest}")
+        if revoked := store.revocation(model, variant, digest):
+            raise NotFound(f"{model}/{variant}: version {digest[:12]} was revoked: {revoked.reason}")
+
+    def next_state(now: Channel | None) -> dict[str, str]:
+        return (now.current.variants if now else {}) | dict(variants)
+
+    return _move(store, model, name, reason, next_state)
+
+
+def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> Channel:
+    """Make current what the channel held at sequence number `to`; 0: what it held before the last move.
+
+    Raises:
+        NotFound: there is no such channel, or its history does not reach back so far.
+    """
+
+    def next_state(now: Channel | None) -> dict[str, str]:
+        known = {move.seq: move.variants for move in now.moves} if now else {}
+        wanted = to or (now.seq - 1 if now else 0)
+        if wanted not in known:
+            raise NotFound(
+                f"{model}/{name}: no move {wanted} to go back to; known: {', '.join(map(str, known)) or 'none'}"
+            )
+        return known[wanted]
+
+    return _move(store, model, name, reason, next_state)
+
+
+def drop(store: Store, model: str, name: str, digest: str, reason: str) -> Channel | None:
+    """Take a version out of a channel; its variant goes back to the newest version before it, if there is one.
+
+    Versions that were revoked are passed over. None where the channel does not hold the version.
+    """
+    channel = read_channel(store, model, name)
+    if channel is None or digest not in channel.current.variants.values():
+        return None
+
+    def next_state(now: Channel | None) -> dict[str, str]:
+        moves = now.moves if now else ()
+        kept = dict(moves[-1].variants) if moves else {}
+        for variant in [variant for variant, held in kept.items() if held == digest]:
+            del kept[variant]
+            before = [move.variants[variant] for move in reversed(moves) if variant in move.variants]
+            stands = (held for held in before if held != digest and not store.revocation(model, variant, held))
+            if earlier := next(stands, None):
+                kept[variant] = earlier
+        return kept
+
+    return _move(store, model, name, reason, next_state)
+
+
+def _move(
+    store: Store, model: str, name: str, reason: str, next_state: Callable[[Channel | None], dict[str, str]]
+) -> Channel:
+    """Add a move by compare-and-swap; whoever is beaten looks again, after a moment that differs for each."""
+    mine = secrets.token_hex(8)
+    for attempt in range(_ATTEMPTS):
+        held = _read(store, model, name)
+        now, tag = held or (None, "")
+        if now and any(move.id == mine for move in now.moves):
+            return now  # it was written; only the answer was lost
+        moves = now.moves if now else ()
+        seq = moves[-1].seq + 1 if moves else 1
+        move = Move(seq=seq, id=mine, made_at=time.time(), reason=reason, variants=next_state(now))
+        try:
+            moved = Channel(model=model, name=name, moves=(*moves, move)[-MOVES_KEPT:])
+        except ValidationError as error:
+            raise RequestError(f"channel: {name!r}: lower case letters, digits, '.', '_', '-', at most 64") from error
+        data, key = keys.canonical(moved), _key(model, name)
+        if store.objects.swap(key, data, tag) if held else store.objects.create(key, data):
+            return moved
+        time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
+    raise StoreError(f"{model}/{name}: others moved the channel {_ATTEMPTS} times meanwhile; try again")
+
+
+def _read(store: Store, model: str, name: str) -> tuple[Channel, str] | None:
+    held = store.objects.read(_key(model, name))
+    if held is None:
+        return None
+    try:
+        channel = Channel.model_validate_json(held.data)
+    except ValidationError as error:
+        raise VerificationError(f"{store.uri}/{_key(model, name)}: not a channel") from error
+    if (channel.model, channel.name) != (model, name):
+        raise VerificationError(f"{store.uri}/{_key(model, name)}: it is the channel {channel.model}/{channel.name}")
+    return channel, held.tag
+
+
+def _folder(model: str) -> str:
+    return f"models/{_name(model)}/channels/"
+
+
+def _key(model: str, name: str) -> str:
+    return f"{_folder(model)}{_name(name)}.json"
+
+
+def _name(name: str) -> str:
+    try:
+        plain = safe_path(name)
+    except ValueError as error:
+        raise RequestError(f"{name!r}: not a plain name") from error
+    if "/" in plain:
+        raise RequestError(f"{name!r}: a name holds no /")
+    return plain

@@ -1,0 +1,100 @@
+"""What a place must do for a store to lie on it: keep objects by key, and let only one of several writers win.
+
+A folder and a bucket do the same few things, and everything that a store promises is built on them once, in `store.py`.
+A key is a plain relative path. An object is whole or absent: no reader sees one half written.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from quantmill.files import FileEntry
+
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes that moved since the last call."""
+
+
+class Held(NamedTuple):
+    """A small object that was read, with what `swap` needs to replace just this state of it."""
+
+    data: bytes
+    tag: str
+
+
+class Listed(NamedTuple):
+    """An object of a listing."""
+
+    key: str
+    size_bytes: int
+    modified_at: float
+    """Seconds since 1970, by the clock of the place."""
+
+
+def ignore(_moved: int) -> None:
+    """Take note of nothing: the default of whoever wants no progress."""
+
+
+class Objects(Protocol):
+    """A place that keeps objects. Every method raises StoreError where the place cannot be reached or does not answer."""
+
+    @property
+    def uri(self) -> str:
+        """Where it lies."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Return the object's length, or None where there is none."""
+        ...
+
+    def read(self, key: str) -> Held | None:
+        """Return a small object, or None where there is none."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object that must not exist yet; False where it does. Of several writers one wins."""
+        ...
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object, whatever was there."""
+        ...
+
+    def swap(self, key: str, data: bytes, tag: str) -> bool:
+        """Replace the object that was read with `tag`; False where it is another one by now, or gone."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        ...
+
+    def under(self, prefix: str) -> Iterator[Listed]:
+        """Yield the objects whose keys start with `prefix`, a folder's name with its slash, by key."""
+        ...
+
+    def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
+        """Write a file of any size, whose digest is known; equal bytes under an equal key change nothing.
+
+        Raises:
+            VerificationError: the bytes that arrived are not those of `sha256`; nothing is left under `key`.
+        """
+        ...
+
+    def intact(self, key: str, entry: FileEntry) -> bool:
+        """Return whether the object's bytes are the entry's, as surely as the place can tell without sending them."""
+        ...
+
+    def fetch_file(self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore) -> None:
+        """Lay an object out at `target`, for reading only; a link where the disk allows. Its bytes are checked.
+
+        Raises:
+            BlobMissing: there is no such object.
+            VerificationError: its bytes are not those that the entry names.
+        """
+        ...
+
+    def pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
+        """Yield the bytes from `start` to `stop` (not included), unchecked, in pieces of at most 1 MiB.
+
+        Raises:
+            BlobMissing: there is no such object.
+        """
+        ...

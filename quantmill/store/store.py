@@ -1,0 +1,222 @@
+"""The store: blobs by digest, stage results, manifests and versions, on whatever place keeps objects.
+
+    blobs/sha256/ab/<hex>                                    immutable
+    stages/<stage>/<key>.json                                the cache: replaceable once a blob of it is missing, expiring
+    manifests/sha256/<hex>.json                              immutable
+    attestations/<manifest-hex>.dsse.json                    immutable (signing.py)
+    models/<model>/<variant>/versions/<manifest-hex>.json    the commit point of a publish: create-only
+    models/<model>/<variant>/revoked/<manifest-hex>.json     a version that was withdrawn, with the reason: create-only
+    models/<model>/channels/<channel>.json                   compare-and-swap (channels.py)
+    leases/<id>.json                                         keeps a publish in progress from garbage collection
+
+Order of a publish: blobs (already when a stage result is made), manifest, attestation, version, then whoever announces it.
+A reader starts from a version or a channel, so whatever comes earlier is invisible to it.
+"""
+
+import hashlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from quantmill import keys
+from quantmill.artifact import StageResult
+from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
+from quantmill.files import FileEntry, safe_path
+from quantmill.manifest import Manifest, Revocation, Version
+from quantmill.store.objects import Objects, OnBytes, ignore
+
+_FILES_AT_ONCE = 4
+
+
+class Store:
+    """Blobs by sha256, stage results, manifests and versions. Safe with several writers; create-only writes decide races."""
+
+    def __init__(self, objects: Objects, stage_days: float = 90.0) -> None:
+        """Use what `objects` holds; stage results count for `stage_days`. Nothing is written before the first record."""
+        self.objects = objects
+        self._stage_s = stage_days * 86400
+
+    @property
+    def uri(self) -> str:
+        """Where it lies."""
+        return self.objects.uri
+
+    def has_blob(self, entry: FileEntry) -> bool:
+        """Return whether the blob is there with the entry's size."""
+        return self.objects.size(blob_key(entry.sha256)) == entry.size_bytes
+
+    def add_folder(self, folder: Path, on_bytes: OnBytes = ignore) -> tuple[FileEntry, ...]:
+        """Store every file below `folder` and return their entries by path; on the same disk a link, no copy.
+
+        Raises:
+            StoreError: the folder holds something that is not a plain file.
+        """
+        paths = sorted(folder.rglob("*"))
+        for path in paths:
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                raise StoreError(f"{path}: only plain files can be stored")
+
+        def add(path: Path) -> FileEntry:
+            name = safe_path(path.relative_to(folder).as_posix())
+            entry = FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
+            self.objects.add_file(blob_key(entry.sha256), path, entry.sha256, on_bytes)
+            return entry
+
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            return tuple(pool.map(add, (path for path in paths if path.is_file())))
+
+    def fetch(self, entries: tuple[FileEntry, ...], folder: Path, on_bytes: OnBytes = ignore) -> None:
+        """Lay the files out in `folder`; on the same disk as links. They are for reading only.
+
+        Raises:
+            BlobMissing: a blob is gone.
+            VerificationError: its bytes are not what the digest says; it counts as missing from now on.
+        """
+
+        def lay_out(entry: FileEntry) -> None:
+            key = blob_key(entry.sha256)
+            try:
+                self.objects.fetch_file(key, entry, folder / entry.path, on_bytes)
+            except VerificationError as error:
+                self.objects.delete(key)  # what is made again takes its place
+                raise VerificationError(f"{error}; dropped") from error
+
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+            list(pool.map(lay_out, entries))
+
+    def look_up(self, stage: str, key: str) -> StageResult | None:
+        """Return a stage's result if it has not expired and every blob that it names is there."""
+        held = self.objects.read(_stage_key(stage, key))
+        if held is None:
+            return None
+        try:
+            result = StageResult.model_validate_json(held.data)
+        except ValidationError:
+            return None  # written by another release, or damaged: the stage runs again and replaces it
+        if (result.stage, result.key) != (stage, key) or time.time() - result.made_at > self._stage_s:
+            return None
+        return result if all(self.has_blob(blob) for blob in result.blobs) else None
+
+    def record(self, result: StageResult) -> StageResult:
+        """Write a stage result and return the one in force: the first that is complete wins, a later one is dropped."""
+        key, data = _stage_key(result.stage, result.key), keys.canonical(result)
+        if self.objects.create(key, data):
+            return result
+        if winner := self.look_up(result.stage, result.key):
+            return winner
+        self.objects.replace(key, data)
+        return result
+
+    def commit(self, manifest: Manifest, version: Version, attestation: bytes = b"") -> bool:
+        """Publish: the manifest, its attestation, then its version pointer. False where that version was there already.
+
+        Raises:
+            BlobMissing: a file of the manifest is not in the store.
+            VerificationError: its bytes are not what the manifest says; nothing is published.
+        """
+        for entry in manifest.files:
+            self._require(entry)
+        self._put(_manifest_key(manifest.digest), keys.canonical(manifest))
+        if attestation:
+            self._put(_attestation_key(manifest.digest), attestation)
+        return self.objects.create(_version_key(version), keys.canonical(version))
+
+    def manifest(self, digest: str) -> Manifest:
+        """Return a manifest, checked against its digest.
+
+        Raises:
+            NotFound: there is none.
+            VerificationError: its bytes are not what the digest says.
+        """
+        held = self.objects.read(_manifest_key(digest))
+        if held is None:
+            raise NotFound(f"manifest {digest}: not in {self.uri}")
+        if hashlib.sha256(held.data).hexdigest() != digest:
+            raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
+        return Manifest.model_validate_json(held.data)
+
+    def attestation(self, digest: str) -> bytes | None:
+        """Return the signed statement about a manifest, unchecked, or None where it was published unsigned."""
+        held = self.objects.read(_attestation_key(digest))
+        return held.data if held else None
+
+    def versions(self, model: str, variant: str) -> list[Version]:
+        """Return a variant's versions, oldest first; those that were revoked are among them."""
+        found = []
+        for listed in self.objects.under(f"{_variant_key(model, variant)}/versions/"):
+            if held := self.objects.read(listed.key):
+                try:
+                    found.append(Version.model_validate_json(held.data))
+                except ValidationError as error:
+                    raise VerificationError(f"{self.uri}/{listed.key}: not a version pointer") from error
+        return sorted(found, key=lambda version: (version.provenance.made_at, version.manifest))
+
+    def revoke(self, model: str, variant: str, revocation: Revocation) -> bool:
+        """Withdraw a version for good; False where that was done before."""
+        key = f"{_variant_key(model, variant)}/revoked/{safe_path(revocation.manifest)}.json"
+        return self.objects.create(key, keys.canonical(revocation))
+
+    def revocation(self, model: str, variant: str, digest: str) -> Revocation | None:
+        """Return why a version was withdrawn, or None where it stands.
+
+        Raises:
+            VerificationError: the record is damaged; whether the version stands is not known.
+        """
+        key = f"{_variant_key(model, variant)}/revoked/{safe_path(digest)}.json"
+        held = self.objects.read(key)
+        try:
+            return Revocation.model_validate_json(held.data) if held else None
+        except ValidationError as error:
+            raise VerificationError(f"{self.uri}/{key}: not a revocation") from error
+
+    def models(self) -> dict[str, list[str]]:
+        """Return every published model with its variants, by name."""
+        held: dict[str, list[str]] = {}
+        for listed in self.objects.under("models/"):
+            _, model, variant, kind, *_ = [*listed.key.split("/"), "", ""]
+            if kind == "versions" and variant not in held.setdefault(model, []):
+                held[model].append(variant)
+        return {model: variants for model, variants in held.items() if variants}
+
+    def _require(self, entry: FileEntry) -> None:
+        """Raise unless the blob is there with just the bytes that its name says."""
+        key = blob_key(entry.sha256)
+        if not self.has_blob(entry):
+            raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self.uri}")
+        if not self.objects.intact(key, entry):
+            self.objects.delete(key)  # what is made again takes its place
+            raise VerificationError(f"{entry.path}: the bytes in {self.uri} were not those of {entry.sha256}; dropped")
+
+    def _put(self, key: str, data: bytes) -> None:
+        """Write an immutable record; other bytes that stood there were damaged, and are replaced."""
+        if not self.objects.create(key, data) and (held := self.objects.read(key)) and held.data != data:
+            self.objects.replace(key, data)
+
+
+def blob_key(sha256: str) -> str:
+    """Return where the bytes with this digest lie."""
+    return f"blobs/sha256/{sha256[:2]}/{sha256}"
+
+
+def _stage_key(stage: str, key: str) -> str:
+    return f"stages/{stage}/{key}.json"
+
+
+def _manifest_key(digest: str) -> str:
+    return f"manifests/sha256/{safe_path(digest)}.json"
+
+
+def _attestation_key(digest: str) -> str:
+    return f"attestations/{safe_path(digest)}.dsse.json"
+
+
+def _variant_key(model: str, variant: str) -> str:
+    if "/" in safe_path(model) + safe_path(variant):
+        raise StoreError(f"{model}/{variant}: a name holds no /")
+    return f"models/{model}/{variant}"
+
+
+def _version_key(version: Version) -> str:
+    return f"{_variant_key(version.model, version.variant)}/versions/{safe_path(version.manifest)}.json"
