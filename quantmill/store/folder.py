@@ -14,8 +14,6 @@ from quantmill.errors import BlobMissing, VerificationError
 from quantmill.files import FileEntry, safe_path
 from quantmill.store.objects import Held, Listed, OnBytes, ignore
 
-_PIECE_BYTES = 1 << 20
-
 
 class FolderObjects:
     """`Objects` on a disk with POSIX semantics. Nothing is created before the first write."""
@@ -94,8 +92,8 @@ class FolderObjects:
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
             try:
-                if not _link_or_copy(path, temporary) and keys.file_sha256(temporary) != sha256:
-                    raise VerificationError(f"{path}: the copy in {self._root} is not what was read")
+                if not _link(path, temporary):
+                    _copy(path, temporary, sha256)
                 _sync(temporary)
                 temporary.chmod(0o444)
                 temporary.replace(target)  # equal bytes under an equal name: whoever comes last changes nothing
@@ -111,27 +109,21 @@ class FolderObjects:
         """Return whether the object's bytes are the entry's: they are read and hashed."""
         return self.size(key) == entry.size_bytes and keys.file_sha256(self._path(key)) == entry.sha256
 
-    def fetch_file(self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore) -> None:
-        """Lay an object out at `target` as a link, or as a copy on another disk."""
+    def fetch_file(
+        self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore, copy: bool = False
+    ) -> None:
+        """Lay an object out at `target` as a link, or as a copy where one is asked for or the disks differ."""
         if self.size(key) is None:
             raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self._root}")
         if not self.intact(key, entry):
             raise VerificationError(f"{entry.path}: the bytes in {self._root} are not those of {entry.sha256}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        _link_or_copy(self._path(key), target)
+        target.unlink(missing_ok=True)  # never written through: it may be a link to a blob
+        if copy or not _link(self._path(key), target):
+            temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+            _copy(self._path(key), temporary, entry.sha256)
+            temporary.replace(target)
         on_bytes(entry.size_bytes)
-
-    def pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` to `stop` (not included)."""
-        try:
-            file = self._path(key).open("rb")
-        except FileNotFoundError as error:
-            raise BlobMissing(f"{key}: not in {self._root}") from error
-        with file:
-            file.seek(start)
-            while start < stop and (piece := file.read(min(_PIECE_BYTES, stop - start))):
-                start += len(piece)
-                yield piece
 
     def _path(self, key: str) -> Path:
         return self._root / safe_path(key)
@@ -144,14 +136,21 @@ class FolderObjects:
             yield
 
 
-def _link_or_copy(source: Path, target: Path) -> bool:
-    """Return whether a link did."""
+def _link(source: Path, target: Path) -> bool:
+    """Return whether a link could be made: not to another disk, nor on a file system without links."""
     try:
         os.link(source, target)
         return True
     except OSError:
-        shutil.copyfile(source, target)  # another disk, or a file system without links
         return False
+
+
+def _copy(source: Path, target: Path, sha256: str) -> None:
+    shutil.copyfile(source, target)
+    if keys.file_sha256(target) != sha256:
+        target.unlink()
+        raise VerificationError(f"{source}: the copy at {target} is not what was read")
+    _sync(target)
 
 
 def _sync(path: Path) -> None:

@@ -82,19 +82,15 @@ class Objects(Protocol):
         """Return whether the object's bytes are the entry's, as surely as the place can tell without sending them."""
         ...
 
-    def fetch_file(self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore) -> None:
-        """Lay an object out at `target`, for reading only; a link where the disk allows. Its bytes are checked.
+    def fetch_file(
+        self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore, copy: bool = False
+    ) -> None:
+        """Lay an object out at `target`, whole and checked; what a killed attempt left beside it is used.
+
+        Where the disk allows it is a link, for reading only, unless a `copy` is asked for.
 
         Raises:
             BlobMissing: there is no such object.
             VerificationError: its bytes are not those that the entry names.
-        """
-        ...
-
-    def pieces(self, key: str, start: int, stop: int) -> Iterator[bytes]:
-        """Yield the bytes from `start` to `stop` (not included), unchecked, in pieces of at most 1 MiB.
-
-        Raises:
-            BlobMissing: there is no such object.
         """
         ...
