@@ -25,6 +25,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         epilog="Example: quantmill compress deployments/recipes/demo.yaml --json run.json --set model.source=./my-model"
     )(compress)
+    app.command(epilog="Example: quantmill register")(register)
 
 
 def compress(
@@ -48,15 +49,60 @@ def compress(
             require_work(recipe, settings)
             with show_progress():
                 summary = run(recipe, settings)
+                waits = len(waiting_runs())
+        else:
+            with show_progress():
+                waits = tell_mlflow(settings)
     text = json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False)
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(text + "\n", encoding="utf-8")
     if str(json_file) == "-":
         typer.echo(text)
     else:
-        screen.show(summary, settings)
+        screen.show(summary, settings, waits)
     if not summary.accepted:
         raise typer.Exit(3)
+
+
+def register() -> None:
+    """Tell MLflow what it missed: runs that wait for it, and versions that were revoked.
+
+    `compress` does this too. Ends with 1 where MLflow does not answer.
+    """
+    settings = load_settings()
+    with embedded_environment(settings), show_progress():
+        waits = tell_mlflow(settings)
+        from tasks import registry
+
+        store = cli.configured_store()
+        shown = (
+            0
+            if waits
+            else sum(registry.show_revocations(store, model, settings.tracking_uri) for model in store.models())
+        )
+    typer.echo(f"{waits} runs wait for MLflow, {shown} revoked versions newly shown there")
+    if waits:
+        raise typer.Exit(1)
+
+
+def tell_mlflow(settings: Settings) -> int:
+    """Deliver the runs that wait for MLflow, say what came of it, and return how many still wait."""
+    from tasks import outbox
+
+    store = cli.configured_store()
+    if not waiting_runs():
+        return 0
+    delivery = outbox.deliver(store, settings.tracking_uri)
+    for line in (*delivery.problems, f"{len(delivery.runs)} waiting runs registered in MLflow"):
+        say(line)
+    return delivery.waiting
+
+
+def waiting_runs() -> list[str]:
+    """Return the names of the runs that MLflow has not been told of."""
+    from tasks import outbox
+
+    return outbox.waiting(cli.configured_store())
 
 
 def check(recipe: Recipe, settings: Settings) -> None:

@@ -2,9 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantmill.errors import SettingsError
 
@@ -24,6 +25,13 @@ class Settings(BaseSettings):
     )
     python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
+    licenses: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(
+            "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "unlicense", "cc0-1.0", "cc-by-4.0", "own",
+        ),
+        description="Licences under which variants are published, by comma; `own`: a source on a disk, in a bucket or in"
+        " MLflow that states none; `*`: any.",
+    )  # fmt: skip
 
     debug: bool = Field(default=False, description="Show the traceback of an unexpected error.")
 
@@ -40,6 +48,11 @@ class Settings(BaseSettings):
         if python is not None and not os.access(python, os.X_OK):
             raise ValueError("must be the path of an interpreter")
         return python
+
+    @field_validator("licenses", mode="before")
+    @classmethod
+    def _by_comma(cls, names: object) -> object:
+        return tuple(n.strip().lower() for n in names.split(",") if n.strip()) if isinstance(names, str) else names
 
     @property
     def engine_threads(self) -> int:

@@ -41,7 +41,7 @@ class Bench:
     def __init__(self, home: Path, model: Path, requests: list[dict[str, Any]] | None = None) -> None:
         settings = Settings(home=home)
         self.store, self.sandbox = open_store(settings.store_path), Sandbox(settings)
-        recipe = parse_recipe(
+        self.recipe = recipe = parse_recipe(
             {
                 "model": {"source": str(model)},
                 "calibration": {"samples": 2, "sequence_length": 64},
