@@ -26,6 +26,7 @@ def add_to(app: typer.Typer) -> None:
         epilog="Example: quantmill compress deployments/recipes/demo.yaml --json run.json --set model.source=./my-model"
     )(compress)
     app.command(epilog="Example: quantmill register")(register)
+    app.command(epilog="Example: quantmill export smollm2-135m-instruct gguf-q8_0 hf://org/name --private")(export)
 
 
 def compress(
@@ -83,6 +84,24 @@ def register() -> None:
     typer.echo(f"{waits} runs wait for MLflow, {shown} revoked versions newly shown there")
     if waits:
         raise typer.Exit(1)
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A model that `list` names.")],
+    variant: Annotated[
+        str, typer.Argument(metavar="VARIANT[@DIGEST]", help="A variant; its newest version by default.")
+    ],
+    target: Annotated[str, typer.Argument(help="hf://org/name, s3://bucket/prefix or a folder.")],
+    private: Annotated[bool, typer.Option("--private", help="hf://: a repository that is made is private.")] = False,
+) -> None:
+    """Send a published version to a hub, a bucket or a folder, as `pull` would lay it out.
+
+    A revoked version is refused, and so is a place that holds something else. HF_TOKEN opens the hub.
+    """
+    from tasks import export as sending
+
+    with embedded_environment(load_settings()):
+        typer.echo(sending.export(cli.configured_store(), model, variant, target, private))
 
 
 def tell_mlflow(settings: Settings) -> int:
