@@ -6,7 +6,8 @@
         assert hub.requests
 
 Commits are taken from the token `writer`. Files ending in .safetensors, .gguf or .bin are "large": the hub states their
-sha256, as for Git LFS. Others have git's blob digest. Nothing of the real hub's storage behind it (Xet, signed addresses of a CDN) is played.
+sha256, as for Git LFS. Others have git's blob digest. Nothing of the real hub's storage behind it (Xet, signed addresses
+of a CDN) is played.
 """
 
 import base64
