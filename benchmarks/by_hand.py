@@ -8,7 +8,7 @@ is a safetensors file with an int32 tensor `input_ids` (windows, sequence length
 its variants and measures each from its saved folder; one baseline pass, one GGUF conversion. DIR/by_hand.json
 holds the figures, DIR/<variant>/ the artifacts, DIR/<step>.log what the libraries said. `quantize_s` is load +
 quantize + save, `evaluate_s` load + forward + metrics, both without imports; `process_s` is the clock on the
-wall; `size_bytes` counts weight files.
+wall; `size_bytes` counts weight files. A run that broke off goes on: what DIR/by_hand.json holds of the same inputs is kept.
 
 With --summary (the product's RunSummary) the exit code is 1 where a perplexity differs by more than 0.1 %.
 With --artifacts (the product's are in DIR2/<variant>/) tensors are compared: name, type, shape, bytes.
@@ -17,6 +17,7 @@ With --artifacts (the product's are in DIR2/<variant>/) tensors are compared: na
 import argparse
 import contextlib
 import ctypes
+import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -358,19 +359,33 @@ def spawn(step: str, options: argparse.Namespace) -> float:
     return round(time.perf_counter() - start, 1)
 
 
-def run_all(options: argparse.Namespace) -> dict[str, Any]:
-    """Run every step that the chosen variants need; return the report."""
+def run_all(options: argparse.Namespace, report_file: Path) -> dict[str, Any]:
+    """Run every step that the chosen variants need and that `report_file` lacks; return the report."""
     report: dict[str, Any] = {"versions": {name: importlib.metadata.version(name) for name in PACKAGES}}
-    report |= {"threads": options.threads, "process_s": {}, "variants": {}}
+    report |= {"threads": options.threads, "inputs": digests(options)}
+    kept = json.loads(report_file.read_text()) if report_file.is_file() else {}
+    same = {key: kept.get(key) for key in report} == report
+    report |= {key: kept[key] if same else {} for key in ("process_s", "variants")}
     for library, names in LIBRARIES.items():
-        if library != "transformers" and not set(names) & set(options.variants):
+        wanted = {name for name in names if name in ("baseline", *options.variants)}
+        if wanted <= report["variants"].keys():
             continue
         if library == "llama.cpp":
             report["process_s"]["convert"] = spawn("convert", options)
         report["process_s"][library] = spawn(library, options)
         report["variants"] |= json.loads((options.out / f"{library}.json").read_text())
-    report["total_s"] = round(sum(report["process_s"].values()), 1)
+        report["total_s"] = round(sum(report["process_s"].values()), 1)
+        report_file.write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def digests(options: argparse.Namespace) -> dict[str, str]:
+    """Return what the figures were made of: the sha256 of the weights and of both token sets."""
+    weights = sorted(options.source.glob("*.safetensors"))
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in (*weights, options.calibration, options.evaluation)
+    }
 
 
 # --- the report, and against the product ---
@@ -484,9 +499,7 @@ def main() -> int:
 
     options.out.mkdir(parents=True, exist_ok=True)
     report_file = options.out / "by_hand.json"
-    if not options.compare_only:
-        report_file.write_text(json.dumps(run_all(options), indent=2) + "\n")
-    report = json.loads(report_file.read_text())
+    report = json.loads(report_file.read_text()) if options.compare_only else run_all(options, report_file)
     good = print_figures(report)
     if options.artifacts:
         good &= compare_artifacts(
