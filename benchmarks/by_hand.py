@@ -40,13 +40,14 @@ LIBRARIES = {
     "bitsandbytes": ["bitsandbytes-int8", "bitsandbytes-nf4"],
     "hqq": ["hqq-8bit-g64", "hqq-4bit-g64"],
     "gptqmodel": ["gptq-4bit-g64"],
-    "auto-round": ["autoround-4bit-g64-i20-lr0.01-mlr0.02-s128"],
+    "auto-round": ["autoround-4bit-g64-i20-lr0.01-mlr0.02-s128", "rounded-4bit-g64"],
     "llama.cpp": ["gguf-f32", "gguf-q8_0", "gguf-q6_k", "gguf-q4_k_m", "gguf-q4_0", "gguf-q2_k"],
 }
 MODULES = ["torch", "bitsandbytes", "hqq.core.quantize", "gptqmodel", "auto_round", "llama_cpp"]
 IMPORTS = dict(zip(LIBRARIES, MODULES, strict=True))
 PACKAGES = ["torch", "transformers", "bitsandbytes", "hqq", "gptqmodel", "auto-round", "gguf", "llama-cpp-python"]
 AUTOROUND = {"iters": 20, "lr": 0.01, "minmax_lr": 0.02, "seqlen": 128, "batch_size": 8}  # the demo recipe's
+ROUNDED = {"iters": 0, "disable_opt_rtn": True}  # to nearest, on the same grid: what learning should beat
 HQQ_TENSORS = (".weight", ".W_q", ".scale", ".zero")
 PERPLEXITY_TOLERANCE = 1e-3  # relative, against the product
 F32_TOLERANCE = (1e-4, 1e-5)  # perplexity (relative) and mean KL of two runtimes on the same fp32 weights
@@ -91,7 +92,7 @@ def quantize_hqq(name: str, source: Path, folder: Path) -> None:
     AutoHQQHFModel.save_quantized(model, str(folder))
 
 
-def quantize_autoround(source: Path, folder: Path, calibration: np.ndarray) -> None:
+def quantize_autoround(name: str, source: Path, folder: Path, calibration: np.ndarray) -> None:
     import torch
     from auto_round import AutoRound
     from transformers import AutoTokenizer
@@ -109,7 +110,7 @@ def quantize_autoround(source: Path, folder: Path, calibration: np.ndarray) -> N
         device_map="cpu",
         enable_torch_compile=False,
         seed=0,
-        **AUTOROUND,
+        **AUTOROUND | (ROUNDED if name.startswith("rounded") else {}),
     )
     engine.quantize_and_save(str(folder), format="auto_round")
 
@@ -321,7 +322,7 @@ def run_library(library: str, options: argparse.Namespace) -> dict[str, Any]:
                 elif library == "gptqmodel":
                     quantize_gptq(options.source, folder, load_windows(options.calibration))
                 elif library == "auto-round":
-                    quantize_autoround(options.source, folder, load_windows(options.calibration))
+                    quantize_autoround(name, options.source, folder, load_windows(options.calibration))
                 else:
                     quantize_gguf(name, options.out / "converted.gguf", folder)
         with clock(figures, "evaluate_s"):

@@ -40,7 +40,7 @@ def _opened_as(folder: Path) -> str:
     own = str(architecture.read_json(config).get("tokenizer_class", "")) if config.is_file() else ""
     name = fixed_tokenizers().get(str(architecture.read_json(folder / "config.json").get("model_type")), own)
     kind = name.removesuffix("Fast").removesuffix("Tokenizer").lower()
-    code = package_source.read("transformers", f"models/{kind}/tokenization_{kind}.py")
+    code = package_source.read("transformers", f"models/{kind}/tokenization_{kind}.py") if kind.isidentifier() else ""
     split = json.dumps(architecture.read_json(content).get("pre_tokenizer"))
     patterns = [ast.literal_eval(value) for word, value in package_source.assigned(code) if word == "PRETOKENIZE_REGEX"]
     return name if any(json.dumps(pattern) not in split for pattern in patterns) else ""
@@ -64,6 +64,9 @@ def _other_arithmetic(name: str, folder: Path) -> str:
     heads = config.get("num_attention_heads") or 1
     if name.startswith(("Gemma2", "Gemma3")) and scale and scale not in (width, config.get("hidden_size", 0) / heads):
         return f"llama.cpp takes the width of a head, {width}, for query_pre_attn_scalar: {scale}, and its logits are others"
+    wide = config.get("intermediate_size") not in (None, 4 * config.get("hidden_size", 0))
+    if name == "PhiForCausalLM" and (wide or config.get("num_key_value_heads") not in (None, heads)):
+        return "llama.cpp's converter takes 4 x hidden_size for Phi's intermediate_size and every head for its num_key_value_heads"
     if name == "Qwen3MoeForCausalLM" and not config.get("norm_topk_prob", False):
         return "llama.cpp makes the weights of the chosen experts sum to one, norm_topk_prob: false says not to"
     return ""

@@ -69,7 +69,6 @@ def requests(method: str, **options: Any) -> Any:
         ("Phi3ForCausalLM", "phi3", PHI3, "awq", "takes gate_up_proj apart"),
         ("Phi3ForCausalLM", "phi3", PHI3, "autoround", ""),
         ("GlmForCausalLM", "glm", PHI3, "gptq", "takes gate_up_proj apart"),
-        ("PhiForCausalLM", "phi", PLAIN, "gguf", ""),
     ],
 )
 def test_refusals(
@@ -90,6 +89,10 @@ def test_refusals(
         ("Gemma3ForCausalLM", {"head_dim": 64, "query_pre_attn_scalar": 64}, ""),
         ("Gemma3ForCausalLM", {"head_dim": 64, "query_pre_attn_scalar": 32}, ""),  # width over heads, as in the 27B
         ("Qwen3MoeForCausalLM", {}, "norm_topk_prob"),
+        ("PhiForCausalLM", {}, "4 x hidden_size"),
+        ("PhiForCausalLM", {"intermediate_size": 256, "num_key_value_heads": 1}, "4 x hidden_size"),
+        ("PhiForCausalLM", {"intermediate_size": 256, "num_key_value_heads": 2}, ""),  # as in Phi 2
+        ("PhiForCausalLM", {"intermediate_size": 256}, ""),
         ("Qwen3MoeForCausalLM", {"norm_topk_prob": True}, ""),
     ],
 )
