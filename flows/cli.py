@@ -2,18 +2,17 @@
 
 import asyncio
 import json
-import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows import screen
+from flows import publish_commands, screen
+from flows.environment import embedded_environment
 from flows.progress import say, show_progress
-from quantmill import cli
+from quantmill import answers, signing
+from quantmill.errors import SettingsError, SigningError
 from quantmill.recipe import Recipe
 from quantmill.recipe_file import read_recipe
 from quantmill.report import RunSummary
@@ -25,8 +24,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         epilog="Example: quantmill compress deployments/recipes/demo.yaml --json run.json --set model.source=./my-model"
     )(compress)
-    app.command(epilog="Example: quantmill register")(register)
-    app.command(epilog="Example: quantmill export smollm2-135m-instruct gguf-q8_0 hf://org/name --private")(export)
+    publish_commands.add_to(app)
 
 
 def compress(
@@ -35,14 +33,14 @@ def compress(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a field: --set model.source=./model."),
     ] = None,
-    json_file: cli.JsonFile = None,
+    json_file: answers.JsonFile = None,
 ) -> None:
     """Run the line: download, calibrate, quantize, evaluate, gate, register, publish.
 
     What was finished before is not made again. Ends with 0 where a variant was accepted, 3 where none was.
     """
     recipe, settings = read_recipe(recipe_file, tuple(overrides or ())), load_settings()
-    cli.check_json_file(json_file)
+    answers.check_json_file(json_file)
     with embedded_environment(settings):
         check(recipe, settings)
         summary = recall(recipe, settings)
@@ -50,10 +48,10 @@ def compress(
             require_work(recipe, settings)
             with show_progress():
                 summary = run(recipe, settings)
-                waits = len(waiting_runs())
+                waits = len(publish_commands.waiting_runs())
         else:
             with show_progress():
-                waits = tell_mlflow(settings)
+                waits = publish_commands.tell_mlflow(settings)
     text = json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False)
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(text + "\n", encoding="utf-8")
@@ -65,70 +63,16 @@ def compress(
         raise typer.Exit(3)
 
 
-def register() -> None:
-    """Tell MLflow what it missed: runs that wait for it, and versions that were revoked.
-
-    `compress` does this too. Ends with 1 where MLflow does not answer.
-    """
-    settings = load_settings()
-    with embedded_environment(settings), show_progress():
-        waits = tell_mlflow(settings)
-        from tasks import registry
-
-        store = cli.configured_store()
-        shown = (
-            0
-            if waits
-            else sum(registry.show_revocations(store, model, settings.tracking_uri) for model in store.models())
-        )
-    typer.echo(f"{waits} runs wait for MLflow, {shown} revoked versions newly shown there")
-    if waits:
-        raise typer.Exit(1)
-
-
-def export(
-    model: Annotated[str, typer.Argument(help="A model that `list` names.")],
-    variant: Annotated[
-        str, typer.Argument(metavar="VARIANT[@DIGEST]", help="A variant; its newest version by default.")
-    ],
-    target: Annotated[str, typer.Argument(help="hf://org/name, s3://bucket/prefix or a folder.")],
-    private: Annotated[bool, typer.Option("--private", help="hf://: a repository that is made is private.")] = False,
-) -> None:
-    """Send a published version to a hub, a bucket or a folder, as `pull` would lay it out.
-
-    A revoked version is refused, and so is a place that holds something else. HF_TOKEN opens the hub.
-    """
-    from tasks import export as sending
-
-    with embedded_environment(load_settings()):
-        typer.echo(sending.export(cli.configured_store(), model, variant, target, private))
-
-
-def tell_mlflow(settings: Settings) -> int:
-    """Deliver the runs that wait for MLflow, say what came of it, and return how many still wait."""
-    from tasks import outbox
-
-    store = cli.configured_store()
-    if not waiting_runs():
-        return 0
-    delivery = outbox.deliver(store, settings.tracking_uri)
-    for line in (*delivery.problems, f"{len(delivery.runs)} waiting runs registered in MLflow"):
-        say(line)
-    return delivery.waiting
-
-
-def waiting_runs() -> list[str]:
-    """Return the names of the runs that MLflow has not been told of."""
-    from tasks import outbox
-
-    return outbox.waiting(cli.configured_store())
-
-
 def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
     from flows.jobs import choose_device
     from tasks import calibrate, download, sources, support
 
+    if settings.signing_key:
+        try:
+            signing.own_keyring(settings.signing_key)
+        except SigningError as error:
+            raise SettingsError(str(error)) from error
     recipe.expand()
     _ = recipe.model_name, choose_device(recipe.device)  # both raise where there is none
     calibrate.check_texts(recipe)
@@ -171,29 +115,3 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as Ctrl-C does
         with tags("quantmill", recipe.model_name):
             return asyncio.run(flow(recipe))
-
-
-@contextmanager
-def embedded_environment(settings: Settings) -> Iterator[None]:
-    """Switch telemetry off for the time of a run, before Prefect and MLflow are imported."""
-    wanted = {
-        "PREFECT_HOME": str(settings.home.absolute() / "prefect"),
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down costs minutes
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -12,7 +12,7 @@ from flows.stages import Stages
 from flows.variant import recall
 from quantmill import keys
 from quantmill.artifact import StageResult, VariantJob
-from quantmill.errors import NotCached, NotFound, QuantmillError, VerificationError, error_named
+from quantmill.errors import BlobMissing, NotCached, NotFound, QuantmillError, VerificationError, error_named
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
@@ -53,7 +53,16 @@ async def compress(recipe: Recipe) -> RunSummary:
         run_id, forbidden = str(flow_run.id or ""), licenses.obstacle(origin, settings.licenses)
         floor = noise_floor(plan, baseline, outcomes)
         published = await stages.run(
-            publish.commit_accepted, recipe, plan.variants, outcomes, verdicts, store, floor, forbidden, run_id
+            publish.commit_accepted,
+            recipe,
+            plan.variants,
+            outcomes,
+            verdicts,
+            store,
+            floor,
+            forbidden,
+            run_id,
+            settings.signing_key,
         )
         summary = summarize.summarize(
             recipe,
@@ -100,7 +109,12 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         summary = RunSummary.model_validate(done.value)
         if (seq := _seq_of(summary, store)) is None:
             return None
-    except (ValidationError, NotFound, VerificationError):
+        published = [job for job in plan.variants if job.name in {row.name for row in summary.variants if row.manifest}]
+        floor = noise_floor(plan, outcomes[plan.baseline.name], outcomes)
+        key = settings.signing_key
+        if key and not publish.attest_published(recipe, published, outcomes, store, floor, key):
+            return None
+    except (ValidationError, NotFound, VerificationError, BlobMissing):
         return None  # damaged or gone: the run makes it whole
     summary = summary.model_copy(update={"channel_seq": seq})
     document = settings.home / "reports" / summary.model / "summary.json"

@@ -59,6 +59,16 @@ class Term(NamedTuple):
             return ", ".join(candidate.runtimes)
         return getattr(candidate, (NUMBERS | BYTES).get(self.field, self.field))
 
+    def told(self, candidate: Candidate) -> str:
+        """Return the same in words."""
+        found = self.of(candidate)
+        if found is None:
+            return f"{self.field} is not recorded"
+        shown = (
+            f"{found / 1e6:.1f} MB" if self.field in BYTES else f"{found:.4g}" if isinstance(found, float) else found
+        )
+        return f"{self.field} is {shown}"
+
 
 def parse(expression: str) -> tuple[Term, ...]:
     """Return the terms of an expression; none of an empty one.

@@ -7,17 +7,17 @@ and, where it was signed, `.quantmill/attestation.dsse.json`. A place that holds
 import tempfile
 from pathlib import Path
 
-from quantmill import keys
+from quantmill import signing, tree
 from quantmill.errors import NotFound, RequestError
-from quantmill.manifest import Manifest
+from quantmill.manifest import ATTESTATION_PATH, MANIFEST_PATH, Manifest
+from quantmill.signing import Keyring
 from quantmill.store.store import Store, blob_key
 from tasks import export_hub, export_s3
 
-MANIFEST = ".quantmill/manifest.json"
-ATTESTATION = ".quantmill/attestation.dsse.json"
 
-
-def export(store: Store, model: str, variant: str, target: str, private: bool = False) -> str:
+def export(
+    store: Store, model: str, variant: str, target: str, private: bool = False, keyring: Keyring | None = None
+) -> str:
     """Send a version to a place and return where it lies.
 
     Args:
@@ -26,14 +26,17 @@ def export(store: Store, model: str, variant: str, target: str, private: bool = 
         variant: the variant, with `@` and the first digits of a manifest's digest, or its newest version that stands.
         target: `hf://org/name`, `s3://bucket/prefix` or a folder.
         private: whether a repository that is made is closed to others.
+        keyring: keys whose signatures are trusted; with one, an unsigned version is not sent.
 
     Raises:
         NotFound: there is no such version, or it was revoked.
         RequestError: the target is not written like one, or holds something else; nothing was sent.
-        VerificationError: a file is not what the manifest says.
+        VerificationError: a file is not what the manifest says, or the signature is not right; nothing was sent.
         StoreError: the place refused, or broke off; the same command goes on.
     """
     manifest = find(store, model, *variant.partition("@")[::2])
+    if keyring:
+        signing.verify(store.attestation(manifest.digest), manifest, keyring)
     if target.startswith("hf://"):
         repository = export_hub.repository(target)
         with tempfile.TemporaryDirectory() as folder:
@@ -69,12 +72,9 @@ def lay_out(store: Store, manifest: Manifest, folder: Path, copy: bool = False) 
     names = [entry.path for entry in manifest.files]
     for entry in manifest.files:
         store.objects.fetch_file(blob_key(entry.sha256), entry, folder / entry.path, copy=copy)
-    (folder / MANIFEST).parent.mkdir()
-    if attestation := store.attestation(manifest.digest):
-        (folder / ATTESTATION).write_bytes(attestation)
-        names.append(ATTESTATION)
-    (folder / MANIFEST).write_bytes(keys.canonical(manifest))
-    return [*names, MANIFEST]
+    attestation = store.attestation(manifest.digest)
+    tree.write_records(folder, manifest, attestation)
+    return [*names, *([ATTESTATION_PATH] if attestation else []), MANIFEST_PATH]
 
 
 def _to_folder(store: Store, manifest: Manifest, target: Path) -> str:

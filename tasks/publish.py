@@ -3,11 +3,13 @@
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from quantmill import keys
+from quantmill import keys, signing
 from quantmill.artifact import TokenSet, VariantJob
+from quantmill.errors import VerificationError
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.recipe import Recipe
 from quantmill.report import BaselineMetrics, EvaluationReport, Outcome, Verdict
@@ -15,7 +17,7 @@ from quantmill.store import channels
 from quantmill.store.channels import Channel, read_channel
 from quantmill.store.store import Store
 from quantmill.texts import TextSource
-from tasks import model_card
+from tasks import engines, model_card
 from tasks.marks import marks_of
 
 
@@ -131,6 +133,7 @@ def commit_accepted(
     noise_floor: Mapping[str, float],
     forbidden: str = "",
     flow_run: str = "",
+    signing_key: Path | None = None,
 ) -> Published:
     """Publish every accepted variant; what was published before stays as it is.
 
@@ -143,27 +146,33 @@ def commit_accepted(
         noise_floor: runtime -> mean KL of the baseline's own weights.
         forbidden: why nothing may be published; see `licenses.obstacle`.
         flow_run: for the provenance.
+        signing_key: signs each; None: they are published unsigned.
 
     Raises:
         BlobMissing: a file of an artifact is not in the store any more.
+        SigningError: the process with the signing key failed; later variants are not published.
     """
     manifests, held_back = dict[str, str](), dict[str, str]()
-    baseline = next((o for o in outcomes.values() if o.artifact and o.artifact.spec.method == "baseline"), None)
     for job in jobs:
         if verdicts[job.name].status != "accepted":
             continue
         if forbidden:
             held_back[job.name] = forbidden
             continue
-        manifest = with_card(build_manifest(recipe, job, outcomes[job.name], baseline, noise_floor), store)
+        manifest = _manifest(recipe, job, outcomes, store, noise_floor)
         if revoked := store.revocation(recipe.model_name, job.name, manifest.digest):
             held_back[job.name] = f"not published: version {manifest.digest[:12]} was revoked: {revoked.reason}"
             continue
         provenance = Provenance(
-            manifest=manifest.digest, recipe=recipe.model_dump(mode="json"), flow_run=flow_run, made_at=time.time()
+            manifest=manifest.digest,
+            recipe=recipe.model_dump(mode="json"),
+            flow_run=flow_run,
+            resolved=job.snapshot.origin.resolved,
+            lock_sha256=keys.file_sha256(engines.LOCK),
+            made_at=time.time(),
         )
         version = Version(model=recipe.model_name, variant=job.name, manifest=manifest.digest, provenance=provenance)
-        store.commit(manifest, version)
+        store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key))
         manifests[job.name] = manifest.digest
     return Published(manifests, held_back)
 
@@ -185,3 +194,56 @@ def missing_from(channel: Channel | None, manifests: Mapping[str, str]) -> dict[
     moves = channel.moves if channel else ()
     known = {(variant, digest) for move in moves for variant, digest in move.variants.items()}
     return {variant: digest for variant, digest in manifests.items() if (variant, digest) not in known}
+
+
+def attest_published(
+    recipe: Recipe,
+    jobs: list[VariantJob],
+    outcomes: Mapping[str, Outcome],
+    store: Store,
+    noise_floor: Mapping[str, float],
+    signing_key: Path,
+) -> bool:
+    """Sign versions of these variants that were published before without this key; False where one is not published.
+
+    What is signed is made anew of what this run has of its own; only when and where it was made is the store's word.
+
+    Raises:
+        BlobMissing, VerificationError: the store does not hold the version's bytes any more.
+        SigningError: the process with the signing key failed.
+    """
+    for job in jobs:
+        manifest = _manifest(recipe, job, outcomes, store, noise_floor)
+        found = store.versions(recipe.model_name, job.name)
+        version = next((version for version in found if version.manifest == manifest.digest), None)
+        if version is None:
+            return False
+        held = store.attestation(manifest.digest)
+        provenance = version.provenance.model_copy(update={"recipe": recipe.model_dump(mode="json")})
+        attestation = _attestation(manifest, provenance, store, signing_key)
+        if attestation != held:
+            store.commit(manifest, version, attestation)
+    return True
+
+
+def _manifest(
+    recipe: Recipe,
+    job: VariantJob,
+    outcomes: Mapping[str, Outcome],
+    store: Store,
+    noise_floor: Mapping[str, float],
+) -> Manifest:
+    """Return the whole manifest of a variant of a run, its card stored."""
+    baseline = next((o for o in outcomes.values() if o.artifact and o.artifact.spec.method == "baseline"), None)
+    return with_card(build_manifest(recipe, job, outcomes[job.name], baseline, noise_floor), store)
+
+
+def _attestation(manifest: Manifest, provenance: Provenance, store: Store, key: Path | None) -> bytes:
+    """Return the version's attestation: the one that it has where this key made it, else a new one; without a key none."""
+    if key is None:
+        return b""
+    if held := store.attestation(manifest.digest):
+        with suppress(VerificationError):
+            signing.verify(held, manifest, signing.own_keyring(key))
+            return held
+    return signing.sign(manifest, provenance, key)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from quantmill import client
 from quantmill.errors import NotFound, RequestError, VerificationError
-from quantmill.manifest import Manifest, Revocation
+from quantmill.manifest import MANIFEST_PATH, Manifest, Revocation
 from quantmill.store.places import open_store
 from quantmill.store.store import Store, blob_key
-from tasks.export import MANIFEST, export
+from tasks.export import export
 from tests import samples
 from tests.hub_server import HubServer
 
@@ -41,8 +42,9 @@ def test_a_folder_holds_the_files_and_the_manifest(store: Store, tmp_path: Path)
     made = publish(store, tmp_path / "made")
     place = export(store, "m", "v", str(tmp_path / "there" / "model"))
     held = files_in(Path(place))
-    assert Manifest.model_validate_json(held.pop(MANIFEST)).digest == made.digest
+    assert Manifest.model_validate_json(held.pop(MANIFEST_PATH)).digest == made.digest
     assert held == files_in(tmp_path / "made")
+    assert client.verify(Path(place)) == made
     assert (Path(place) / "model.safetensors").stat().st_nlink == 1, "a copy: what is written there harms no store"
     with pytest.raises(RequestError, match="exists; name a folder to make"):
         export(store, "m", "v", place)
@@ -53,7 +55,7 @@ def test_what_was_revoked_is_refused(store: Store, tmp_path: Path) -> None:
     first, second = publish(store, tmp_path / "a"), publish(store, tmp_path / "b", "another card", 2.0)
     store.revoke("m", "v", Revocation(manifest=second.digest, reason="wrong tokenizer", made_at=3.0))
     place = export(store, "m", "v", str(tmp_path / "newest-that-stands"))
-    assert Manifest.model_validate_json((Path(place) / MANIFEST).read_bytes()).digest == first.digest
+    assert Manifest.model_validate_json((Path(place) / MANIFEST_PATH).read_bytes()).digest == first.digest
     with pytest.raises(NotFound, match="was revoked: wrong tokenizer"):
         export(store, "m", f"v@{second.digest[:12]}", str(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
@@ -99,7 +101,7 @@ def test_a_repository_of_a_hub(store: Store, tmp_path: Path) -> None:
         assert done.stdout.strip() == f"{hub.url}/org/name/commit/{commit}"
         assert hub.private == {"org/name"}
         held = dict(hub.repos["org/name"].commits[commit])
-        assert Manifest.model_validate_json(held.pop(MANIFEST)).digest == made.digest
+        assert Manifest.model_validate_json(held.pop(MANIFEST_PATH)).digest == made.digest
         assert held.pop(".gitattributes")
         assert held == files_in(tmp_path / "made")
         publish(store, tmp_path / "next", "another card", 2.0)

@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from quantmill import keys
 from quantmill.errors import BlobMissing, VerificationError
 from quantmill.files import FileEntry, safe_path
 from quantmill.store.objects import Held, Listed, OnBytes, ignore
+
+_RECORD_BYTES = 64 << 20
 
 
 class FolderObjects:
@@ -30,12 +33,20 @@ class FolderObjects:
     def size(self, key: str) -> int | None:
         """Return the object's length, or None where there is none."""
         try:
-            return self._path(key).stat().st_size
+            state = self._path(key).lstat()
         except FileNotFoundError:
             return None
+        if not stat.S_ISREG(state.st_mode):
+            raise VerificationError(f"{self.uri}/{key}: not a plain file")
+        return state.st_size
 
     def read(self, key: str) -> Held | None:
         """Return a small object; its tag is its digest."""
+        size = self.size(key)  # refuses what would lead elsewhere, or never end
+        if size is None:
+            return None
+        if size > _RECORD_BYTES:
+            raise VerificationError(f"{self.uri}/{key}: {size} bytes; a record has at most {_RECORD_BYTES}")
         try:
             data = self._path(key).read_bytes()
         except FileNotFoundError:
@@ -120,7 +131,7 @@ class FolderObjects:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # never written through: it may be a link to a blob
         if copy or not _link(self._path(key), target):
-            temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+            temporary = target.with_name(f".{target.name}.part")  # one name: what kills leave does not pile up
             _copy(self._path(key), temporary, entry.sha256)
             temporary.replace(target)
         on_bytes(entry.size_bytes)
