@@ -1,6 +1,7 @@
 """A real MLflow server in a process of its own, on loopback; it can be down for a while and come back where it was."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 
 
 class MlflowServer:
-    """A server with its database and artifacts in a folder; down at first."""
+    """A server with its database and artifacts in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, empty: Path) -> None:
+        """Take a free port, and a copy of an empty database; down at first."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self._folder = folder
+        shutil.copyfile(empty, folder / "server.db")
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

@@ -1,5 +1,6 @@
 """Fault 10: MLflow is down for a while. What was published stays published, and MLflow hears of it once."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from tests.test_register import GOOD, MANIFEST, OUTCOMES, RECIPE, SUMMARY
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
+def server(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    served = MlflowServer(tmp_path)
+    served = MlflowServer(tmp_path, empty_mlflow)
     yield served
     served.stop()
 
@@ -73,8 +74,8 @@ def revoked_is_shown(client: MlflowClient, uri: str, store: Store) -> None:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+def database(tmp_path: Path, empty_mlflow: Path) -> str:
+    return f"sqlite:///{shutil.copyfile(empty_mlflow, tmp_path / 'mlflow.db')}"
 
 
 def test_a_delivery_that_broke_off_is_made_whole_once(

@@ -1,5 +1,6 @@
 """What MLflow holds after a run: on SQLite, and through a real server."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -147,13 +148,15 @@ def check(uri: str, parent: str) -> None:
         assert client.get_model_version_by_alias("tiny", name).version == version.version
 
 
-def test_sqlite_holds_the_run_and_each_manifest_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sqlite_holds_the_run_and_each_manifest_once(
+    tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     working = tmp_path / "working"
     working.mkdir()
     monkeypatch.chdir(working)
     folder = tmp_path / "mlflow"
     folder.mkdir()
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = f"sqlite:///{shutil.copyfile(empty_mlflow, folder / 'mlflow.db')}"
     first = register(uri, tmp_path)
     check(uri, first)
     again = register(uri, tmp_path)
@@ -185,9 +188,9 @@ def test_alias_is_valid_for_mlflow(name: str, expected: str) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, empty_mlflow: Path) -> Iterator[str]:
     """A real MLflow server on a free port of the loopback."""
-    served = MlflowServer(tmp_path)
+    served = MlflowServer(tmp_path, empty_mlflow)
     served.start()
     yield served.url
     served.stop()
