@@ -47,7 +47,7 @@ def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome, baseline: 
         files=artifact.files,
         safety=Safety(
             formats=tuple(sorted({file.path.rpartition(".")[2] for file in artifact.files})),
-            chat_template_sha256=template,
+            chat_template_sha256=artifact.chat_template_sha256 or template,
         ),
         license=origin.license,
     )
