@@ -21,7 +21,7 @@ from quantmill.pulled import Place
 from quantmill.signing import Keyring
 from quantmill.store import channels
 from quantmill.store.store import Store
-from tests.published import publish, stable, store_in
+from tests.published import describe, folder, publish, stable, store_in
 from tests.samples import version
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -435,9 +435,9 @@ def replace_manifest(store: Store, change: Callable[[dict[str, Any]], object]) -
     good = json.loads(keys.canonical(resolve(store, "m").manifest))
     change(good)
     digest = keys.digest(good)
-    folder = Path(store.uri)
-    (folder / "manifests" / "sha256" / f"{digest}.json").write_bytes(keys.canonical(good))
-    channel = folder / "models" / "m" / "channels" / "stable.json"
+    root = Path(store.uri)
+    (root / "manifests" / "sha256" / f"{digest}.json").write_bytes(keys.canonical(good))
+    channel = root / "models" / "m" / "channels" / "stable.json"
     held = json.loads(channel.read_text())
     held["moves"][-1]["variants"] = {"gptq-4bit-g64": digest}
     channel.write_text(json.dumps(held))
@@ -541,3 +541,29 @@ def test_fault_20_an_empty_file_that_is_a_pipe(store: Store, made: dict[str, Man
     os.mkfifo(place)
     with pytest.raises(VerificationError, match="not a plain file"):
         pull(store, resolve(store, "m", "stable"), tmp_path / "to")
+
+
+PICKLE = b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x05touch\x94\x85\x94R\x94."
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("pytorch_model.bin", PICKLE),
+        ("more.safetensors", PICKLE),
+        ("more.safetensors", (1 << 40).to_bytes(8, "little") + b"{}"),
+        ("more.gguf", PICKLE),
+        ("modeling.py", b"print(1)"),
+        ("more.json", b'{"auto_map": {"AutoModel": "modeling.M"}}'),
+        ("more.json", b"[" * 100_000),
+    ],
+)
+def test_fault_21_a_published_file_that_no_model_needs(store: Store, tmp_path: Path, name: str, data: bytes) -> None:
+    """A store that somebody else wrote: the digests are right, the contents are refused before the swap."""
+    place = folder(tmp_path / "made", 1)
+    (place / name).write_bytes(data)
+    made = describe(store.add_folder(place), "gguf-q8_0")
+    store.commit(made, version(made, variant="gguf-q8_0"))
+    with pytest.raises(VerificationError, match=name):
+        pull(store, resolve(store, "m"), tmp_path / "to")
+    assert not (tmp_path / "to" / "current").is_symlink()
