@@ -9,7 +9,7 @@ from quantmill.settings import Settings
 
 @contextmanager
 def embedded_environment(settings: Settings) -> Iterator[None]:
-    """Switch telemetry off for the time of a run, before Prefect and MLflow are imported."""
+    """Switch telemetry off for the time of a run, and tell MLflow its login, before Prefect and MLflow are imported."""
     wanted = {
         "PREFECT_HOME": str(settings.home.absolute() / "prefect"),
         "DO_NOT_TRACK": "1",
@@ -20,6 +20,7 @@ def embedded_environment(settings: Settings) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down costs minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        **settings.tracking_login,
     }
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)

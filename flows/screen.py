@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quantmill import signing, tables
+from quantmill.errors import VerificationError
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
@@ -103,10 +104,15 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console, wai
 
 
 def _signers(summary: RunSummary, settings: Settings) -> str:
-    """Return whose signatures the accepted versions carry, in words."""
+    """Return whose signatures the accepted versions say they carry."""
     store = open_store(settings.store_path)
-    held = [store.attestation(str(row.manifest)) for row in summary.accepted]
-    names = sorted({signing.claimed_key(envelope) for envelope in held if envelope})
-    bare = sum(envelope is None for envelope in held)
-    without = f"{bare} versions are not signed: QUANTMILL_SIGNING_KEY names no key (quantmill keys create makes one)"
-    return "; ".join([*(f"by key {name}" for name in names), *([without] if bare else [])])
+    keys, bare = set[str](), 0
+    for row in summary.accepted:
+        envelope = store.attestation(str(row.manifest))
+        bare += envelope is None
+        try:
+            keys |= {f"by key {signing.claimed_key(envelope)}"} if envelope else set()
+        except VerificationError as error:
+            keys.add(f"{row.name}: damaged attestation: {error}")
+    unsigned = f"{bare} not signed: QUANTMILL_SIGNING_KEY names no key (quantmill keys create makes one)"
+    return "; ".join([*sorted(keys), *([unsigned] if bare else [])])

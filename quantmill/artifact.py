@@ -146,6 +146,7 @@ class Artifact(BaseModel):
     )
     source_digest: str = Field(description="The snapshot that it was made from.")
     calibration_digest: str = Field(default="", description="The token set that it saw; empty: none.")
+    chat_template_sha256: str = Field(default="", description="Digest of the chat template; empty: none.")
     toolchain: dict[str, str] = Field(description="Package -> version that made it.")
     hardware: str = Field(description="Processor or GPU that made it.")
     given_up: str = Field(default="", description="What was changed after a job ran out of memory; empty: nothing.")

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -79,8 +80,17 @@ class Settings(BaseSettings):
 
     @property
     def tracking_uri(self) -> str:
-        """Where MLflow is: the server that is named, else SQLite under the home."""
-        return self.mlflow_uri or f"sqlite:///{self.home.absolute() / 'mlflow' / 'mlflow.db'}"
+        """Where MLflow is: the server that is named, without its login, else SQLite under the home."""
+        uri = self.mlflow_uri or f"sqlite:///{self.home.absolute() / 'mlflow' / 'mlflow.db'}"
+        parts = urlsplit(uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
+
+    @property
+    def tracking_login(self) -> dict[str, str]:
+        """The login of the server's URI as the variables that MLflow's client reads: it shows the URI in its messages."""
+        parts = urlsplit(self.mlflow_uri)
+        login = {"MLFLOW_TRACKING_USERNAME": parts.username, "MLFLOW_TRACKING_PASSWORD": parts.password}
+        return {name: unquote(value) for name, value in login.items() if value}
 
     @property
     def store_path(self) -> Path:

@@ -1,13 +1,12 @@
 """What a model's config or GGUF header says about its shape; a model that cannot be quantized here is refused by name."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+from quantmill import contents
 from quantmill.artifact import Architecture
-from quantmill.errors import SourceError
+from quantmill.errors import SourceError, VerificationError
 
-_JSON_BYTES = 64 << 20
 _INNER = ("intermediate_size", "ffn_dim", "n_inner")
 _INNER_OF_EXPERTS = ("moe_intermediate_size", "shared_expert_intermediate_size")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -15,13 +14,10 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file; SourceError where it is none, or too large to be one."""
-    if path.stat().st_size > _JSON_BYTES:
-        raise SourceError(f"model.source: {path.name}: a JSON file holds at most {_JSON_BYTES} bytes")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"model.source: {path.name}: not JSON: {' '.join(str(error).split())[:120]}") from error
-    return mapping(value, path)
+        return contents.read_json(path)
+    except VerificationError as error:
+        raise SourceError(f"model.source: {path.name}: {error}") from error
 
 
 def mapping(value: object, path: Path) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from tasks.deaths import peak_memory
 from tasks.sandbox import JobFile
 
 Progress = Callable[[str, int, int], None]
-_ALLOWED = {".safetensors", ".gguf", ".json", ".txt", ".jinja", ".model", ".md", ""}
 
 
 def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
@@ -128,16 +127,11 @@ def _compile_nothing(device: str) -> None:
 
 
 def _complete(source: Path, out: Path) -> None:
-    """Add the source's files that are not weights (GPTQModel rewrites the tokenizer's) and refuse what is no model file."""
+    """Add the source's files that are not weights; GPTQModel rewrites the tokenizer's."""
     for path in source.iterdir():
         weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
         if not weights and not (path.name == "config.json" and (out / path.name).exists()):
             shutil.copyfile(path, out / path.name)
-    for path in out.rglob("*"):
-        if path.is_file() and path.suffix not in _ALLOWED:
-            raise RuntimeError(
-                f"the engine left {path.name} in the artifact; allowed are {', '.join(sorted(_ALLOWED))}"
-            )
 
 
 def report(job: JobFile, progress: Progress) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from quantmill.errors import SourceError
+from quantmill import contents, safetensors_header
+from quantmill.errors import SourceError, VerificationError
 from quantmill.files import safe_path
 from tasks.architecture import mapping, read_json
 
@@ -39,7 +40,6 @@ _REFUSED = (
     ".npz",
 )
 _KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"}
-_HEADER_BYTES = 100 << 20
 
 
 def list_files(folder: Path) -> list[str]:
@@ -128,10 +128,12 @@ def _plain(source: str, name: str) -> None:
 
 
 def check_texts(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a JSON file that is none, and a tokenizer that cannot be read."""
+    """Refuse a file that is not what its name says, and a tokenizer that cannot be read."""
     for name in sorted(names):
-        if name.endswith(".json"):
-            read_json(folder / name)
+        try:
+            contents.check_file(folder / name, name, incoming=True)
+        except VerificationError as error:
+            raise SourceError(f"model.source: {error}") from error
     _check_tokenizer(folder / "tokenizer.json")
 
 
@@ -181,26 +183,17 @@ def _hub_link(path: Path, folder: Path) -> bool:
 
 def _tensors(path: Path) -> set[str]:
     """Return the names of a file's tensors; refuse one whose header does not describe exactly its bytes, or is none."""
-    from safetensors import SafetensorError, safe_open
-
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= _HEADER_BYTES:
-        raise SourceError(f"model.source: {path.name}: not a safetensors file (a header of {length} bytes)")
     try:
-        with safe_open(path, "np") as file:
-            kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        if not kinds:
-            raise SourceError(f"model.source: {path.name}: holds no tensor")
-        if odd := sorted(set(kinds.values()) - _KINDS):
-            raise SourceError(
-                f"model.source: {path.name}: weights of type {odd[0]}; allowed are {', '.join(sorted(_KINDS))}"
-            )
-        return set(kinds)
-    except SafetensorError as error:
+        tensors = safetensors_header.read_header(path)
+    except VerificationError as error:
+        raise SourceError(f"model.source: {path.name}: {error}") from error
+    if not tensors:
+        raise SourceError(f"model.source: {path.name}: holds no tensor")
+    if odd := sorted({tensor.dtype for tensor in tensors.values()} - _KINDS):
         raise SourceError(
-            f"model.source: {path.name}: not a safetensors file: {' '.join(str(error).split())[:120]}"
-        ) from error
+            f"model.source: {path.name}: weights of type {odd[0]}; allowed are {', '.join(sorted(_KINDS))}"
+        )
+    return set(tensors)
 
 
 def _check_tokenizer(path: Path) -> None:

@@ -64,7 +64,7 @@ def build_manifest(
         files=artifact.files,
         safety=Safety(
             formats=_endings(file.path for file in artifact.files),
-            chat_template_sha256=template,
+            chat_template_sha256=artifact.chat_template_sha256 or template,
         ),
         license=origin.license,
     )

@@ -3,10 +3,11 @@
 import time
 from pathlib import Path
 
+from quantmill import contents
 from quantmill.artifact import Artifact, StageResult, VariantJob
 from quantmill.errors import BlobMissing, OutOfMemory
 from quantmill.store.store import Store
-from tasks import engines, frugal, snapshots
+from tasks import chat_templates, engines, frugal, snapshots
 from tasks.sandbox import PROGRESS, Sandbox, scratch
 
 
@@ -21,6 +22,7 @@ def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
 
     Raises:
         JobError: the engine failed; the class says how.
+        VerificationError: it left something in the folder that is no model's file.
     """
     if found := find_artifact(job, store):
         return found
@@ -50,10 +52,12 @@ def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sa
             "device": attempt.device,
         }
         with sandbox.run("artifact", job.name, arguments, row.engines, job.threads) as result:
+            contents.check_folder(result.out)
             artifact = Artifact(
                 spec=job.spec,
                 format=row.format,
                 files=store.add_folder(result.out),
+                chat_template_sha256=chat_templates.sha256_in(result.out),
                 source_digest=job.snapshot.digest,
                 calibration_digest=job.calibration.digest if job.calibration else "",
                 toolchain=engines.locked(row.engines),
