@@ -13,7 +13,8 @@ import typer
 
 from flows import screen
 from flows.progress import say, show_progress
-from quantmill import cli
+from quantmill import cli, signing
+from quantmill.errors import SettingsError, SigningError
 from quantmill.recipe import Recipe
 from quantmill.recipe_file import read_recipe
 from quantmill.report import RunSummary
@@ -64,6 +65,11 @@ def check(recipe: Recipe, settings: Settings) -> None:
     from flows.jobs import choose_device
     from tasks import calibrate, download, sources, support
 
+    if settings.signing_key:
+        try:
+            signing.own_keyring(settings.signing_key)
+        except SigningError as error:
+            raise SettingsError(str(error)) from error
     recipe.expand()
     _ = recipe.model_name, choose_device(recipe.device)  # both raise where there is none
     calibrate.check_texts(recipe)

@@ -12,7 +12,7 @@ from flows.stages import Stages
 from flows.variant import recall
 from quantmill import keys
 from quantmill.artifact import StageResult, VariantJob
-from quantmill.errors import NotCached, NotFound, QuantmillError, VerificationError, error_named
+from quantmill.errors import BlobMissing, NotCached, NotFound, QuantmillError, VerificationError, error_named
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
@@ -50,7 +50,16 @@ async def compress(recipe: Recipe) -> RunSummary:
         outcomes = known | await stages.watch("variants", dispatch.build_all(list(ready.values()), store))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
         run_id = str(flow_run.id or "")
-        published = await stages.run(publish.commit_accepted, recipe, plan.variants, outcomes, verdicts, store, run_id)
+        published = await stages.run(
+            publish.commit_accepted,
+            recipe,
+            plan.variants,
+            outcomes,
+            verdicts,
+            store,
+            run_id,
+            settings.signing_key,
+        )
         summary = summarize.summarize(
             recipe,
             plan.variants,
@@ -101,7 +110,10 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
                 v.manifest for v in store.versions(summary.model, row.name)
             }:
                 return None
-    except (ValidationError, NotFound, VerificationError):
+        accepted = [job for job in plan.variants if job.name in {row.name for row in summary.accepted}]
+        if (key := settings.signing_key) and not publish.attest_published(recipe, accepted, outcomes, store, key):
+            return None
+    except (ValidationError, NotFound, VerificationError, BlobMissing):
         return None  # damaged or gone: the run makes it whole
     document = settings.home / "reports" / summary.model / "summary.json"
     if not document.exists() or document.read_bytes() != (summary.model_dump_json(indent=2) + "\n").encode():

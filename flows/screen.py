@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from quantmill import tables
+from quantmill import signing, tables
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.settings import Settings
+from quantmill.store.places import open_store
 from quantmill.tables import Column
 
 _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red"}
@@ -88,7 +89,19 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console) -> 
     console.print()
     line("Report", str(home / "reports" / summary.model / "report.html"))
     line("Store", f"{settings.store_path.absolute()}   ({command('quantmill', 'show', summary.model)})")
+    if summary.accepted:
+        line("Signed", _signers(summary, settings))
     pages = command("mlflow", "ui", "--backend-store-uri", settings.tracking_uri)
     line("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {pages}")
     quiet = f"DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_HOME={shlex.quote(str(home / 'prefect'))}"
     line("Prefect", os.environ.get("PREFECT_API_URL") or f"{quiet} {command('prefect', 'server', 'start')}")
+
+
+def _signers(summary: RunSummary, settings: Settings) -> str:
+    """Return whose signatures the accepted versions carry, in words."""
+    store = open_store(settings.store_path)
+    held = [store.attestation(str(row.manifest)) for row in summary.accepted]
+    names = sorted({signing.claimed_key(envelope) for envelope in held if envelope})
+    bare = sum(envelope is None for envelope in held)
+    without = f"{bare} versions are not signed: QUANTMILL_SIGNING_KEY names no key (quantmill keys create makes one)"
+    return "; ".join([*(f"by key {name}" for name in names), *([without] if bare else [])])

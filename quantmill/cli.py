@@ -7,6 +7,7 @@ failed verification, 1 anything else.
 import importlib
 import importlib.metadata
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Quantmill: compress language models, measure every result, publish what passes.",
 )
+key_commands = typer.Typer(no_args_is_help=True, help="Keys for signing what is published.")
+app.add_typer(key_commands, name="keys")
 
 
 def _show_version(wanted: bool) -> None:
@@ -94,6 +97,22 @@ def show(model: Annotated[str, typer.Argument(help="A model that `list` names.")
         raise NotFound(f"{model}: not in {store.uri}; it holds {', '.join(store.models()) or 'nothing'}")
     held = [{"model": model, "variants": [_latest(store, model, name) for name in names]}]
     answer(_table(held, model), held[0], json_file)
+
+
+@key_commands.command("create", epilog="Example: quantmill keys create --out keys --name release")
+def create_keys(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the pair.")] = Path("keys"),
+    name: Annotated[str, typer.Option("--name", help="What the two files are called.")] = "quantmill",
+) -> None:
+    """Make a key pair for signing: DIR/NAME.private.pem, for this user alone, and DIR/keyring/NAME.pem for consumers."""
+    from quantmill import key_pairs
+
+    pair = key_pairs.create(out, name)
+    typer.echo(f"Key {pair.keyid}")
+    typer.echo(f"  sign what is published:   export QUANTMILL_SIGNING_KEY={shlex.quote(str(pair.private.absolute()))}")
+    typer.echo(
+        f"  trust it as a consumer:   export QUANTMILL_KEYRING={shlex.quote(str(pair.public.parent.absolute()))}"
+    )
 
 
 def configured_store() -> Store:

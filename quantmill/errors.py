@@ -13,6 +13,7 @@
     ├── StoreError                    1  the store cannot do what was asked
     │   └── BlobMissing
     ├── RegistrationError             1  MLflow did not take the run; what was accepted is published all the same
+    ├── SigningError                  1  the process with the signing key failed; that version is not published
     ├── ServerError                   1  the embedded Prefect server did not start
     └── JobError                      1  a job's process failed; the variant is `failed`, the others go on
         ├── EngineError                  the engine raised; carries its last lines
@@ -88,6 +89,10 @@ class BlobMissing(StoreError):
 
 class RegistrationError(QuantmillError):
     """MLflow did not take the run; what was accepted is published all the same, and a rerun registers it."""
+
+
+class SigningError(QuantmillError):
+    """The process that holds the signing key failed; the version that it was to sign is not published."""
 
 
 class ServerError(QuantmillError):

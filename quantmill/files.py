@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -37,6 +38,19 @@ class FileEntry(BaseModel):
     @classmethod
     def _plain(cls, path: str) -> str:
         return safe_path(path)
+
+
+def require_distinct(files: Sequence[FileEntry]) -> None:
+    """Raise ValueError where two files could not lie side by side in a folder of any system."""
+    if len({file.path for file in files}) < len(files):
+        raise ValueError("a path is listed twice")
+    held: dict[str, tuple[str, bool]] = {}  # without case -> as written, and whether it is the file itself
+    for file in files:
+        parts = file.path.split("/")
+        for depth in range(1, len(parts) + 1):
+            place = ("/".join(parts[:depth]), depth == len(parts))
+            if (known := held.setdefault(place[0].casefold(), place)) != place:
+                raise ValueError(f"{file.path!r} cannot lie beside {known[0]!r}")
 
 
 def files_digest(files: tuple[FileEntry, ...]) -> str:

@@ -6,13 +6,17 @@ is the same version.
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from quantmill import keys
-from quantmill.files import FileEntry
+from quantmill.files import FileEntry, require_distinct
 from quantmill.report import Quality, Speed
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+MANIFEST_PATH = ".quantmill/manifest.json"
+ATTESTATION_PATH = ".quantmill/attestation.dsse.json"
+"""Where a folder that was pulled holds them, beside just the manifest's files."""
 
 
 class ManifestModel(BaseModel):
@@ -68,6 +72,16 @@ class Manifest(BaseModel):
     safety: Safety
     license: str = ""
 
+    @field_validator("files")
+    @classmethod
+    def _one_folder(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        """Refuse files that cannot lie in one folder, and the place where a pulled folder has its manifest."""
+        require_distinct(files)
+        ours = MANIFEST_PATH.partition("/")[0]
+        if taken := [file.path for file in files if file.path.partition("/")[0].casefold() == ours]:
+            raise ValueError(f"{taken[0]!r}: {ours} is not the model's")
+        return files
+
     @property
     def digest(self) -> str:
         """The sha256 of the canonical JSON: the version's name."""
@@ -82,6 +96,9 @@ class Provenance(BaseModel):
     manifest: str = Field(description="Digest of the manifest.")
     recipe: dict[str, Any] = Field(description="The whole recipe.")
     flow_run: str = ""
+    builder: str = Field(default="urn:quantmill:this-machine", description="Where it ran, as a URI.")
+    resolved: str = Field(default="", description="The commit or version that the model's name stood for.")
+    lock_sha256: str = Field(default="", description="Digest of the lock that the packages were installed from.")
     made_at: float = Field(description="Seconds since 1970.")
 
 

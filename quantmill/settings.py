@@ -24,6 +24,13 @@ class Settings(BaseSettings):
     )
     python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
+    signing_key: Path | None = Field(
+        default=None, description="Private key, PEM, that what is published is signed with; default: unsigned."
+    )
+    keyring: Path | None = Field(
+        default=None,
+        description="Folder of public keys, PEM, whose signatures are trusted; default: none is asked for.",
+    )
 
     debug: bool = Field(default=False, description="Show the traceback of an unexpected error.")
 
@@ -40,6 +47,17 @@ class Settings(BaseSettings):
         if python is not None and not os.access(python, os.X_OK):
             raise ValueError("must be the path of an interpreter")
         return python
+
+    @field_validator("signing_key")
+    @classmethod
+    def _closed(cls, key: Path | None) -> Path | None:
+        if key is not None and not key.is_file():
+            raise ValueError("must be a private key's file")
+        if key is not None and key.stat().st_mode & 0o077:
+            raise ValueError("must be closed to others (chmod 600)")
+        if key is not None and not os.access(key, os.R_OK):
+            raise ValueError("must be a file that this user can read")
+        return key
 
     @property
     def engine_threads(self) -> int:

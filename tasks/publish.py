@@ -2,15 +2,18 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from quantmill import keys
+from quantmill import keys, signing
 from quantmill.artifact import TokenSet, VariantJob
+from quantmill.errors import VerificationError
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, Verdict
 from quantmill.store.store import Store
 from quantmill.texts import TextSource
+from tasks import engines
 
 
 def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifest:
@@ -75,11 +78,13 @@ def commit_accepted(
     verdicts: Mapping[str, Verdict],
     store: Store,
     flow_run: str = "",
+    signing_key: Path | None = None,
 ) -> dict[str, str]:
     """Publish every accepted variant and return variant -> manifest digest; what was published before stays as it is.
 
     Raises:
         BlobMissing: a file of an artifact is not in the store any more.
+        SigningError: the process with the signing key failed; later variants are not published.
     """
     digests = {}
     for job in jobs:
@@ -87,9 +92,50 @@ def commit_accepted(
             continue
         manifest = build_manifest(recipe, job, outcomes[job.name])
         provenance = Provenance(
-            manifest=manifest.digest, recipe=recipe.model_dump(mode="json"), flow_run=flow_run, made_at=time.time()
+            manifest=manifest.digest,
+            recipe=recipe.model_dump(mode="json"),
+            flow_run=flow_run,
+            resolved=job.snapshot.origin.resolved,
+            lock_sha256=keys.file_sha256(engines.LOCK),
+            made_at=time.time(),
         )
         version = Version(model=recipe.model_name, variant=job.name, manifest=manifest.digest, provenance=provenance)
-        store.commit(manifest, version)
+        store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key))
         digests[job.name] = manifest.digest
     return digests
+
+
+def attest_published(
+    recipe: Recipe, jobs: list[VariantJob], outcomes: Mapping[str, Outcome], store: Store, signing_key: Path
+) -> bool:
+    """Sign versions of these variants that were published before without this key; False where one is not published.
+
+    What is signed is made anew of what this run has of its own; only when and where it was made is the store's word.
+
+    Raises:
+        BlobMissing, VerificationError: the store does not hold the version's bytes any more.
+        SigningError: the process with the signing key failed.
+    """
+    for job in jobs:
+        manifest = build_manifest(recipe, job, outcomes[job.name])
+        found = store.versions(recipe.model_name, job.name)
+        version = next((version for version in found if version.manifest == manifest.digest), None)
+        if version is None:
+            return False
+        held = store.attestation(manifest.digest)
+        provenance = version.provenance.model_copy(update={"recipe": recipe.model_dump(mode="json")})
+        attestation = _attestation(manifest, provenance, store, signing_key)
+        if attestation != held:
+            store.commit(manifest, version, attestation)
+    return True
+
+
+def _attestation(manifest: Manifest, provenance: Provenance, store: Store, key: Path | None) -> bytes:
+    """Return the version's attestation: the one that it has where this key made it, else a new one; without a key none."""
+    if key is None:
+        return b""
+    if held := store.attestation(manifest.digest):
+        with suppress(VerificationError):
+            signing.verify(held, manifest, signing.own_keyring(key))
+            return held
+    return signing.sign(manifest, provenance, key)
