@@ -11,7 +11,7 @@ from rich.table import Table
 from quantmill import signing, tables
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.settings import Settings
-from quantmill.store.places import open_store
+from quantmill.store.places import configured_store
 from quantmill.tables import Column
 
 _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red"}
@@ -88,7 +88,7 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console) -> 
 
     console.print()
     line("Report", str(home / "reports" / summary.model / "report.html"))
-    line("Store", f"{settings.store_path.absolute()}   ({command('quantmill', 'show', summary.model)})")
+    line("Store", f"{settings.store_uri}   ({command('quantmill', 'show', summary.model)})")
     if summary.accepted:
         line("Signed", _signers(summary, settings))
     pages = command("mlflow", "ui", "--backend-store-uri", settings.tracking_uri)
@@ -99,7 +99,7 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console) -> 
 
 def _signers(summary: RunSummary, settings: Settings) -> str:
     """Return whose signatures the accepted versions carry, in words."""
-    store = open_store(settings.store_path)
+    store = configured_store(settings)
     held = [store.attestation(str(row.manifest)) for row in summary.accepted]
     names = sorted({signing.claimed_key(envelope) for envelope in held if envelope})
     bare = sum(envelope is None for envelope in held)

@@ -20,7 +20,7 @@ from quantmill.errors import NotFound, QuantmillError, RequestError, with_advice
 from quantmill.method_row import Method
 from quantmill.methods import METHODS
 from quantmill.settings import load_settings
-from quantmill.store.places import open_store
+from quantmill.store import places
 from quantmill.store.store import Store
 from quantmill.tables import Column, fitting, screen
 
@@ -118,7 +118,7 @@ def create_keys(
 def configured_store() -> Store:
     """Return the store that the settings name."""
     settings = load_settings()
-    return open_store(settings.store_path, settings.stage_days)
+    return places.configured_store(settings)
 
 
 def obstacle(row: Method) -> str:

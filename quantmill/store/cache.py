@@ -1,6 +1,5 @@
 """Blobs that a bucket's store sent or fetched lately, on this disk: what one stage made, the next need not download."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from quantmill.errors import BlobMissing, VerificationError
@@ -10,7 +9,7 @@ from quantmill.store.objects import OnBytes
 
 
 class BlobCache:
-    """A folder of blobs with a limit; the ones that were used longest ago go first. Losing it costs downloads only."""
+    """A folder of blobs with a limit; the oldest go first. Losing it costs downloads only."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """Use `folder`; nothing is created before the first blob."""
@@ -20,6 +19,7 @@ class BlobCache:
         """Keep a file whose digest is known, as a link where the disk allows it."""
         if path.stat().st_size <= self._limit:
             self._objects.add_file(key, path, sha256)
+            self._trim()
 
     def fetch(self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes) -> bool:
         """Lay a blob out, checked; False where it is not held, or no longer whole."""
@@ -32,11 +32,10 @@ class BlobCache:
             self._objects.delete(key)
             return False
 
-    def trim(self, keep: Iterable[str] = ()) -> None:
-        """Remove what is beyond the limit, oldest first, but for the keys of `keep`."""
+    def _trim(self) -> None:
         held = sorted(self._objects.under("blobs/"), key=lambda blob: blob.modified_at)
-        excess, kept = sum(blob.size_bytes for blob in held) - self._limit, set(keep)
+        excess = sum(blob.size_bytes for blob in held) - self._limit
         for blob in held:
-            if excess > 0 and blob.key not in kept:
+            if excess > 0:
                 self._objects.delete(blob.key)
                 excess -= blob.size_bytes

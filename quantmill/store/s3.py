@@ -158,9 +158,7 @@ class S3Objects:
         for attempt in range(_CONFLICTS):
             try:
                 with path.open("rb") as file:
-                    self._client.put_object(
-                        **self._at(key), Body=file, ChecksumSHA256=_base64(sha256), **condition
-                    )
+                    self._client.put_object(**self._at(key), Body=file, ChecksumSHA256=_base64(sha256), **condition)
                 return
             except ClientError as error:
                 if status_of(error) == 412 and self.size(key) == path.stat().st_size:

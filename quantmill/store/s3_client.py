@@ -25,7 +25,9 @@ def connect(connections: int = 10) -> Any:
     from botocore.config import Config
 
     core = botocore.session.Session()
-    session = boto3.session.Session(botocore_session=core)  # the default one is shared by threads, and keeps credentials
+    session = boto3.session.Session(
+        botocore_session=core
+    )  # the default one is shared by threads, and keeps credentials
     named = core.get_config_variable("max_attempts")
     config = Config(
         max_pool_connections=connections,
@@ -33,7 +35,9 @@ def connect(connections: int = 10) -> Any:
         read_timeout=_SILENCE_S,
         retries={} if named else {"total_max_attempts": _ATTEMPTS},
         response_checksum_validation="when_required",  # what is read is checked against a sha256 of our own
-        s3={"payload_signing_enabled": False},  # a write names its sha256 in a header that is signed: one hash is enough
+        s3={
+            "payload_signing_enabled": False
+        },  # a write names its sha256 in a header that is signed: one hash is enough
     )
     client = session.client("s3", config=config)
     if "amazonaws.com" in client.meta.endpoint_url:
@@ -85,9 +89,13 @@ def one_line(where: str) -> Iterator[None]:
 
 def _refused(where: str, code: str) -> QuantmillError:
     if code in REFUSED:
-        return StoreError(f"{where}: the store refuses ({code}); the credentials must be allowed to list, read and write")
+        return StoreError(
+            f"{where}: the store refuses ({code}); the credentials must be allowed to list, read and write"
+        )
     if code == "NoSuchBucket":
         return StoreError(f"{where}: no such bucket; it must exist before it is used")
     if code in _WRONG_BYTES:
-        return VerificationError(f"{where}: the store received other bytes than were sent ({code}); nothing is left there")
+        return VerificationError(
+            f"{where}: the store received other bytes than were sent ({code}); nothing is left there"
+        )
     return StoreError(f"{where}: the store answered {code or 'an error'}; the same command goes on")

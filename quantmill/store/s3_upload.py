@@ -40,9 +40,10 @@ class Upload:
 
         size = path.stat().st_size
         for _ in range(_TRIES):
-            upload = self._unfinished() or self._client.create_multipart_upload(
-                **self._at, ChecksumAlgorithm="SHA256"
-            )["UploadId"]
+            upload = (
+                self._unfinished()
+                or self._client.create_multipart_upload(**self._at, ChecksumAlgorithm="SHA256")["UploadId"]
+            )
             try:
                 sent = self._send_parts(upload, path, sha256, on_bytes)
                 self._client.complete_multipart_upload(

@@ -25,6 +25,7 @@ from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
 from quantmill.files import FileEntry, safe_path
 from quantmill.manifest import Manifest, Revocation, Version
+from quantmill.store.cache import BlobCache
 from quantmill.store.objects import Objects, OnBytes, ignore
 
 _FILES_AT_ONCE = 4
@@ -33,9 +34,9 @@ _FILES_AT_ONCE = 4
 class Store:
     """Blobs by sha256, stage results, manifests and versions. Safe with several writers; create-only writes decide races."""
 
-    def __init__(self, objects: Objects, stage_days: float = 90.0) -> None:
+    def __init__(self, objects: Objects, stage_days: float = 90.0, cache: BlobCache | None = None) -> None:
         """Use what `objects` holds; stage results count for `stage_days`. Nothing is written before the first record."""
-        self.objects = objects
+        self.objects, self._cache = objects, cache
         self._stage_s = stage_days * 86400
 
     @property
@@ -62,6 +63,7 @@ class Store:
             name = safe_path(path.relative_to(folder).as_posix())
             entry = FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
             self.objects.add_file(blob_key(entry.sha256), path, entry.sha256, on_bytes)
+            self._keep(entry, path)
             return entry
 
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
@@ -76,9 +78,12 @@ class Store:
         """
 
         def lay_out(entry: FileEntry) -> None:
-            key = blob_key(entry.sha256)
+            key, target = blob_key(entry.sha256), folder / entry.path
+            if self._cache and self._cache.fetch(key, entry, target, on_bytes):
+                return
             try:
-                self.objects.fetch_file(key, entry, folder / entry.path, on_bytes)
+                self.objects.fetch_file(key, entry, target, on_bytes)
+                self._keep(entry, target)
             except VerificationError as error:
                 self.objects.delete(key)  # what is made again takes its place
                 raise VerificationError(f"{error}; dropped") from error
@@ -179,6 +184,10 @@ class Store:
             if kind == "versions" and variant not in held.setdefault(model, []):
                 held[model].append(variant)
         return {model: variants for model, variants in held.items() if variants}
+
+    def _keep(self, entry: FileEntry, path: Path) -> None:
+        if self._cache:
+            self._cache.add(blob_key(entry.sha256), path, entry.sha256)
 
     def _require(self, entry: FileEntry) -> None:
         """Raise unless the blob is there with just the bytes that its name says."""
