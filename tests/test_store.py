@@ -1,4 +1,4 @@
-"""The store in a folder and in a bucket: create-only, first complete result wins, a missing blob undoes a result, racing writers lose nothing."""
+"""The store in a folder and in a bucket: create-only, first complete result wins, a missing blob undoes a result, races lose nothing."""
 
 import threading
 import time
@@ -62,7 +62,7 @@ def test_a_folder_comes_back_byte_for_byte(store: Store, tmp_path: Path) -> None
 def test_equal_bytes_are_kept_once_and_linked_not_copied(folder_store: Store, tmp_path: Path) -> None:
     store = folder_store
     entries = store.add_folder(fill(tmp_path / "a", one="same", two="same"))
-    blobs = [path for path in Path(store.uri).rglob("*") if path.is_file()]
+    blobs = [path for path in Path(store.uri, "blobs").rglob("*") if path.is_file()]
     assert len(blobs) == 1
     store.fetch(entries, tmp_path / "b")
     assert (tmp_path / "b" / "one").stat().st_ino == blobs[0].stat().st_ino

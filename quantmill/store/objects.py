@@ -70,6 +70,14 @@ class Objects(Protocol):
         """Yield the objects whose keys start with `prefix`, a folder's name with its slash, by key."""
         ...
 
+    def unfinished(self) -> Iterator[Listed]:
+        """Yield what writers that were killed left: bytes under no key. The listed keys are for `drop_unfinished` alone."""
+        ...
+
+    def drop_unfinished(self, left: Listed) -> None:
+        """Remove such a rest; one that is gone is no error."""
+        ...
+
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
         """Write a file of any size, whose digest is known; equal bytes under an equal key change nothing.
 

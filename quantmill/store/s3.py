@@ -19,7 +19,7 @@ from quantmill.store.objects import Held, Listed, OnBytes, ignore
 from quantmill.store.s3_client import code_of, connect, one_line, status_of, was_retried
 from quantmill.store.s3_download import Download
 from quantmill.store.s3_parts import Parts
-from quantmill.store.s3_upload import SINGLE_BYTES, Upload
+from quantmill.store.s3_upload import SINGLE_BYTES, Upload, abort, parts_of, unfinished
 
 _CONFLICTS = 8
 
@@ -87,6 +87,21 @@ class S3Objects:
                     key = str(entry["Key"])[len(self._prefix) :]
                     yield Listed(key, int(entry["Size"]), entry["LastModified"].timestamp())
 
+    def unfinished(self) -> Iterator[Listed]:
+        """Yield the uploads in parts that nobody completed."""
+        with one_line(self.uri):
+            for upload in unfinished(self._client, self._bucket, self._prefix):
+                at = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                size = sum(part["Size"] for part in parts_of(self._client, at).values())
+                key = f"{upload['Key'][len(self._prefix) :]}#{upload['UploadId']}"
+                yield Listed(key, size, upload["Initiated"].timestamp())
+
+    def drop_unfinished(self, left: Listed) -> None:
+        """Abort such an upload."""
+        key, _, upload = left.key.rpartition("#")
+        with one_line(f"{self.uri}/{key}"):
+            abort(self._client, self._at(key) | {"UploadId": upload})
+
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
         """Send a file; one that is there with its size is not sent again, one of another size is damaged and replaced."""
         size, held = path.stat().st_size, self.size(key)
@@ -113,7 +128,12 @@ class S3Objects:
         return not stated or "-" in stated or stated == _base64(entry.sha256)
 
     def fetch_file(
-        self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore, copy: bool = False
+        self,
+        key: str,
+        entry: FileEntry,
+        target: Path,
+        on_bytes: OnBytes = ignore,
+        copy: bool = False,  # noqa: ARG002 (it always is one)
     ) -> None:
         """Download an object in parallel ranges; what a killed attempt left beside `target` is not fetched again."""
         head = self._head(key)

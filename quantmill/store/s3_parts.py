@@ -35,7 +35,7 @@ class Parts:
             self._changed.wait_for(lambda: not self._held or self._held + count <= _MEMORY_BYTES)
             self._held += count
 
-    def give_back(self, count: int) -> None:
+    def give_back(self, count: int, *_: object) -> None:
         """Free what `take` took."""
         with self._changed:
             self._held -= count

@@ -6,8 +6,10 @@ with its length and MD5 is not sent again.
 
 import base64
 import hashlib
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +53,24 @@ class Upload:
                 )
                 return
             except VerificationError:
-                self._abort(upload)
+                abort(self._client, self._at | {"UploadId": upload})
                 raise
             except ClientError as error:
                 if code_of(error) != "NoSuchUpload" and status_of(error) not in (409, 412):
                     raise
                 if status_of(error) != 404:
-                    self._abort(upload)  # it will never be completed
+                    abort(self._client, self._at | {"UploadId": upload})  # it will never be completed
             if self._size() == size:
                 return  # another was first, or our own answer got lost
         raise StoreError(f"{path}: others kept ending the upload")
 
     def _send_parts(self, upload: str, path: Path, sha256: str, on_bytes: OnBytes) -> list[Part]:
         """Read the file once, hash it, and send what is not there yet."""
-        size, there, whole = path.stat().st_size, self._there(upload), hashlib.sha256()
+        size, there, whole = (
+            path.stat().st_size,
+            parts_of(self._client, self._at | {"UploadId": upload}),
+            hashlib.sha256(),
+        )
         futures: list[Future[Part]] = []
         try:
             with path.open("rb", buffering=0) as file:
@@ -76,7 +82,7 @@ class Upload:
                         self._parts.give_back(length)
                         break
                     job = self._parts.pool.submit(self._send_part, upload, len(futures) + 1, data, there, on_bytes)
-                    job.add_done_callback(lambda _, length=length: self._parts.give_back(length))
+                    job.add_done_callback(partial(self._parts.give_back, length))
                     futures.append(job)
                     whole.update(data)
                     del data
@@ -108,18 +114,12 @@ class Upload:
 
     def _unfinished(self) -> str | None:
         """Return the newest upload to this key that nobody completed."""
-        pages = self._client.get_paginator("list_multipart_uploads")
         found = [
             (upload["Initiated"], str(upload["UploadId"]))
-            for page in pages.paginate(Bucket=self._at["Bucket"], Prefix=self._at["Key"])
-            for upload in page.get("Uploads", [])
+            for upload in unfinished(self._client, self._at["Bucket"], self._at["Key"])
             if upload["Key"] == self._at["Key"]
         ]
         return max(found)[1] if found else None
-
-    def _there(self, upload: str) -> dict[int, Part]:
-        pages = self._client.get_paginator("list_parts").paginate(**self._at, UploadId=upload)
-        return {int(part["PartNumber"]): part for page in pages for part in page.get("Parts", [])}
 
     def _size(self) -> int | None:
         from botocore.exceptions import ClientError
@@ -131,8 +131,29 @@ class Upload:
                 raise
             return None
 
-    def _abort(self, upload: str) -> None:
-        from botocore.exceptions import ClientError
 
-        with suppress(ClientError):
-            self._client.abort_multipart_upload(**self._at, UploadId=upload)
+def unfinished(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """Yield the uploads under a prefix that nobody completed."""
+    for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
+        yield from page.get("Uploads", [])
+
+
+def parts_of(client: Any, at: dict[str, str]) -> dict[int, Part]:
+    """Return the parts that an upload has, by number; none where it is gone."""
+    from botocore.exceptions import ClientError
+
+    try:
+        pages = list(client.get_paginator("list_parts").paginate(**at))
+    except ClientError as error:
+        if status_of(error) != 404:
+            raise
+        return {}
+    return {int(part["PartNumber"]): part for page in pages for part in page.get("Parts", [])}
+
+
+def abort(client: Any, at: dict[str, str]) -> None:
+    """Give an upload up; one that is gone is no error."""
+    from botocore.exceptions import ClientError
+
+    with suppress(ClientError):
+        client.abort_multipart_upload(**at)
