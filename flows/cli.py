@@ -13,7 +13,7 @@ import typer
 
 from flows import screen
 from flows.progress import say, show_progress
-from quantmill import cli, signing
+from quantmill import answers, signing
 from quantmill.errors import SettingsError, SigningError
 from quantmill.recipe import Recipe
 from quantmill.recipe_file import read_recipe
@@ -34,14 +34,14 @@ def compress(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a field: --set model.source=./model."),
     ] = None,
-    json_file: cli.JsonFile = None,
+    json_file: answers.JsonFile = None,
 ) -> None:
     """Run the line: download, calibrate, quantize, evaluate, gate, register, publish.
 
     What was finished before is not made again. Ends with 0 where a variant was accepted, 3 where none was.
     """
     recipe, settings = read_recipe(recipe_file, tuple(overrides or ())), load_settings()
-    cli.check_json_file(json_file)
+    answers.check_json_file(json_file)
     with embedded_environment(settings):
         check(recipe, settings)
         summary = recall(recipe, settings)

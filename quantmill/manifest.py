@@ -41,6 +41,13 @@ class ManifestEvaluation(BaseModel):
     bits_per_weight: float
     gate: dict[str, float] = Field(description="The limits in force.")
     report_sha256: str = Field(description="Digest of the full report.")
+    # Versions of before they were recorded keep their digests: what is not known is left out of the canonical JSON.
+    perplexity_ratio: float | None = Field(
+        default=None, exclude_if=lambda ratio: ratio is None, description="Perplexity over the baseline's."
+    )
+    runtime: str = Field(
+        default="", exclude_if=lambda name: not name, description="The library that loaded it while it was measured."
+    )
 
 
 class Safety(BaseModel):

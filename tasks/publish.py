@@ -10,13 +10,13 @@ from quantmill.artifact import TokenSet, VariantJob
 from quantmill.errors import VerificationError
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.recipe import Recipe
-from quantmill.report import Outcome, Verdict
+from quantmill.report import EvaluationReport, Outcome, Verdict
 from quantmill.store.store import Store
 from quantmill.texts import TextSource
 from tasks import engines
 
 
-def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifest:
+def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome, baseline: Outcome | None = None) -> Manifest:
     """Return the manifest of an accepted variant: equal inputs and decisions give equal bytes."""
     artifact, report = outcome.artifact, outcome.report
     if artifact is None or report is None:
@@ -41,6 +41,8 @@ def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifes
             bits_per_weight=artifact.bits_per_weight,
             gate=recipe.gates.model_dump(),
             report_sha256=keys.digest(report),
+            perplexity_ratio=_ratio(report, baseline.report if baseline else None),
+            runtime=report.runtime,
         ),
         files=artifact.files,
         safety=Safety(
@@ -49,6 +51,10 @@ def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifes
         ),
         license=origin.license,
     )
+
+
+def _ratio(report: EvaluationReport, baseline: EvaluationReport | None) -> float | None:
+    return report.quality.perplexity / baseline.quality.perplexity if baseline else None
 
 
 def calibration_of(tokens: TokenSet) -> dict[str, object]:
@@ -87,10 +93,11 @@ def commit_accepted(
         SigningError: the process with the signing key failed; later variants are not published.
     """
     digests = {}
+    baseline = next((o for o in outcomes.values() if o.artifact and o.artifact.spec.method == "baseline"), None)
     for job in jobs:
         if verdicts[job.name].status != "accepted":
             continue
-        manifest = build_manifest(recipe, job, outcomes[job.name])
+        manifest = build_manifest(recipe, job, outcomes[job.name], baseline)
         provenance = Provenance(
             manifest=manifest.digest,
             recipe=recipe.model_dump(mode="json"),

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quantmill import keys
 from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
 from quantmill.files import safe_path
+from quantmill.manifest import Revocation
 from quantmill.store.store import Store
 
 MOVES_KEPT = 100
@@ -135,6 +136,16 @@ def drop(store: Store, model: str, name: str, digest: str, reason: str) -> Chann
         return kept
 
     return _move(store, model, name, reason, next_state)
+
+
+def withdraw(store: Store, model: str, variant: str, digest: str, reason: str) -> list[Channel]:
+    """Revoke a version for good and return the channels that held it, as they are without it; see `drop`.
+
+    One that was revoked before stays so, with its first reason; a channel that holds it all the same is moved now.
+    """
+    store.revoke(model, variant, Revocation(manifest=digest, reason=reason, made_at=time.time()))
+    dropped = [drop(store, model, channel.name, digest, f"revoked: {reason}") for channel in channels(store, model)]
+    return [channel for channel in dropped if channel]
 
 
 def _move(

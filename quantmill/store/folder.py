@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from quantmill import keys
 from quantmill.errors import BlobMissing, VerificationError
 from quantmill.files import FileEntry, safe_path
-from quantmill.store.objects import Held, Listed, OnBytes, ignore
+from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")
 
@@ -33,12 +34,20 @@ class FolderObjects:
     def size(self, key: str) -> int | None:
         """Return the object's length, or None where there is none."""
         try:
-            return self._path(key).stat().st_size
+            state = self._path(key).lstat()
         except FileNotFoundError:
             return None
+        if not stat.S_ISREG(state.st_mode):
+            raise VerificationError(f"{self.uri}/{key}: not a plain file")
+        return state.st_size
 
     def read(self, key: str) -> Held | None:
         """Return a small object; its tag is its digest."""
+        size = self.size(key)  # refuses what would lead elsewhere, or never end
+        if size is None:
+            return None
+        if size > RECORD_BYTES:
+            raise VerificationError(f"{self.uri}/{key}: {size} bytes; a record has at most {RECORD_BYTES}")
         try:
             data = self._path(key).read_bytes()
         except FileNotFoundError:
@@ -131,7 +140,7 @@ class FolderObjects:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # never written through: it may be a link to a blob
         if copy or not _link(self._path(key), target):
-            temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+            temporary = target.with_name(f".{target.name}.part")  # one name: what kills leave does not pile up
             _copy(self._path(key), temporary, entry.sha256)
             temporary.replace(target)
         on_bytes(entry.size_bytes)
@@ -149,7 +158,8 @@ class FolderObjects:
 
 def _listed(path: Path, root: Path) -> Listed:
     state = path.stat()
-    return Listed(path.relative_to(root).as_posix(), state.st_size, state.st_mtime)
+    changed = max(state.st_mtime, state.st_ctime)  # a link has the first time of the file that it was made from
+    return Listed(path.relative_to(root).as_posix(), state.st_size, changed)
 
 
 def _link(source: Path, target: Path) -> bool:

@@ -13,6 +13,9 @@ from quantmill.files import FileEntry
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that moved since the last call."""
 
+RECORD_BYTES = 64 << 20
+"""No record is longer: what is read whole into memory has a limit."""
+
 
 class Held(NamedTuple):
     """A small object that was read, with what `swap` needs to replace just this state of it."""

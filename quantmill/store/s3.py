@@ -15,7 +15,7 @@ from typing import Any
 
 from quantmill.errors import BlobMissing, StoreError, VerificationError
 from quantmill.files import FileEntry, safe_path
-from quantmill.store.objects import Held, Listed, OnBytes, ignore
+from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
 from quantmill.store.s3_client import code_of, connect, one_line, status_of, was_retried
 from quantmill.store.s3_download import Download
 from quantmill.store.s3_parts import Parts
@@ -50,6 +50,8 @@ class S3Objects:
             for last in (False, False, True):
                 try:
                     answer = self._client.get_object(**self._at(key))
+                    if (size := int(answer["ContentLength"])) > RECORD_BYTES:
+                        raise VerificationError(f"{self.uri}/{key}: {size} bytes; a record has at most {RECORD_BYTES}")
                     return Held(answer["Body"].read(), answer["ETag"])
                 except ClientError as error:
                     if code_of(error) not in ("NoSuchKey", "404"):

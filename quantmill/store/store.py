@@ -147,14 +147,19 @@ class Store:
 
         Raises:
             NotFound: there is none.
-            VerificationError: its bytes are not what the digest says.
+            VerificationError: its bytes are not what the digest says, or are no manifest.
         """
         held = self.objects.read(_manifest_key(digest))
         if held is None:
             raise NotFound(f"manifest {digest}: not in {self.uri}")
         if hashlib.sha256(held.data).hexdigest() != digest:
             raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
-        return Manifest.model_validate_json(held.data)
+        try:
+            return Manifest.model_validate_json(held.data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise VerificationError(f"manifest {digest}: {field}: {' '.join(first['msg'].split())}") from error
 
     def attestation(self, digest: str) -> bytes | None:
         """Return the signed statement about a manifest, unchecked, or None where it was published unsigned."""
