@@ -27,9 +27,9 @@ _CONFLICTS = 8
 class S3Objects:
     """`Objects` under a prefix of a bucket. Nothing is asked before the first use; the bucket must exist."""
 
-    def __init__(self, bucket: str, prefix: str = "", client: Any = None) -> None:
-        """Take the place. `client` is boto3's, made from the environment where none is given."""
-        self._bucket, self._given = bucket, client
+    def __init__(self, bucket: str, prefix: str = "", client: Any = None, single_bytes: int = SINGLE_BYTES) -> None:
+        """Take the place. `client` is boto3's, made from the environment; longer files than `single_bytes` go in parts."""
+        self._bucket, self._given, self._single_bytes = bucket, client, single_bytes
         self._prefix = f"{safe_path(prefix)}/" if prefix else ""
 
     @property
@@ -112,7 +112,7 @@ class S3Objects:
             return
         condition = {} if held is not None else {"IfNoneMatch": "*"}
         with one_line(f"{self.uri}/{key}"):
-            if size > SINGLE_BYTES:
+            if size > self._single_bytes:
                 Upload(self._client, self._at(key), self._parts, condition).send(path, sha256, on_bytes)
             else:
                 self._send(key, path, sha256, condition)

@@ -211,9 +211,9 @@ class Store:
     def _require(self, entry: FileEntry) -> None:
         """Raise unless the blob is there with just the bytes that its name says."""
         key = blob_key(entry.sha256)
-        if not self.has_blob(entry):
-            raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self.uri}")
         if not self.objects.intact(key, entry):
+            if not self.has_blob(entry):
+                raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self.uri}")
             self.objects.delete(key)  # what is made again takes its place
             raise VerificationError(f"{entry.path}: the bytes in {self.uri} were not those of {entry.sha256}; dropped")
 
