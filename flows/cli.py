@@ -88,7 +88,8 @@ def require_work(recipe: Recipe, settings: Settings) -> None:
 
     origin = download.preview_source(recipe.model, settings.home)
     calibrate.check_all(recipe)
-    for place in {settings.home, settings.store_path}:
+    on_disk = [] if "://" in settings.store_uri else [Path(settings.store_uri)]
+    for place in {settings.home, *on_disk}:
         download.require_space(recipe, origin, place)
 
 

@@ -17,7 +17,7 @@ from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
 from quantmill.store.channels import read_channel
-from quantmill.store.places import open_store
+from quantmill.store.places import configured_store
 from quantmill.store.store import Store
 from tasks import calibrate, convert, download, gate, licenses, outbox, publish, report, snapshots, summarize, support
 from tasks.sandbox import PROGRESS, ClosedSandbox, Sandbox
@@ -32,7 +32,7 @@ async def compress(recipe: Recipe) -> RunSummary:
         JobError: the baseline could not be made or measured.
     """
     settings, stages = load_settings(), Stages()
-    store, sandbox = open_store(settings.store_path, settings.stage_days), Sandbox(settings)
+    store, sandbox = configured_store(settings), Sandbox(settings)
     with artifacts.progress_shown(PROGRESS):
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
         snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
@@ -92,7 +92,7 @@ async def compress(recipe: Recipe) -> RunSummary:
 
 def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     """Return the summary of a run of which nothing is missing, or None. Needs no Prefect server and starts no process."""
-    store, closed = open_store(settings.store_path, settings.stage_days), ClosedSandbox(settings)
+    store, closed = configured_store(settings), ClosedSandbox(settings)
     try:
         origin = download.inspect_source(recipe.model, closed.home, fetch=False)
         snapshot = download.fetch_snapshot(origin, store, closed)

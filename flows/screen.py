@@ -12,7 +12,7 @@ from quantmill import signing, tables
 from quantmill.errors import VerificationError
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.settings import Settings
-from quantmill.store.places import open_store
+from quantmill.store.places import configured_store
 from quantmill.tables import Column
 
 _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red"}
@@ -89,7 +89,7 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console, wai
 
     console.print()
     line("Report", str(home / "reports" / summary.model / "report.html"))
-    line("Store", f"{settings.store_path.absolute()}   ({command('quantmill', 'show', summary.model)})")
+    line("Store", f"{settings.store_uri}   ({command('quantmill', 'show', summary.model)})")
     if summary.accepted:
         line("Signed", _signers(summary, settings))
     if summary.channel:
@@ -105,7 +105,7 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console, wai
 
 def _signers(summary: RunSummary, settings: Settings) -> str:
     """Return whose signatures the accepted versions say they carry."""
-    store = open_store(settings.store_path)
+    store = configured_store(settings)
     keys, bare = set[str](), 0
     for row in summary.accepted:
         envelope = store.attestation(str(row.manifest))

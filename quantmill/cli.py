@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from quantmill import __version__, consumer_commands, store_commands
+from quantmill import __version__, collect_command, consumer_commands, store_commands
 from quantmill.answers import JsonFile, answer
 from quantmill.errors import QuantmillError, with_advice
 from quantmill.method_row import Method
@@ -32,6 +32,7 @@ key_commands = typer.Typer(no_args_is_help=True, help="Keys for signing what is 
 app.add_typer(key_commands, name="keys")
 store_commands.add_to(app)
 consumer_commands.add_to(app)
+collect_command.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:

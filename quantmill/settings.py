@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantmill.errors import SettingsError
+from quantmill.files import s3_place
 
 
 class Settings(BaseSettings):
@@ -17,7 +18,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="QUANTMILL_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(default=Path(".quantmill"), description="Everything of an embedded run lies here.")
-    store: Path | None = Field(default=None, description="The store's folder; default: HOME/store.")
+    store: str = Field(default="", description="The store: a folder, or s3://bucket/prefix; default: HOME/store.")
+    cache_gb: float = Field(default=20.0, ge=0, description="Blobs of a bucket's store that are kept in HOME/cache.")
     mlflow_uri: str = Field(default="", description="MLflow tracking URI; default: SQLite in HOME/mlflow.")
     job_timeout_s: float = Field(default=6 * 3600.0, gt=0, description="A job that runs longer is stopped.")
     stage_days: float = Field(default=90.0, gt=0, description="Days after which a stage result no longer counts.")
@@ -43,11 +45,21 @@ class Settings(BaseSettings):
 
     debug: bool = Field(default=False, description="Show the traceback of an unexpected error.")
 
-    @field_validator("home", "store")
+    @field_validator("home")
     @classmethod
-    def _folder(cls, place: Path | None) -> Path | None:
-        if place is not None and place.exists() and not place.is_dir():
+    def _folder(cls, place: Path) -> Path:
+        if place.exists() and not place.is_dir():
             raise ValueError("must be a folder, or the path of one to make")
+        return place
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _place(cls, place: object) -> str:
+        place = str(place)
+        if "://" in place:
+            s3_place(place)
+        elif Path(place).exists() and not Path(place).is_dir():
+            raise ValueError("must be a folder, the path of one to make, or s3://bucket/prefix")
         return place
 
     @field_validator("python")
@@ -93,9 +105,9 @@ class Settings(BaseSettings):
         return {name: unquote(value) for name, value in login.items() if value}
 
     @property
-    def store_path(self) -> Path:
-        """The store's folder."""
-        return self.store or self.home / "store"
+    def store_uri(self) -> str:
+        """Where the store is: an s3:// address, or the absolute path of a folder."""
+        return self.store if "://" in self.store else str(Path(self.store or self.home / "store").absolute())
 
 
 def load_settings() -> Settings:

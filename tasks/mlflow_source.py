@@ -20,7 +20,7 @@ from quantmill.errors import DownloadError, SourceError
 from quantmill.manifest import Manifest
 from quantmill.recipe import ModelRequest
 from quantmill.settings import load_settings
-from quantmill.store.places import open_store
+from quantmill.store.places import configured_store
 from quantmill.store.store import Store
 from tasks import model_card, model_files, remote, sources
 from tasks.architecture import of_config
@@ -138,7 +138,7 @@ class MlflowSource:
 
     @property
     def _store(self) -> Store:
-        return open_store(load_settings().store_path)
+        return configured_store(load_settings())
 
     @cached_property
     def _shelf(self) -> "ArtifactShelf":

@@ -144,7 +144,7 @@ def test_another_calibration_text_remakes_only_what_it_calibrates(line: Line, tm
     from tasks.sandbox import Sandbox
 
     settings = Settings(home=line.home)
-    store, sandbox = open_store(settings.store_path), Sandbox(settings)
+    store, sandbox = open_store(settings.store_uri), Sandbox(settings)
     other = tmp_path / "text.txt"
     other.write_text("\n\n".join(f"Paragraph {n} of another text says {n * n}." for n in range(2000)))
 

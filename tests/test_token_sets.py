@@ -32,7 +32,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = Settings(home=folder / "home")
-        self.store, self.sandbox = open_store(self.settings.store_path), Sandbox(self.settings)
+        self.store, self.sandbox = open_store(self.settings.store_uri), Sandbox(self.settings)
         self.snapshot = self.made(TEMPLATE)
 
     def made(self, template: str) -> Snapshot:
@@ -98,7 +98,7 @@ class Bench:
         return ["".join("^" if i == 256 else tokenizer.decode([i]) for i in window) for window in ids.tolist()]
 
     def count(self) -> int:
-        return len(list((self.settings.store_path / "stages" / "tokens").glob("*.json")))
+        return len(list((Path(self.settings.store_uri) / "stages" / "tokens").glob("*.json")))
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class Bench:
 
     def __init__(self, home: Path, model: Path, requests: list[dict[str, Any]] | None = None) -> None:
         settings = Settings(home=home)
-        self.store, self.sandbox = open_store(settings.store_path), Sandbox(settings)
+        self.store, self.sandbox = open_store(settings.store_uri), Sandbox(settings)
         self.recipe = recipe = parse_recipe(
             {
                 "model": {"source": str(model)},
