@@ -6,7 +6,7 @@ A recipe is checked against these rows, `quantmill methods` prints them and keys
 
 from typing import get_args
 
-from quantmill.method_row import ComputeType, ExportFormat, GGUFType, GroupSize, Method, Option
+from quantmill.method_row import AS_IT_IS, ComputeType, ExportFormat, GGUFType, GroupSize, Method, Option
 
 _GROUP_SIZE = Option(name="group_size", default=64, allowed=get_args(GroupSize))
 _KERNEL_GROUPS = Option(name="group_size", default=64, allowed=(32, 64, 128))  # AWQ's kernels take no whole row
@@ -122,6 +122,17 @@ METHODS: dict[str, Method] = {
             loaders=("llama.cpp", "Ollama and LM Studio (not run here)"),
             devices=("cpu",),
             rule_bits=(2, 3, 4, 5, 6, 8, 16),
+            deterministic=True,
+        ),
+        Method(
+            name="imported",
+            title="A checkpoint that was quantized elsewhere (GPTQ, AWQ, AutoRound, bitsandbytes, GGUF), its files as they are.",
+            source="no quantization",
+            options=(Option(name="source", default="", place=True),),
+            format=AS_IT_IS,
+            engines=(),
+            loaders=("what loads its method's",),
+            fine_tuning="as its method",
             deterministic=True,
         ),
     )

@@ -18,6 +18,7 @@ def _listed(value: object) -> object:
 
 
 _Wrap = BeforeValidator(_listed)
+_Place = Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$", max_length=4096)]
 
 
 class VariantRequest(BaseModel):
@@ -98,6 +99,11 @@ class VariantRequest(BaseModel):
         description="Layers that get another bit width; the first rule that matches a layer decides.",
         json_schema_extra={"position": 20},
     )
+    source: Annotated[list[_Place], _Wrap] = Field(
+        default=[],
+        description="imported: where the finished checkpoint lies, a folder or a .gguf file; empty: the model itself.",
+        json_schema_extra={"position": 21},
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +150,8 @@ class VariantRequest(BaseModel):
 
     def _widths(self, row: Method) -> list[tuple[int, str | None]]:
         """Return the (bits, type) pairs asked for."""
+        if not row.types and not row.bits:
+            return [(16, None)]  # until it was looked at
         if not row.types:
             return [(bits, None) for bits in self.bits or [4]]
         types: list[str] = list(self.type)
@@ -163,6 +171,10 @@ class VariantRequest(BaseModel):
 
 def _check(row: Method, name: str, values: object) -> None:
     """Raise ValueError where `row` does not know the option `name` or does not allow one of `values`."""
+    if name in ("bits", "type", "layers") and not row.types and not row.bits:
+        raise ValueError(
+            f"{name}: {row.name} takes a checkpoint as it is; it has {', '.join(o.name for o in row.options)}"
+        )
     if name == "layers":
         if not row.rule_bits:
             raise ValueError(f"layers: {row.name} has one bit width for all layers")

@@ -39,7 +39,7 @@ def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox:
     """
     if found := find_report(job, artifact, store):
         return found
-    row, is_baseline = job.spec.row, job.spec.method == "baseline"
+    row, is_baseline = job.spec.maker, job.spec.method == "baseline"
     with scratch(sandbox.home / "scratch") as place:
         store.fetch(artifact.files, place / "out" / "artifact")
         store.fetch((job.evaluation.file,), place / "work")

@@ -51,8 +51,9 @@ class Bench:
         )
         origin = download.inspect_source(recipe.model, home)
         snapshot = download.fetch_snapshot(origin, self.store, self.sandbox)
+        checkpoints = download.inspect_checkpoints(recipe, origin, home)
         tokens = calibrate.build_token_sets(recipe, snapshot, self.store, self.sandbox, True)
-        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
         if plan.conversion_key:
             convert.convert_snapshot(snapshot, plan.conversion_key, plan.conversion_name, self.store, self.sandbox)
         self.jobs = dict(zip([job.name for job in plan.variants], plan.variants, strict=True))
