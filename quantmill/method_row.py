@@ -1,5 +1,6 @@
 """What a row of METHODS is made of: the facts of a method and the choices that it leaves to its user."""
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,6 +16,7 @@ Bits = Literal[1, 2, 3, 4, 8, 16]
 GroupSize = Literal[-1, 32, 64, 128]
 ComputeType = Literal["bfloat16", "float16", "float32"]
 ExportFormat = Literal["auto_round", "auto_gptq", "auto_awq"]
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 Format = Literal["safetensors", "gguf"]
 AS_IT_IS: Literal["as it is"] = "as it is"
 RuntimeName = Literal["transformers", "llama_cpp", "hqq", "gptqmodel"]
@@ -27,19 +29,21 @@ class Option(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="The field of a variant request that sets it.")
-    default: OptionValue = Field(description="What a request that does not name it gets.")
+    default: OptionValue | None = Field(description="What a request that does not name it gets; None: nothing is said.")
     allowed: tuple[OptionValue, ...] = Field(default=(), description="The values allowed; empty: see the range.")
     minimum: float = Field(default=0.0, description="The least value of a number.")
     maximum: float = Field(default=1.0, description="The greatest value of a number.")
     whole: bool = Field(default=False, description="Whether a number must be whole.")
-    place: bool = Field(default=False, description="Whether it is a text that says where something lies.")
+    pattern: str = Field(default="", description="The regular expression of a text.")
+    words: str = Field(default="", description="What the texts are that fit the pattern.")
+    named: bool = Field(default=True, description="Whether another value than the default is told by a variant's name.")
     types: tuple[str, ...] = Field(default=(), description="The method's types that have it; empty: all.")
     suffix: str = Field(default="", description="What another value than the default adds to the variant's name.")
 
     def accepts(self, value: object) -> bool:
         """Return whether `value` is one that this option allows."""
-        if self.place:
-            return isinstance(value, str) and value != ""
+        if self.pattern:
+            return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
         if self.allowed:
             return any(value == known and type(value) is type(known) for known in self.allowed)
         kinds = int if self.whole else (int, float)
@@ -47,8 +51,8 @@ class Option(BaseModel):
 
     def allows(self) -> str:
         """Return in words what is allowed."""
-        if self.place:
-            return "a model folder or a .gguf file"
+        if self.pattern:
+            return self.words
         if self.allowed:
             return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in self.allowed)
         return f"a {'whole ' if self.whole else ''}number from {self.minimum:g} to {self.maximum:g}"

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill import keys
 from quantmill.layer_rules import LayerRule
-from quantmill.method_row import AS_IT_IS, ComputeType, ExportFormat, Format, Method, MethodName, RuntimeName
+from quantmill.method_row import AS_IT_IS, ComputeType, DeviceMap, ExportFormat, Format, Method, MethodName, RuntimeName
 from quantmill.methods import METHODS
 from quantmill.packing import Packing
 
@@ -39,6 +39,8 @@ class VariantSpec(BaseModel):
     low_memory: bool | None = Field(default=None, description="Keep only the block at work in memory.")
     export_format: ExportFormat | None = Field(default=None, description="How the artifact is packed.")
     layers: tuple[LayerRule, ...] = Field(default=(), description="Layers that get another bit width.")
+    device_map: DeviceMap | None = Field(default=None, description="How layers are spread; None: on the one device.")
+    max_memory: str | None = Field(default=None, description="What each device may hold: `0=20GiB,1=20GiB`.")
     source: str | None = Field(default=None, description="Where a finished checkpoint lies, until it was looked at.")
     packing: Packing | None = Field(default=None, description="How the finished checkpoint is packed.")
     checkpoint: str | None = Field(default=None, description="The digest of its files.")
@@ -75,7 +77,7 @@ class VariantSpec(BaseModel):
             parts.append("grow" if self.group_size == -1 else f"g{self.group_size}")
         for option in self.row.options:
             value = getattr(self, option.name)
-            if option.name != "group_size" and value is not None and value != option.default:
+            if option.named and option.name != "group_size" and value is not None and value != option.default:
                 parts.append(option.label(value))
         if self.layers:
             parts.append("mix" + keys.digest([rule.model_dump() for rule in self.layers])[:6])

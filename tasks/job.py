@@ -172,16 +172,18 @@ def _complete(source: Path, out: Path) -> None:
 def report(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Measure an artifact folder; the baseline leaves its trace in `out`."""
     _compile_nothing(job.arguments["device"])
-    from tasks import measure
+    from tasks import measure, placement
     from tasks.runtimes.protocol import Machine
 
+    device = job.arguments["device"]
+    spread = placement.of(VariantSpec.model_validate(job.arguments["spec"]), device)
     return measure.measure(
         Path(job.arguments["artifact"]),
         job.arguments["runtime"],
         Path(job.arguments["windows"]),
         Path(job.arguments["trace"]) if job.arguments["trace"] else None,
         job.folder / "out",
-        Machine(device=job.arguments["device"], threads=job.threads, hardware=hardware(job.arguments["device"])),
+        Machine(device=device, threads=job.threads, hardware=hardware(device), placement=spread),
         progress,
     )
 
