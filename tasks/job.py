@@ -53,8 +53,8 @@ def _unpacked(job: JobFile, progress: Progress) -> dict[str, Any]:
     source, packing = Path(job.arguments["source"]), Packing.model_validate(job.arguments["packing"])
     runtime = importlib.import_module(f"tasks.runtimes.{job.arguments['runtime']}")
     opened = runtime.load(source, Machine("cpu", job.threads, hardware("cpu")), context=0, scoring=True)
-    types = unpack.take_in(opened.model, source, job.arguments["files"], packing, job.folder / "out", progress)
-    return {"source_types": types, "notes": [f"weights went through {packing.label} once"]}
+    unpack.take_in(opened.model, source, job.arguments["files"], packing, job.folder / "out", progress)
+    return {"source_types": {}, "notes": [f"weights went through {packing.label} once"]}
 
 
 def tokens(job: JobFile, progress: Progress) -> dict[str, Any]:

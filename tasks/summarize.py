@@ -124,7 +124,8 @@ def _row(
 def _marks(job: VariantJob, outcome: Outcome, noise_floor: dict[str, float]) -> tuple[str, ...]:
     marks = []
     if artifact := outcome.artifact:
-        if source_grid_share(artifact, job.snapshot) > SAME_GRID_SHARE:
+        itself = job.checkpoint is not None and job.checkpoint.digest == job.snapshot.origin.digest
+        if itself or source_grid_share(artifact, job.snapshot) > SAME_GRID_SHARE:
             marks.append(selection.SOURCE_GRID)
         if (share := artifact.fallback_share) > NOTABLE_SHARE:
             marks.append(f"{share:.0%} fallback")

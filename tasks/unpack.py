@@ -9,16 +9,14 @@ from typing import Any
 
 from quantmill.errors import SourceError
 from quantmill.packing import Packing
-from tasks import dequantize, imported
+from tasks import dequantize
 from tasks.folder_source import Progress
 
 _DROPPED = ("config.json", "quantize_config.json", "quantization_config.json", "README.md", "special_tokens_map.json")
 
 
-def take_in(
-    model: Any, source: Path, files: list[str], packing: Packing, out: Path, progress: Progress
-) -> dict[str, str]:
-    """Fill the empty folder `out` with plain weights; return tensor -> what its weights went through.
+def take_in(model: Any, source: Path, files: list[str], packing: Packing, out: Path, progress: Progress) -> None:
+    """Fill the empty folder `out` with plain bf16 weights and the checkpoint's other files.
 
     Args:
         model: the checkpoint as a runtime opened it, its layers unpacked where they can be.
@@ -43,5 +41,3 @@ def take_in(
         if name not in _DROPPED and not name.endswith((".safetensors", ".safetensors.index.json")):
             shutil.copyfile(source / name, out / name)
     progress("unpack", 1, 1)
-    made = imported.account(out, source, packing)
-    return {tensor.name: tensor.scheme for tensor in made if tensor.scheme == packing.scheme}
