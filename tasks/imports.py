@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from quantmill.artifact import Architecture, Origin, Preview
-from quantmill.errors import RecipeError, RequestError
+from quantmill.errors import QuantmillError, RecipeError
 from quantmill.recipe import ModelRequest, Recipe
 
 _Found = TypeVar("_Found", bound=Origin | Preview)
@@ -32,7 +32,7 @@ def find(recipe: Recipe, model: _Found, look: Callable[[ModelRequest], _Found]) 
         where = f"variants: {spec.name}"
         try:
             found[spec.source] = look(ModelRequest(source=spec.source)) if spec.source else model
-        except RequestError as error:
+        except QuantmillError as error:
             raise type(error)(str(error).replace("model.source:", f"{where}:", 1)) from error
         name = _label(where, model.architecture, found[spec.source].architecture)
         if name in names:

@@ -48,6 +48,7 @@ def of_gguf(file_type: object, tensor_types: list[str]) -> Packing:
     try:
         name = LlamaFileType(file_type).name.partition("_")[2]
     except ValueError:
-        name = max(set(tensor_types), key=tensor_types.count)
+        name = ""
+    name = name or max(set(tensor_types), key=tensor_types.count)
     digits = re.search(r"\d+", name)
     return Packing(method="gguf", bits=int(digits.group()) if digits else _WIDEST, type=name)

@@ -51,7 +51,13 @@ def test_an_unknown_packing_is_refused(said: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("file_type", "tensors", "label", "bits"),
-    [(15, ["F32"], "q4_k_m", 4), (24, [], "iq1_s", 1), (0, [], "f32", 32), (None, ["Q8_0", "Q8_0", "F32"], "q8_0", 8)],
+    [
+        (15, ["F32"], "q4_k_m", 4),
+        (24, [], "iq1_s", 1),
+        (0, [], "f32", 32),
+        (None, ["Q8_0", "Q8_0", "F32"], "q8_0", 8),
+        (1024, ["Q2_K"], "q2_k", 2),
+    ],
 )
 def test_a_gguf_header_says_how_it_is_packed(file_type: int | None, tensors: list[str], label: str, bits: int) -> None:
     found = packing.of_gguf(file_type, tensors)
