@@ -78,6 +78,7 @@ def check(recipe: Recipe, settings: Settings) -> None:
     calibrate.check_texts(recipe)
     origin = download.preview_source(recipe.model, settings.home)
     specs = recipe.expand(origin.architecture.linear_inputs)
+    download.preview_checkpoints(recipe, origin, settings.home)
     if origin.kind == "folder" and not recipe.model.remote:
         support.require(specs, sources.locate(recipe.model.source))
 

@@ -35,12 +35,13 @@ async def compress(recipe: Recipe) -> RunSummary:
     store, sandbox = configured_store(settings), Sandbox(settings)
     with artifacts.progress_shown(PROGRESS):
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
+        checkpoints = await stages.run(download.inspect_checkpoints, recipe, origin, sandbox.home)
         snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
         support.require(recipe.expand(), snapshots.local_folder(snapshot, sandbox))
         tokens = await stages.run(
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
-        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
         progress.announce([plan.baseline.name, *(job.name for job in _all(plan))])
         baseline = await stages.watch("baseline", dispatch.build(plan.baseline, store))
         if baseline.report is None:
@@ -95,11 +96,12 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     store, closed = configured_store(settings), ClosedSandbox(settings)
     try:
         origin = download.inspect_source(recipe.model, closed.home, fetch=False)
+        checkpoints = download.inspect_checkpoints(recipe, origin, closed.home, fetch=False)
         snapshot = download.fetch_snapshot(origin, store, closed)
         tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
     except NotCached:
         return None
-    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
     recalled = {job.name: recall(job, store) for job in (plan.baseline, *_all(plan))}
     outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
     done = store.look_up("run", _run_key(recipe, outcomes, licenses.obstacle(origin, settings.licenses)))

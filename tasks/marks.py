@@ -14,7 +14,8 @@ def marks_of(job: VariantJob, outcome: Outcome, noise_floor: Mapping[str, float]
     """Return the marks of a variant; `noise_floor`: runtime -> mean KL that the baseline's own weights show there."""
     marks = []
     if artifact := outcome.artifact:
-        if source_grid_share(artifact, job.snapshot) > SAME_GRID_SHARE:
+        itself = job.checkpoint is not None and job.checkpoint.digest == job.snapshot.origin.digest
+        if itself or source_grid_share(artifact, job.snapshot) > SAME_GRID_SHARE:
             marks.append(selection.SOURCE_GRID)
         if (share := artifact.fallback_share) > NOTABLE_SHARE:
             marks.append(f"{share:.0%} fallback")

@@ -58,7 +58,7 @@ def _row(
         name=job.name,
         method=job.spec.method,
         bits=job.spec.bits,
-        format=job.spec.row.format,
+        format=job.spec.format,
         status=verdict.status,
         reasons=verdict.reasons,
         cached=outcome.cached,

@@ -34,6 +34,7 @@ JOBS_SIDE = {
     "measure",
     "trace",
     "experts",
+    "unpack",
 }
 
 

@@ -42,7 +42,7 @@ def test_what_is_given_up(request_: dict[str, object], device: str, words: list[
 def test_a_mark_says_so() -> None:
     outcome = samples.outcome("v")
     starved = outcome.artifact.model_copy(update={"given_up": "batch_size 1 in place of 8"})  # type: ignore[union-attr]
-    job: Any = SimpleNamespace(snapshot=SimpleNamespace(source_types={}))
+    job: Any = SimpleNamespace(snapshot=SimpleNamespace(source_types={}), checkpoint=None)
     marks = marks_of(job, outcome.model_copy(update={"artifact": starved}), {})
     assert marks == ("out of memory: batch_size 1 in place of 8",)
 
