@@ -51,7 +51,7 @@ async def compress(recipe: Recipe) -> RunSummary:
         ready = {job.name: job for job in _all(plan) if job.name not in known}
         outcomes = known | await stages.watch("variants", dispatch.build_all(list(ready.values()), store))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
-        run_id, forbidden = str(flow_run.id or ""), licenses.obstacle(origin, settings.licenses)
+        run_id, forbidden = str(flow_run.id or ""), licenses.forbidden(plan.variants, settings.licenses)
         floor = noise_floor(plan, baseline, outcomes)
         published = await stages.run(
             publish.commit_accepted,
@@ -104,7 +104,7 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
     recalled = {job.name: recall(job, store) for job in (plan.baseline, *_all(plan))}
     outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
-    done = store.look_up("run", _run_key(recipe, outcomes, licenses.obstacle(origin, settings.licenses)))
+    done = store.look_up("run", _run_key(recipe, outcomes, licenses.forbidden(plan.variants, settings.licenses)))
     if done is None or len(outcomes) < len(recalled):
         return None
     try:
@@ -177,7 +177,7 @@ def _all(plan: jobs.Plan) -> list[VariantJob]:
     return [*plan.floors.values(), *plan.variants]
 
 
-def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: str) -> str:
+def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: Mapping[str, str]) -> str:
     """Return the key of a run's summary: the recipe, just what was made and measured, and whether it may be published."""
     reports = {name: keys.digest(outcome.report) for name, outcome in outcomes.items() if outcome.report}
     return keys.stage_key("run", recipe=recipe, reports=reports, forbidden=forbidden)
