@@ -7,7 +7,10 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
-from flows import artifacts, dispatch, jobs, progress
+from flows import artifacts, jobs, progress
+from flows.dispatch import Dispatcher
+from flows.pool_runs import check_pools
+from flows.pools import Pool, read_pools
 from flows.stages import Stages
 from flows.variant import recall
 from quantmill import keys
@@ -39,15 +42,17 @@ async def compress(recipe: Recipe) -> RunSummary:
         tokens = await stages.run(
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
-        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+        pools = await pools_in_use(settings)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, pools)
+        dispatcher = Dispatcher(store, pools, recipe.device)
         progress.announce([plan.baseline.name, *(job.name for job in _all(plan))])
-        baseline = await stages.watch("baseline", dispatch.build(plan.baseline, store))
+        baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
         if baseline.report is None:
             raise error_named(baseline.error, f"baseline: {baseline.message}")
         unconverted = await _convert(plan, stages, store, sandbox)
         known = unconverted | {baseline.name: baseline}
         ready = {job.name: job for job in _all(plan) if job.name not in known}
-        outcomes = known | await stages.watch("variants", dispatch.build_all(list(ready.values()), store))
+        outcomes = known | await stages.watch("variants", dispatcher.build_all(list(ready.values())))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
         run_id = str(flow_run.id or "")
         published = await stages.run(publish.commit_accepted, recipe, plan.variants, outcomes, verdicts, store, run_id)
@@ -88,7 +93,8 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
     except NotCached:
         return None
-    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+    pools = read_pools(settings.pools) if settings.pools else ()
+    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, pools)
     recalled = {job.name: recall(job, store) for job in (plan.baseline, *_all(plan))}
     outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
     done = store.look_up("run", _run_key(recipe, outcomes))
@@ -108,6 +114,13 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         write_report(summary, recipe, settings)
     rows = tuple(row.model_copy(update={"cached": True}) for row in summary.variants)
     return summary.model_copy(update={"variants": rows, "timings": {}})
+
+
+async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
+    """Return the pools that the settings name, each looked up at the server; none: variants run on this machine."""
+    pools = read_pools(settings.pools) if settings.pools else ()
+    await check_pools(pools)
+    return pools
 
 
 def noise_floor(plan: jobs.Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:

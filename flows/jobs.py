@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from quantmill import keys
+from flows.pools import Pool, candidates
+from quantmill import keys, planning
 from quantmill.artifact import Snapshot, TokenSet, VariantJob
 from quantmill.errors import RecipeError
 from quantmill.methods import METHODS
@@ -13,6 +14,13 @@ from tasks import convert, engines, evaluate
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
 LOSSLESS = {"llama_cpp": VariantSpec(method="gguf", bits=32, type="F32")}
 """Runtime -> the variant that changes no weight there: its KL is the runtime's noise floor. transformers has the baseline."""
+
+
+class Place(NamedTuple):
+    """Where a variant's jobs run, as far as its keys depend on it."""
+
+    device: str
+    threads: int
 
 
 class Plan(NamedTuple):
@@ -26,10 +34,26 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    recipe: Recipe, snapshot: Snapshot, calibration: TokenSet | None, evaluation: TokenSet, threads: int
+    recipe: Recipe,
+    snapshot: Snapshot,
+    calibration: TokenSet | None,
+    evaluation: TokenSet,
+    threads: int,
+    pools: tuple[Pool, ...] = (),
 ) -> Plan:
-    """Return the jobs in the recipe's order."""
-    specs, device = recipe.expand(snapshot.origin.architecture.linear_inputs), choose_device(recipe.device)
+    """Return the jobs in the recipe's order; without pools they run on this machine.
+
+    Raises:
+        RequestError: no pool takes a variant.
+    """
+    specs = recipe.expand(snapshot.origin.architecture.linear_inputs)
+
+    def place(spec: VariantSpec) -> Place:
+        if not pools:
+            return Place(choose_device(recipe.device), threads)
+        first = places(spec, snapshot, recipe.device, pools)[0]
+        return Place(first.device, first.threads or threads)
+
     name = conversion_name(recipe)
     needed = {spec.runtime(snapshot.origin.architecture.experts) for spec in specs}
     conversion_key = keys.stage_key(
@@ -41,7 +65,7 @@ def make_plan(
     )
 
     def job(spec: VariantSpec) -> VariantJob:
-        return _job(spec, snapshot, calibration, evaluation, conversion_key, device, threads)
+        return _job(spec, snapshot, calibration, evaluation, conversion_key, place(spec), place(BASELINE))
 
     return Plan(
         baseline=job(BASELINE),
@@ -50,6 +74,17 @@ def make_plan(
         conversion_key=conversion_key if any(spec.row.converted for spec in specs) else "",
         conversion_name=name,
     )
+
+
+def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool, ...]) -> list[Pool]:
+    """Return the pools that can run a variant, the first choice first, all giving the same keys.
+
+    Raises:
+        RequestError: there is none.
+    """
+    fitting = candidates(spec, planning.memory_bytes(spec, snapshot.parameters), device, pools)
+    same = (fitting[0].device, fitting[0].threads)
+    return [pool for pool in fitting if (pool.device, pool.threads) == same]
 
 
 def choose_device(asked: str) -> str:
@@ -83,17 +118,17 @@ def _job(
     calibration: TokenSet | None,
     evaluation: TokenSet,
     conversion_key: str,
-    device: str,
-    threads: int,
+    place: Place,
+    reference: Place,
 ) -> VariantJob:
-    row, kind = spec.row, device.partition(":")[0]  # which GPU of a machine is no part of a key
-    place = device if kind in row.devices else "cpu"
-    made_on = place.partition(":")[0]
+    row, kind = spec.row, reference.device.partition(":")[0]  # which GPU of a machine is no part of a key
+    device = place.device if place.device.partition(":")[0] in row.devices else "cpu"
+    made_on = device.partition(":")[0]
     runtime = spec.runtime(snapshot.origin.architecture.experts)
     seen = calibration if row.calibrated else None
     conversion = conversion_key if row.converted else ""
-    artifact_key = _artifact_key(spec, snapshot, seen, conversion, made_on, threads)
-    baseline_key = _artifact_key(BASELINE, snapshot, None, "", kind, threads)
+    artifact_key = _artifact_key(spec, snapshot, seen, conversion, made_on, place.threads)
+    baseline_key = _artifact_key(BASELINE, snapshot, None, "", kind, reference.threads)
     trace_key = keys.stage_key(
         "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **_measured_by("transformers", ())
     )
@@ -109,8 +144,8 @@ def _job(
         report_key=keys.stage_key(
             "report", artifact=artifact_key, trace=trace_key, device=made_on, **_measured_by(runtime, row.engines)
         ),
-        device=place,
-        threads=threads,
+        device=device,
+        threads=place.threads,
     )
 
 

@@ -22,6 +22,9 @@ class Settings(BaseSettings):
     local_jobs: int = Field(
         default=1, ge=1, le=64, description="Jobs at once on this machine; a measurement always runs alone."
     )
+    pools: Path | None = Field(
+        default=None, description="File that lists the pools that variants run on; default: this machine."
+    )
     python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
 
@@ -40,6 +43,13 @@ class Settings(BaseSettings):
         if python is not None and not os.access(python, os.X_OK):
             raise ValueError("must be the path of an interpreter")
         return python
+
+    @field_validator("pools")
+    @classmethod
+    def _file(cls, pools: Path | None) -> Path | None:
+        if pools is not None and not pools.is_file():
+            raise ValueError("must be a file that exists")
+        return pools
 
     @property
     def engine_threads(self) -> int:
