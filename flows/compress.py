@@ -4,7 +4,9 @@ import time
 from collections.abc import Mapping
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from pydantic import ValidationError
 
 from flows import artifacts, jobs, progress
@@ -21,13 +23,18 @@ from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from tasks import calibrate, convert, download, gate, publish, register, report, snapshots, summarize, support
+from tasks import calibrate, convert, download, gate, landings, publish, register, report, snapshots, summarize, support
+from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, ClosedSandbox, Sandbox
 
 
 @flow(name="compress", flow_run_name="compress {recipe.model.source}", persist_result=False)
-async def compress(recipe: Recipe) -> RunSummary:
+async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None]:
     """Return one verdict per variant, in the recipe's order; accepted ones are published.
+
+    Args:
+        recipe: what to make of which model.
+        landing: filled in by the trigger of `watch`: another run for the same landing does nothing.
 
     Raises:
         RequestError: the model or a text cannot be used; nothing was quantized.
@@ -35,6 +42,8 @@ async def compress(recipe: Recipe) -> RunSummary:
     """
     settings, stages = load_settings(), Stages()
     store, sandbox = open_store(settings.store_path, settings.stage_days), Sandbox(settings)
+    if landing and not landings.begin(store, landing, str(flow_run.id)):
+        return Completed(name="Duplicate", message="another run took this landing")
     with artifacts.progress_shown(PROGRESS):
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
         snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
@@ -141,7 +150,7 @@ async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandb
     if not plan.conversion_key:
         return {}
     snapshot, needed = plan.baseline.snapshot, [job for job in _all(plan) if job.conversion_key]
-    if all(recall(job, store) for job in needed):
+    if all(recall(job, store) or find_body(job, store) for job in needed):
         return {}
     try:
         await stages.run(convert.convert_snapshot, snapshot, plan.conversion_key, plan.conversion_name, store, sandbox)
@@ -166,8 +175,9 @@ def _all(plan: jobs.Plan) -> list[VariantJob]:
 
 def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> str:
     """Return the key of a run's summary: the recipe and just what was made and measured."""
+    made = {name: outcome.artifact.digest for name, outcome in outcomes.items() if outcome.artifact}
     reports = {name: keys.digest(outcome.report) for name, outcome in outcomes.items() if outcome.report}
-    return keys.stage_key("run", recipe=recipe, reports=reports)
+    return keys.stage_key("run", recipe=recipe, artifacts=made, reports=reports)
 
 
 def _remember(recipe: Recipe, outcomes: Mapping[str, Outcome], summary: RunSummary, store: Store) -> None:

@@ -56,22 +56,15 @@ def make_plan(
 
     name = conversion_name(recipe)
     needed = {spec.runtime(snapshot.origin.architecture.experts) for spec in specs}
-    conversion_key = keys.stage_key(
-        "conversion",
-        source=snapshot.digest,
-        name=name,
-        revision=convert.REVISION,
-        engines=engines.locked(convert.PACKAGES),
-    )
 
     def job(spec: VariantSpec) -> VariantJob:
-        return _job(spec, snapshot, calibration, evaluation, conversion_key, place(spec), place(BASELINE))
+        return _job(spec, snapshot, calibration, evaluation, name, place(spec), place(BASELINE))
 
     return Plan(
         baseline=job(BASELINE),
         floors={runtime: job(spec) for runtime, spec in LOSSLESS.items() if runtime in needed},
         variants=[job(spec) for spec in specs],
-        conversion_key=conversion_key if any(spec.row.converted for spec in specs) else "",
+        conversion_key=_conversion_key(snapshot.digest, name) if any(spec.row.converted for spec in specs) else "",
         conversion_name=name,
     )
 
@@ -117,7 +110,7 @@ def _job(
     snapshot: Snapshot,
     calibration: TokenSet | None,
     evaluation: TokenSet,
-    conversion_key: str,
+    conversion_name: str,
     place: Place,
     reference: Place,
 ) -> VariantJob:
@@ -126,9 +119,8 @@ def _job(
     made_on = device.partition(":")[0]
     runtime = spec.runtime(snapshot.origin.architecture.experts)
     seen = calibration if row.calibrated else None
-    conversion = conversion_key if row.converted else ""
-    artifact_key = _artifact_key(spec, snapshot, seen, conversion, made_on, place.threads)
-    baseline_key = _artifact_key(BASELINE, snapshot, None, "", kind, reference.threads)
+    body_key = _artifact_key(spec, snapshot.core_digest, conversion_name, seen, made_on, place.threads)
+    baseline_key = _artifact_key(BASELINE, snapshot.core_digest, conversion_name, None, kind, reference.threads)
     trace_key = keys.stage_key(
         "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **_measured_by("transformers", ())
     )
@@ -138,27 +130,35 @@ def _job(
         snapshot=snapshot,
         calibration=seen,
         evaluation=evaluation,
-        conversion_key=conversion,
+        conversion_key=_conversion_key(snapshot.digest, conversion_name) if row.converted else "",
         trace_key=trace_key,
-        artifact_key=artifact_key,
+        artifact_key=_artifact_key(spec, snapshot.digest, conversion_name, seen, made_on, place.threads),
+        body_key=body_key,
         report_key=keys.stage_key(
-            "report", artifact=artifact_key, trace=trace_key, device=made_on, **_measured_by(runtime, row.engines)
+            "report", artifact=body_key, trace=trace_key, device=made_on, **_measured_by(runtime, row.engines)
         ),
         device=device,
         threads=place.threads,
     )
 
 
+def _conversion_key(source: str, name: str) -> str:
+    return keys.stage_key(
+        "conversion", source=source, name=name, revision=convert.REVISION, engines=engines.locked(convert.PACKAGES)
+    )
+
+
 def _artifact_key(
-    spec: VariantSpec, snapshot: Snapshot, seen: TokenSet | None, conversion: str, device: str, threads: int
+    spec: VariantSpec, source: str, conversion_name: str, seen: TokenSet | None, device: str, threads: int
 ) -> str:
+    """Return the key of what is made of a snapshot; `source` is its digest, or that of its core."""
     row = spec.row
     return keys.stage_key(
         "artifact",
-        source=snapshot.digest,
+        source=source,
         spec=spec.canonical(),
         calibration=seen.digest if seen else "",
-        conversion=conversion,
+        conversion=_conversion_key(source, conversion_name) if row.converted else "",
         device=device,
         threads=threads if row.thread_dependent else 0,
         revision=row.revision,

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quantmill.artifact import COMPANIONS
 from quantmill.errors import QuantmillError, TokenizerMismatch
 from quantmill.recipe import VariantSpec
 from tasks import engines
@@ -108,6 +109,22 @@ def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     }
 
 
+def dress(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Fill `out` with the source's companions, and with the artifact's GGUF files as those say."""
+    from tasks import gguf_dress
+
+    source, out = Path(job.arguments["source"]), job.folder / "out"
+    for name in COMPANIONS:
+        if (source / name).exists():
+            shutil.copyfile(source / name, out / name)
+    for gguf in Path(job.arguments["artifact"]).glob("*.gguf"):
+        progress("write the new metadata", 0, 1)
+        gguf_dress.dress(gguf, source, out / gguf.name)
+        _require_same_text(source, out / gguf.name)
+        progress("write the new metadata", 1, 1)
+    return {}
+
+
 def _starved_experts(source: Path, calibration: str | None, progress: Progress) -> dict[str, int]:
     """Return which experts see few calibration tokens, and how many; counted before the engine is imported."""
     from tasks import architecture, experts
@@ -162,6 +179,7 @@ KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
     "tokens": tokens,
     "conversion": conversion,
     "artifact": artifact,
+    "dress": dress,
     "report": report,
 }
 

@@ -1,13 +1,19 @@
-"""Stage 4: a variant's artifact folder, made in a process of its own and stored where it is made."""
+"""Stage 4: a variant's artifact folder, made in a process of its own and stored where it is made.
+
+Where a model changed in its companions alone (chat template, generation settings, licence), no engine works: what was
+made of the same weights and tokenizer gets the new ones.
+"""
 
 import time
 from pathlib import Path
 
-from quantmill.artifact import Artifact, StageResult, VariantJob
+from quantmill.artifact import COMPANIONS, Artifact, StageResult, VariantJob
 from quantmill.errors import BlobMissing, OutOfMemory
 from quantmill.store.store import Store
 from tasks import engines, frugal, snapshots
 from tasks.sandbox import PROGRESS, Sandbox, scratch
+
+DRESS_PACKAGES = ("gguf", "llama-cpp-python", "tokenizers", "transformers")
 
 
 def find_artifact(job: VariantJob, store: Store) -> Artifact | None:
@@ -16,14 +22,23 @@ def find_artifact(job: VariantJob, store: Store) -> Artifact | None:
     return Artifact.model_validate(found.value) if found else None
 
 
+def find_body(job: VariantJob, store: Store) -> Artifact | None:
+    """Return an artifact that differs from the job's in its companions alone, if one was made before."""
+    found = store.look_up("body", job.body_key)
+    return Artifact.model_validate(found.value) if found else None
+
+
 def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
     """Return the job's artifact, making it where it is missing.
 
     Raises:
         JobError: the engine failed; the class says how.
+        TokenizerMismatch: a GGUF with the model's new chat template does not render it as the model does.
     """
     if found := find_artifact(job, store):
         return found
+    if made := find_body(job, store):
+        return _dress(job, made, store, sandbox)
     starved: OutOfMemory | None = None
     for attempt in frugal.attempts(job.spec, job.device):
         if starved:
@@ -62,11 +77,35 @@ def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sa
                 peak_memory_bytes=result.peak_memory_bytes,
                 **result.value,
             )
-            value = artifact.model_dump(mode="json")
-            made = StageResult(
-                stage="artifact", key=job.artifact_key, blobs=artifact.files, value=value, made_at=time.time()
+            made = _record("artifact", job.artifact_key, artifact, store)
+            _record("body", job.body_key, made, store)
+            return made
+
+
+def _dress(job: VariantJob, made: Artifact, store: Store, sandbox: Sandbox) -> Artifact:
+    """Return an artifact with the weights of `made` and the snapshot's companions."""
+    others = [file for file in made.files if file.path not in COMPANIONS]
+    ggufs = tuple(file for file in others if file.path.endswith(".gguf"))
+    with scratch(sandbox.home / "scratch") as place:
+        store.fetch(ggufs, place / "work")
+        source = snapshots.local_folder(job.snapshot, sandbox)
+        arguments = {"artifact": str(place / "work"), "source": str(source)}
+        with sandbox.run("dress", job.name, arguments, DRESS_PACKAGES if ggufs else ()) as result:
+            kept = [file for file in others if file not in ggufs]
+            dressed = made.model_copy(
+                update={
+                    "files": tuple(sorted((*kept, *store.add_folder(result.out)), key=lambda file: file.path)),
+                    "source_digest": job.snapshot.digest,
+                    "dressed_from": made.made_digest,
+                }
             )
-            return Artifact.model_validate(store.record(made).value)
+    return _record("artifact", job.artifact_key, dressed, store)
+
+
+def _record(stage: str, key: str, artifact: Artifact, store: Store) -> Artifact:
+    value = artifact.model_dump(mode="json")
+    made = StageResult(stage=stage, key=key, blobs=artifact.files, value=value, made_at=time.time())
+    return Artifact.model_validate(store.record(made).value)
 
 
 def _source(job: VariantJob, store: Store, sandbox: Sandbox, place: Path) -> Path:
