@@ -25,6 +25,25 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         epilog="Example: quantmill compress deployments/recipes/demo.yaml --json run.json --set model.source=./my-model"
     )(compress)
+    app.command(epilog="Example: quantmill bootstrap --pools deployments/pools.yaml")(bootstrap)
+
+
+def bootstrap(
+    pools: Annotated[
+        Path | None,
+        typer.Option(help="The list of pools; default: QUANTMILL_POOLS, or deployments/pools.yaml."),
+    ] = None,
+) -> None:
+    """Make pools, queues, deployments and automations on the Prefect server that PREFECT_API_URL names."""
+    settings = load_settings()
+    with embedded_environment(settings):
+        from flows import bootstrap as server
+        from flows.embedded import require_server
+        from flows.pools import read_pools
+
+        require_server()
+        listed = read_pools(pools or settings.pools or server.POOLS)
+        asyncio.run(server.bootstrap(listed, settings.notify_url, typer.echo))
 
 
 def compress(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from quantmill.errors import RequestError
 from quantmill.method_row import MethodName
@@ -34,7 +34,12 @@ class Pool(BaseModel):
     memory: int = Field(gt=0, description="Bytes that one variant may use there: of the GPU, or of the machine.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine there; 0: as on the machine that plans.")
     methods: tuple[MethodName, ...] = Field(default=(), description="Methods that belong there; empty: any.")
-    queue: str = Field(default="default", description="The work queue that variants go to.")
+    queue: str = Field(default="variants", description="The work queue that variants go to.")
+    slots: int = Field(default=0, ge=0, description="Variants at once, over all its workers; 0: as many as these take.")
+    type: str = Field(default="process", description="The kind of worker: process, or what a Prefect integration brings.")
+    template: Path | None = Field(
+        default=None, description="A base job template (JSON), beside the list; needed where the type is not process."
+    )
     job_variables: dict[str, Any] = Field(default={}, description="Infrastructure settings: image, gpu_count, command.")
 
     @field_validator("memory", mode="before")
@@ -46,6 +51,12 @@ class Pool(BaseModel):
                 raise ValueError(f"unknown unit {found[2]}; allowed: {', '.join(_UNITS)}")
             return int(float(found[1]) * _UNITS[found[2].upper()])
         return value
+
+    @model_validator(mode="after")
+    def _has_a_template(self) -> "Pool":
+        if self.type != "process" and self.template is None:
+            raise ValueError(f"template: a pool of type {self.type} needs one")
+        return self
 
 
 class PoolList(BaseModel):
@@ -75,12 +86,15 @@ def read_pools(path: Path) -> tuple[Pool, ...]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RequestError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     try:
-        return PoolList.model_validate(content).pools
+        pools = PoolList.model_validate(content).pools
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
         words = first["msg"].removeprefix("Value error, ")
         raise RequestError(f"{path}: {where or 'content'}: {words}, got {str(first.get('input'))[:80]!r}") from error
+    return tuple(
+        pool.model_copy(update={"template": pool.template and path.absolute().parent / pool.template}) for pool in pools
+    )
 
 
 def candidates(spec: VariantSpec, needed_bytes: int, device: str, pools: Iterable[Pool]) -> list[Pool]:

@@ -25,6 +25,9 @@ class Settings(BaseSettings):
     pools: Path | None = Field(
         default=None, description="File that lists the pools that variants run on; default: this machine."
     )
+    notify_url: str = Field(
+        default="", pattern=r"^(https?://.+)?$", repr=False, description="Webhook that is told of lines that failed."
+    )
     python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
 

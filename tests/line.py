@@ -26,13 +26,7 @@ class Line:
         self.home, self.recipe, self.starts = home, folder / "recipe.yaml", folder / "starts"
         self.starts.mkdir(parents=True)
         self.recipe.write_text(yaml.safe_dump(recipe))
-        self._python = folder / "python"
-        self._python.write_text(
-            f'#!/bin/sh\ncp "$3" {self.starts}/$$.tmp; mv {self.starts}/$$.tmp {self.starts}/$$.json\n'
-        )
-        with self._python.open("a") as script:
-            script.write(f'exec {sys.executable} "$@"\n')
-        self._python.chmod(0o755)
+        self._python = count_starts(folder / "python", self.starts)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start the command line on the recipe."""
@@ -66,8 +60,7 @@ class Line:
 
     def started(self) -> list[str]:
         """Return the engine processes started since `clear`, as `kind name`."""
-        jobs = [json.loads(path.read_text()) for path in self.starts.glob("*.json")]
-        return sorted(f"{job['kind']} {job['name']}" for job in jobs)
+        return started(self.starts)
 
     def wait_for(self, started: str, timeout_s: float = 300.0) -> int:
         """Return the process id of the job `kind name` as soon as it has started."""
@@ -79,6 +72,21 @@ class Line:
                     return int(path.stem)
             time.sleep(0.01)
         raise TimeoutError(f"{started} did not start; started: {self.started()}")
+
+
+def count_starts(python: Path, starts: Path) -> Path:
+    """Make an interpreter that leaves a copy of its job file in `starts`, named by its process id, and becomes Python."""
+    python.write_text(f'#!/bin/sh\ncp "$3" {starts}/$$.tmp; mv {starts}/$$.tmp {starts}/$$.json\n')
+    with python.open("a") as script:
+        script.write(f'exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+def started(starts: Path) -> list[str]:
+    """Return the engine processes that were counted, as `kind name`."""
+    jobs = [json.loads(path.read_text()) for path in starts.glob("*.json")]
+    return sorted(f"{job['kind']} {job['name']}" for job in jobs)
 
 
 def processes_of(home: Path) -> list[str]:
