@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -26,6 +26,7 @@ def add_to(app: typer.Typer) -> None:
         epilog="Example: quantmill compress deployments/recipes/demo.yaml --json run.json --set model.source=./my-model"
     )(compress)
     app.command(epilog="Example: quantmill bootstrap --pools deployments/pools.yaml")(bootstrap)
+    app.command(epilog="Example: quantmill landed --dry-run")(landed)
 
 
 def bootstrap(
@@ -44,6 +45,22 @@ def bootstrap(
         require_server()
         listed = read_pools(pools or settings.pools or server.POOLS)
         asyncio.run(server.bootstrap(listed, settings.notify_url, typer.echo))
+
+
+def landed(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what landed; remember and start nothing.")] = False,
+) -> None:
+    """Look where the watch list says for base models that landed, and start their runs: `watch/watch` does so by its schedule."""
+    settings = load_settings()
+    with embedded_environment(settings):
+        from flows.embedded import require_server
+        from flows.watch import preview, watch
+
+        if dry_run:
+            preview(settings, typer.echo)
+        else:
+            require_server()
+            asyncio.run(watch())
 
 
 def compress(
@@ -124,7 +141,7 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
 
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as Ctrl-C does
         with tags("quantmill", recipe.model_name):
-            return asyncio.run(flow(recipe))
+            return cast("RunSummary", asyncio.run(flow(recipe)))  # a state only where it was started for a landing
 
 
 @contextmanager

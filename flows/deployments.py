@@ -132,7 +132,9 @@ def _schedule(spec: dict[str, Any]) -> DeploymentScheduleCreate:
     active, parameters, slug = spec.pop("active", True), spec.pop("parameters", {}), spec.pop("slug", None)
     if "interval" in spec:
         spec.setdefault("anchor_date", _EPOCH)
-    return DeploymentScheduleCreate(schedule=construct_schedule(**spec), active=active, parameters=parameters, slug=slug)
+    return DeploymentScheduleCreate(
+        schedule=construct_schedule(**spec), active=active, parameters=parameters, slug=slug
+    )
 
 
 def _is_as_wanted(

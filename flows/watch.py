@@ -24,7 +24,7 @@ from prefect.events.clients import get_events_client
 from prefect.logging import get_run_logger
 
 from quantmill.errors import QuantmillError, RequestError
-from quantmill.settings import load_settings
+from quantmill.settings import Settings, load_settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from tasks import landings
@@ -32,18 +32,18 @@ from tasks.landing_places import NotYet, look
 from tasks.landings import Landing
 from tasks.watchlist import WatchEntry, read_watchlist
 
+LIST = Path(__file__).resolve().parent.parent / "deployments" / "watchlist.yaml"
 EVENT = "quantmill.base-model.landed"
 AGAIN_AFTER_S = 60.0
 """An announcement starts a run within seconds; after a minute without one it counts as lost."""
 _ON_THE_WAY = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 
 
-@flow(name="watch", flow_run_name="watch {watchlist}", persist_result=False)
-async def watch(watchlist: Path = Path("deployments/watchlist.yaml"), source: str = "") -> int:
+@flow(name="watch", persist_result=False)
+async def watch(source: str = "") -> int:
     """Announce every model that landed since the last look; return how many.
 
     Args:
-        watchlist: a file; see `tasks.watchlist`.
         source: look only where this model would lie: `hf://org/name`. Empty: everywhere.
 
     Raises:
@@ -54,7 +54,7 @@ async def watch(watchlist: Path = Path("deployments/watchlist.yaml"), source: st
     settings.home.mkdir(parents=True, exist_ok=True)  # or what is known of sources could not be remembered there
     store, troubles = open_store(settings.store_path, settings.stage_days), list[str]()
     log, announced = get_run_logger(), 0
-    for entry in entries_for(source, watchlist):
+    for entry in entries_for(source, settings.watchlist or LIST):
         found = await asyncio.to_thread(what_landed, entry, store, settings.home, log.info, troubles)
         for landing in found:
             if landings.claim(store, landing):  # else another watcher did, and announces it
@@ -68,6 +68,20 @@ async def watch(watchlist: Path = Path("deployments/watchlist.yaml"), source: st
     if troubles:
         raise QuantmillError("; ".join(troubles))
     return announced
+
+
+def preview(settings: Settings, tell: Callable[[str], None]) -> None:
+    """Tell what a look would announce; nothing is remembered.
+
+    Raises:
+        QuantmillError: the watch list or a place cannot be read.
+    """
+    store, troubles = open_store(settings.store_path, settings.stage_days), list[str]()
+    for entry in read_watchlist(settings.watchlist or LIST):
+        for landing in what_landed(entry, store, settings.home, tell, troubles):
+            tell(f"{landing.model} {landing.revision[:12]}: {landing.changed}, by {entry.recipe}")
+    if troubles:
+        raise QuantmillError("; ".join(troubles))
 
 
 def entries_for(source: str, watchlist: Path) -> list[WatchEntry]:

@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     notify_url: str = Field(
         default="", pattern=r"^(https?://.+)?$", repr=False, description="Webhook that is told of lines that failed."
     )
+    watchlist: Path | None = Field(
+        default=None, description="File that lists where base models land; default: deployments/watchlist.yaml."
+    )
     python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
 
@@ -47,7 +50,7 @@ class Settings(BaseSettings):
             raise ValueError("must be the path of an interpreter")
         return python
 
-    @field_validator("pools")
+    @field_validator("pools", "watchlist")
     @classmethod
     def _file(cls, pools: Path | None) -> Path | None:
         if pools is not None and not pools.is_file():

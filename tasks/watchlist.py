@@ -1,21 +1,23 @@
 """The watch list: where base models land, and which recipe each of them is compressed by.
 
     watch:
-      - {source: "hf://HuggingFaceTB/SmolLM2-*", recipe: deployments/recipes/demo.yaml, since: 2026-11-01}
-      - {source: "s3://models/incoming/*", recipe: deployments/recipes/demo.yaml}
-      - {source: ./landing/*, recipe: deployments/recipes/tiny.yaml, quiet_s: 60}
-      - {source: "mlflow://models/*", recipe: deployments/recipes/demo.yaml}
+      - {source: "hf://HuggingFaceTB/SmolLM2-*", recipe: recipes/demo.yaml, since: 2026-11-01}
+      - {source: "s3://models/incoming/*", recipe: recipes/demo.yaml}
+      - {source: ../landing/*, recipe: recipes/tiny.yaml, quiet_s: 60}
+      - {source: "mlflow://models/*", recipe: recipes/demo.yaml}
 
 The last part of a source is a pattern (`*`, `?`, `[abc]`) of the names that lie there. Where two entries match a model, the
-first one counts. Of the recipe everything is taken but the model and the name that it is published under.
+first one counts. Paths are taken from the list's own folder. Of the recipe everything is taken but the model and the name
+that it is published under.
 """
 
 import datetime
+import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from quantmill.errors import RequestError
 
@@ -38,7 +40,7 @@ class WatchEntry(BaseModel):
 
     @field_validator("source")
     @classmethod
-    def _place_and_pattern(cls, source: str) -> str:
+    def _place_and_pattern(cls, source: str, info: ValidationInfo) -> str:
         scheme, mark, rest = source.partition("://")
         if mark and scheme not in _KINDS:
             raise ValueError(f"unknown place; allowed: {', '.join(f'{kind}://' for kind in _KINDS)} and folders")
@@ -49,14 +51,14 @@ class WatchEntry(BaseModel):
             raise ValueError(
                 "write it as hf://org/pattern, s3://bucket/prefix/pattern, mlflow://models/pattern or folder/pattern"
             )
-        return source
+        return source if mark else _beside_the_list(source, info)
 
     @field_validator("recipe")
     @classmethod
-    def _exists(cls, recipe: Path) -> Path:
-        if not recipe.is_file():
+    def _exists(cls, recipe: Path, info: ValidationInfo) -> Path:
+        if not (path := Path(_beside_the_list(str(recipe), info))).is_file():
             raise ValueError("no such file")
-        return recipe
+        return path
 
     @property
     def kind(self) -> str:
@@ -65,9 +67,8 @@ class WatchEntry(BaseModel):
 
     @property
     def place(self) -> str:
-        """The source without the pattern; a folder from the root of the disk, for the run works elsewhere."""
-        place = self.source.rpartition("/")[0]
-        return place if "://" in place else str(Path(place).expanduser().absolute())
+        """The source without the pattern."""
+        return self.source.rpartition("/")[0]
 
     def matches(self, source: str) -> bool:
         """Return whether a model of this source is one of those that are looked for."""
@@ -77,6 +78,12 @@ class WatchEntry(BaseModel):
     def wants(self, name: str) -> bool:
         """Return whether a name that lies at the place is one of those that are looked for; hidden ones never are."""
         return not name.startswith(".") and fnmatchcase(name, self.source.rpartition("/")[2])
+
+
+def _beside_the_list(path: str, info: ValidationInfo) -> str:
+    """Return a path from the root of the disk: runs work in another folder."""
+    folder: Path = (info.context or {}).get("folder", Path.cwd())
+    return os.path.normpath(folder / Path(path).expanduser())
 
 
 class WatchList(BaseModel):
@@ -98,7 +105,7 @@ def read_watchlist(path: Path) -> tuple[WatchEntry, ...]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RequestError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
     try:
-        return WatchList.model_validate(content).watch
+        return WatchList.model_validate(content, context={"folder": path.absolute().parent}).watch
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")

@@ -295,20 +295,16 @@ def test_a_landing_without_a_run_is_found_again(store: Store) -> None:
         ("watch: [*x]", "cannot be read as YAML"),
     ],
 )
-def test_a_watch_list_is_refused_in_one_line(
-    tmp_path: Path, content: str, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_watch_list_is_refused_in_one_line(tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(RECIPE))
     (tmp_path / "list.yaml").write_text(content)
-    with pytest.raises(RequestError, match=f"^list.yaml: {words}") as raised:
-        read_watchlist(Path("list.yaml"))
+    with pytest.raises(RequestError, match=f"^{tmp_path}/list.yaml: {words}") as raised:
+        read_watchlist(tmp_path / "list.yaml")
     assert "\n" not in str(raised.value)
 
 
-def test_the_watch_list_that_is_shipped_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watch_list_that_is_shipped_can_be_read() -> None:
     root = Path(__file__).resolve().parent.parent
-    monkeypatch.chdir(root)
     entries = read_watchlist(root / "deployments" / "watchlist.yaml")
     assert entries[0].matches(f"{root}/landing/a-model")
     assert not entries[0].matches("hf://org/a-model")
