@@ -36,7 +36,9 @@ class Pool(BaseModel):
     methods: tuple[MethodName, ...] = Field(default=(), description="Methods that belong there; empty: any.")
     queue: str = Field(default="variants", description="The work queue that variants go to.")
     slots: int = Field(default=0, ge=0, description="Variants at once, over all its workers; 0: as many as these take.")
-    type: str = Field(default="process", description="The kind of worker: process, or what a Prefect integration brings.")
+    type: str = Field(
+        default="process", description="The kind of worker: process, or what a Prefect integration brings."
+    )
     template: Path | None = Field(
         default=None, description="A base job template (JSON), beside the list; needed where the type is not process."
     )

@@ -90,6 +90,11 @@ class PublishRequest(BaseModel):
         pattern=r"^([a-z0-9][a-z0-9._-]{0,95})?$",
         json_schema_extra={"position": 0},
     )
+    approval: bool = Field(
+        default=False,
+        description="Wait before publishing until somebody resumes the run in the dashboard; only for runs of a server.",
+        json_schema_extra={"position": 1},
+    )
 
     @field_validator("model")
     @classmethod
