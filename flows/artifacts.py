@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from quantmill.report import RunSummary
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import register, report
+from tasks import report
 
 # A progress artifact costs about 23 ms of the job's thread; a page that moves once a second is lively enough.
 _PERIOD_S = 1.0
@@ -54,8 +55,10 @@ def _places(summary: RunSummary, settings: Settings) -> dict[str, tuple[str, str
     """Return where the run is found outside Prefect: kind -> address and words."""
     store = open_store(settings.store_path).uri
     places = {"store": (store, f"{summary.model} in {store}")}
-    if page := register.run_page(summary.mlflow_run, settings.tracking_uri):
-        places["mlflow"] = (page, f"{summary.model} in MLflow")
+    uri = urlsplit(settings.tracking_uri)
+    if uri.scheme.startswith("http") and summary.mlflow_run:
+        server = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path.rstrip('/')}"
+        places["mlflow"] = (f"{server}/#/runs/{summary.mlflow_run}", f"{summary.model} in MLflow")
     return places
 
 

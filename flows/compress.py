@@ -30,6 +30,9 @@ from tasks.sandbox import PROGRESS, ClosedSandbox, Sandbox
 async def compress(recipe: Recipe) -> RunSummary:
     """Return one verdict per variant, in the recipe's order; accepted ones are published.
 
+    Args:
+        recipe: The model, its texts, the variants to make, the gates, and where accepted variants go.
+
     Raises:
         RequestError: the model or a text cannot be used; nothing was quantized.
         JobError: the baseline could not be made or measured.

@@ -78,19 +78,6 @@ def register_run(
         return parent
 
 
-def run_page(run: str, uri: str) -> str:
-    """Return the address of a run in MLflow's pages, without a password; empty where no server shows them."""
-    if not uri.startswith("http") or not run:
-        return ""
-    from mlflow import MlflowClient
-
-    with _failing_in_a_line(uri, 0):
-        experiment = MlflowClient(tracking_uri=uri, registry_uri=uri).get_run(run).info.experiment_id
-    parts = urlsplit(uri)
-    server = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-    return f"{server}/#/experiments/{experiment}/runs/{run}"
-
-
 @contextmanager
 def _failing_in_a_line(uri: str, published: int) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
