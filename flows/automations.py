@@ -46,8 +46,8 @@ def _lost(name: str, after: str, silence_s: int, words: str) -> AutomationCore:
         trigger=EventTrigger(
             after={after},
             expect={"prefect.flow-run.*"},
-            match={"prefect.resource.id": "prefect.flow-run.*"},  # type: ignore[arg-type] # a validator takes a dict
-            match_related={"prefect.resource.id": "prefect.tag.quantmill", "prefect.resource.role": "tag"},  # type: ignore[arg-type]
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.id": "prefect.tag.quantmill", "prefect.resource.role": "tag"},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -64,8 +64,8 @@ async def failure_notice(url: str, client: PrefectClient) -> AutomationCore:
         description="Posts to the webhook that QUANTMILL_NOTIFY_URL named. Made by `quantmill bootstrap`.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
-            match={"prefect.resource.id": "prefect.flow-run.*"},  # type: ignore[arg-type]
-            match_related={"prefect.resource.name": "compress", "prefect.resource.role": "flow"},  # type: ignore[arg-type]
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.name": "compress", "prefect.resource.role": "flow"},
             posture=Posture.Reactive,
             threshold=1,
         ),
@@ -87,7 +87,7 @@ async def _webhook(url: str, client: PrefectClient) -> UUID:
             return found.id
     except ObjectNotFound:
         pass
-    block: Any = Webhook(url=url)  # type: ignore[arg-type]
+    block: Any = Webhook(url=url)
     return UUID(str(await block.asave(_BLOCK, overwrite=True, client=client)))
 
 

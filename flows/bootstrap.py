@@ -58,8 +58,8 @@ async def _make(
 ) -> None:
     for pool in pools:
         tell(f"pool {pool.name}: {await _pool(pool, client)}")
-    for pool, queue, slots in _queues(pools, entries):
-        tell(f"queue {pool}/{queue}: {await _queue(pool, queue, slots, client)}")
+    for place, queue, slots in _queues(pools, entries):
+        tell(f"queue {place}/{queue}: {await _queue(place, queue, slots, client)}")
     for entry in entries:
         name, made, done = await deployments.apply(entry, client)
         tell(f"deployment {name}: {done}")

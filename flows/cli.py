@@ -97,11 +97,15 @@ def compress(
 
 def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
+    from flows import approval
     from flows.jobs import choose_device
     from tasks import calibrate, download, sources, support
 
     recipe.expand()
-    _ = recipe.model_name, choose_device(recipe.device)  # both raise where there is none
+    approval.require_somebody_to_ask(recipe)
+    _ = recipe.model_name  # raises where there is none
+    if settings.pools is None:
+        choose_device(recipe.device)
     calibrate.check_texts(recipe)
     origin = download.preview_source(recipe.model, settings.home)
     specs = recipe.expand(origin.architecture.linear_inputs)

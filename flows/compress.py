@@ -1,5 +1,6 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 
@@ -9,11 +10,11 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import ValidationError
 
-from flows import artifacts, jobs, progress
+from flows import approval, artifacts, jobs, progress
 from flows.dispatch import Dispatcher
 from flows.pool_runs import check_pools
 from flows.pools import Pool, read_pools
-from flows.stages import Stages
+from flows.stages import Stages, is_deployed
 from flows.variant import recall
 from quantmill import keys
 from quantmill.artifact import StageResult, VariantJob
@@ -33,8 +34,8 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
     """Return one verdict per variant, in the recipe's order; accepted ones are published.
 
     Args:
-        recipe: what to make of which model.
-        landing: filled in by the trigger of `watch`: another run for the same landing does nothing.
+        recipe: The model, its texts, the variants to make, the gates, and where accepted variants go.
+        landing: Leave it empty. `watch` fills it in, so that a model that landed is taken by one run.
 
     Raises:
         RequestError: the model or a text cannot be used; nothing was quantized.
@@ -44,6 +45,11 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
     store, sandbox = open_store(settings.store_path, settings.stage_days), Sandbox(settings)
     if landing and not landings.begin(store, landing, str(flow_run.id)):
         return Completed(name="Duplicate", message="another run took this landing")
+    approval.require_somebody_to_ask(recipe)
+    pools = await pools_in_use(settings)
+    if is_deployed() and (done := await asyncio.to_thread(recall_run, recipe, settings)):
+        await stages.run(artifacts.leave_report, done, settings)
+        return done
     with artifacts.progress_shown(PROGRESS):
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
         snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
@@ -51,7 +57,6 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
         tokens = await stages.run(
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
-        pools = await pools_in_use(settings)
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, pools)
         dispatcher = Dispatcher(store, pools, recipe.device)
         progress.announce([plan.baseline.name, *(job.name for job in _all(plan))])
@@ -63,6 +68,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
         ready = {job.name: job for job in _all(plan) if job.name not in known}
         outcomes = known | await stages.watch("variants", dispatcher.build_all(list(ready.values())))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
+        verdicts = await approval.ask(recipe, outcomes, verdicts)
         run_id = str(flow_run.id or "")
         published = await stages.run(publish.commit_accepted, recipe, plan.variants, outcomes, verdicts, store, run_id)
         summary = summarize.summarize(
@@ -87,9 +93,9 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             sandbox.logs(plan.variants),
         )
         summary = summary.model_copy(update={"mlflow_run": mlflow_run, "timings": stages.timings})
-        await stages.run(artifacts.leave_report, summary, pages["pareto.png"], pages["report.md"].decode())
         _remember(recipe, outcomes, summary, store)
         write_report(summary, recipe, settings)
+        await stages.run(artifacts.leave_report, summary, settings)
         return summary
 
 
@@ -181,7 +187,11 @@ def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> str:
 
 
 def _remember(recipe: Recipe, outcomes: Mapping[str, Outcome], summary: RunSummary, store: Store) -> None:
-    """Leave the summary of a run in which no variant failed: a rerun answers from it."""
-    if all(row.status != "failed" for row in summary.variants):
+    """Leave the summary of a run in which no variant failed: a rerun answers from it.
+
+    Where a person is asked, only one that published what it could: what was held back is asked for again.
+    """
+    held_back = recipe.publish.approval and any(not row.manifest and row.status != "failed" for row in summary.variants)
+    if not held_back and all(row.status != "failed" for row in summary.variants):
         value = summary.model_dump(mode="json")
         store.record(StageResult(stage="run", key=_run_key(recipe, outcomes), value=value, made_at=time.time()))

@@ -18,7 +18,7 @@ from prefect.client.schemas.schedules import construct_schedule
 from prefect.events.schemas.automations import AutomationCore
 from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
 from prefect.exceptions import ObjectNotFound
-from prefect.flows import load_flow_from_entrypoint
+from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -97,7 +97,7 @@ def _is_variant(entry: Deployment) -> bool:
 
 async def apply(entry: Deployment, client: PrefectClient) -> tuple[str, UUID, str]:
     """Make the server's deployment what the entry says; return its full name, its id, and what was done."""
-    flow = load_flow_from_entrypoint(entry.entrypoint, use_placeholder_flow=False)
+    flow: Flow[..., Any] = load_flow_from_entrypoint(entry.entrypoint, use_placeholder_flow=False)
     name = f"{flow.name}/{entry.name}"
     schema = parameter_schema(flow).model_dump_for_openapi()
     schedules = [_schedule(dict(spec)) for spec in entry.schedules]

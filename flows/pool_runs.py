@@ -5,24 +5,30 @@ predecessor started. What ended badly before this parent began is history: it do
 """
 
 import asyncio
-from collections.abc import Callable
-from datetime import UTC, datetime
+import itertools
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 
+import httpx
+from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import arun_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run as this_run
 
 from flows.pools import Pool
-from flows.progress import say
 from quantmill.artifact import VariantJob
-from quantmill.errors import RequestError
+from quantmill.errors import RecipeError, RequestError, ServerError
+from quantmill.recipe import default_model_name
 
 FLOW = "variant"
 TRIES = 3
 """How often a variant is started in all, whatever the reasons."""
 _LOST = ("Crashed", "Killed", "Shared")
+_POLL_S = 1.0
+_SERVER_AWAY_S = 900.0
 _PAUSE_S = 10.0  # a late `Crashed` may still arrive over a run that is started at once
 
 
@@ -61,33 +67,30 @@ async def run_on_pools(job: VariantJob, places: list[Pool], is_done: Callable[[]
     same pool; what the engine refuses is not tried again.
     """
     tried: list[str] = []
-    place, started_at, attempt = 0, datetime.now(UTC), 0
-    while True:
-        run = await _run(job, places[place], attempt)
-        attempt += 1
-        state = run.state
-        if state is None or (state.is_completed() and is_done()):
+    place = 0
+    for attempt in itertools.count():
+        found = await _patiently(partial(_start, job, places[place], attempt))
+        run = await _end_of(found)
+        if run.state is None or (run.state.is_completed() and is_done()):
             return run, tried
-        if state.timestamp < started_at:
-            continue  # a try of an earlier run of the line
+        if found.state is not None and found.state.is_final():
+            continue  # it had ended before this line asked for it: a try of an earlier one
         reason = await _reason(run)
         larger = next((n for n in range(place + 1, len(places)) if places[n].memory > places[place].memory), None)
-        if (
-            len(tried) + 1 >= TRIES
-            or (reason == "OutOfMemory" and larger is None)
-            or reason not in (*_LOST, "OutOfMemory")
-        ):
-            return run, tried
+        helps = reason in _LOST or (reason == "OutOfMemory" and larger is not None)
+        if len(tried) + 1 >= TRIES or not helps:
+            break
         tried.append(f"{reason} on {places[place].name}")
-        if reason == "OutOfMemory":
-            place = larger if larger is not None else place
+        if reason == "OutOfMemory" and larger is not None:
+            place = larger
         else:
             await asyncio.sleep(_PAUSE_S)
-        say(f"{job.name}: {tried[-1]}; tried again on {places[place].name}")
+        get_run_logger().warning("%s: %s; tried again on %s", job.name, tried[-1], places[place].name)
+    return run, tried
 
 
-async def _run(job: VariantJob, pool: Pool, attempt: int) -> FlowRun:
-    """Start a run, or find the one that has the same key, and wait for its end."""
+async def _start(job: VariantJob, pool: Pool, attempt: int) -> FlowRun:
+    """Start a run, or find the one that has the same key."""
     return await arun_deployment(
         f"{FLOW}/{pool.name}",
         parameters={"job": job.model_dump(mode="json")},
@@ -95,10 +98,47 @@ async def _run(job: VariantJob, pool: Pool, attempt: int) -> FlowRun:
         idempotency_key=f"{job.artifact_key[:32]}:{job.report_key[:32]}:{pool.name}:{attempt}",
         work_queue_name=pool.queue,
         job_variables=dict(pool.job_variables),
-        tags=["quantmill", job.spec.method, job.spec.row.format],
-        poll_interval=1,
-        timeout=None,
+        tags=["quantmill", job.spec.method, job.spec.row.format, _model(job)],
+        timeout=0,
     )
+
+
+def _model(job: VariantJob) -> str:
+    """Return the name by which runs of one model are found in the dashboard."""
+    try:
+        return default_model_name(job.snapshot.origin.request.source)
+    except RecipeError:
+        return "model"
+
+
+async def _end_of(run: FlowRun) -> FlowRun:
+    """Return the run once it has ended."""
+    async with get_client() as client:
+        while run.state is None or not run.state.is_final():
+            await asyncio.sleep(_POLL_S)
+            run = await _patiently(partial(client.read_flow_run, run.id))
+    return run
+
+
+async def _patiently(ask: Callable[[], Awaitable[FlowRun]]) -> FlowRun:
+    """Return the server's answer; a server that is away for a while costs the runs nothing that work meanwhile.
+
+    Raises:
+        ServerError: it did not come back.
+    """
+    deadline = time.monotonic() + _SERVER_AWAY_S
+    while True:
+        try:
+            return await ask()
+        except (httpx.TransportError, PrefectHTTPStatusError) as error:
+            if isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500:
+                raise
+            if time.monotonic() > deadline:
+                raise ServerError(
+                    f"Prefect: no answer for {_SERVER_AWAY_S:.0f} s: {type(error).__name__}; start the line again,"
+                    " it finds the variants that were made"
+                ) from error
+            await asyncio.sleep(_POLL_S)
 
 
 async def _reason(run: FlowRun) -> str:

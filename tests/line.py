@@ -64,21 +64,17 @@ class Line:
 
     def wait_for(self, started: str, timeout_s: float = 300.0) -> int:
         """Return the process id of the job `kind name` as soon as it has started."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            for path in self.starts.glob("*.json"):
-                job = json.loads(path.read_text())
-                if f"{job['kind']} {job['name']}" == started:
-                    return int(path.stem)
-            time.sleep(0.01)
-        raise TimeoutError(f"{started} did not start; started: {self.started()}")
+        return wait_for_start(self.starts, started, timeout_s)
 
 
-def count_starts(python: Path, starts: Path) -> Path:
-    """Make an interpreter that leaves a copy of its job file in `starts`, named by its process id, and becomes Python."""
+def count_starts(python: Path, starts: Path, then: str = "") -> Path:
+    """Make an interpreter that leaves a copy of its job file in `starts`, named by its process id, and becomes Python.
+
+    Before that it runs the shell's lines in `then`.
+    """
     python.write_text(f'#!/bin/sh\ncp "$3" {starts}/$$.tmp; mv {starts}/$$.tmp {starts}/$$.json\n')
     with python.open("a") as script:
-        script.write(f'exec {sys.executable} "$@"\n')
+        script.write(f'{then}\nexec {sys.executable} "$@"\n')
     python.chmod(0o755)
     return python
 
@@ -87,6 +83,18 @@ def started(starts: Path) -> list[str]:
     """Return the engine processes that were counted, as `kind name`."""
     jobs = [json.loads(path.read_text()) for path in starts.glob("*.json")]
     return sorted(f"{job['kind']} {job['name']}" for job in jobs)
+
+
+def wait_for_start(starts: Path, job: str, timeout_s: float) -> int:
+    """Return the process id of the job `kind name`, the last of several, as soon as it has started."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for path in sorted(starts.glob("*.json"), key=lambda path: -path.stat().st_mtime):
+            told = json.loads(path.read_text())
+            if f"{told['kind']} {told['name']}" == job:
+                return int(path.stem)
+        time.sleep(0.01)
+    raise TimeoutError(f"{job} did not start; started: {started(starts)}")
 
 
 def processes_of(home: Path) -> list[str]:

@@ -15,13 +15,22 @@ from uuid import UUID
 import httpx
 import yaml
 
-from tests.line import ROOT, count_starts
+from tests.line import ROOT, count_starts, started, wait_for_start
 
 POOLS = [
-    {"name": "cpu", "memory": "8GB", "threads": 1, "methods": ["baseline", "bitsandbytes", "hqq", "gguf"]},
+    {"name": "cpu", "memory": "16GB", "threads": 1},
     # On the processor, by this list alone: the pool is one by its name, its queue and its workers.
-    {"name": "gpu", "device": "cpu", "memory": "16GB", "threads": 1, "methods": ["gptq", "awq"]},
+    {"name": "gpu", "device": "cpu", "memory": "8GB", "threads": 1, "methods": ["gptq", "gguf"]},
 ]
+# A job that waits ends when nobody waits for it any more, as a real one does.
+_OBEY = """
+for order in {orders}/*; do
+  if grep -q '"name":"'$(basename $order)'"' "$3"; then
+    [ "$(cat $order)" = fail ] && exit 7
+    while [ -e $order ] && kill -0 $PPID; do sleep 0.1; done
+  fi
+done
+"""
 _FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -33,10 +42,14 @@ class Service:
     """A server and its workers. Everything lies in one folder, by whose path its processes are known."""
 
     def __init__(self, folder: Path, pools: list[dict[str, Any]] = POOLS, **environment: str) -> None:
-        self.folder, self.home, self.starts = folder, folder / "home", folder / "starts"
-        for made in (self.home, self.starts, folder / "logs"):
+        self.folder, self.home, self.starts, self._orders = (
+            folder,
+            folder / "home",
+            folder / "starts",
+            folder / "orders",
+        )
+        for made in (self.home, self.starts, self._orders, folder / "logs"):
             made.mkdir(parents=True)
-        (folder / "pools.yaml").write_text(yaml.safe_dump({"pools": pools}))
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -55,11 +68,26 @@ class Service:
             "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "2",
             "PREFECT_LOGGING_COLORS": "false",
             "QUANTMILL_HOME": str(self.home),
-            "QUANTMILL_POOLS": str(folder / "pools.yaml"),
-            "QUANTMILL_PYTHON": str(count_starts(folder / "python", self.starts)),
+            "QUANTMILL_POOLS": str(self.list_pools("pools", pools)),
+            "QUANTMILL_PYTHON": str(self.interpreter("python")),
             **environment,
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def list_pools(self, name: str, pools: list[dict[str, Any]]) -> Path:
+        """Return a file that lists pools."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"pools": pools}))
+        return path
+
+    def interpreter(self, name: str, first: str = "") -> Path:
+        """Return an interpreter for jobs that counts its starts, runs `first` in the shell and does as `order` told it."""
+        return count_starts(self.folder / name, self.starts, f"{first}\n{_OBEY.format(orders=self._orders)}")
+
+    def order(self, variant: str, what: str = "") -> None:
+        """Let jobs of a variant `wait` or `fail` from now on; nothing: let those that wait go on."""
+        path = self._orders / variant
+        path.write_text(what) if what else path.unlink()
 
     def start(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start a process of the service; its output goes into a log of that name."""
@@ -109,11 +137,19 @@ class Service:
         response.raise_for_status()
         return response.json() if response.content else None
 
-    def trigger(self, recipe: dict[str, Any], deployment: str = "compress/compress") -> UUID:
+    def trigger(self, recipe: dict[str, Any], **environment: str) -> UUID:
         """Start a line as the dashboard does; return its run."""
-        found = self.call("GET", f"/deployments/name/{deployment}")
-        made = self.call("POST", f"/deployments/{found['id']}/create_flow_run", {"parameters": {"recipe": recipe}})
-        return UUID(made["id"])
+        found = self.call("GET", "/deployments/name/compress/compress")
+        body = {"parameters": {"recipe": recipe}, "job_variables": {"env": environment} if environment else {}}
+        return UUID(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
+
+    def wait_for_start(self, job: str, timeout_s: float = 120.0) -> int:
+        """Return the process of the job `kind name` as soon as it has started."""
+        return wait_for_start(self.starts, job, timeout_s)
+
+    def started(self, variant: str) -> list[str]:
+        """Return the kinds of the engine processes that worked for a variant."""
+        return [job.partition(" ")[0] for job in started(self.starts) if job.partition(" ")[2] == variant]
 
     def run(self, run: UUID) -> dict[str, Any]:
         """Return a run as the API shows it."""

@@ -19,6 +19,7 @@ DOCUMENTS = [
     "docs/decisions.md",
     "docs/calibration.md",
     "docs/methods.md",
+    "docs/operations.md",
 ]
 
 
