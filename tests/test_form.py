@@ -73,7 +73,7 @@ def test_every_pool_has_its_variants(tmp_path: Any) -> None:
         yaml.safe_dump({"pools": [{"name": "cpu", "memory": "1GB"}, {"name": "big", "memory": "2GB", "queue": "q"}]})
     )
     entries = {entry.name: entry.work_pool for entry in read_deployments(read_pools(path))}
-    assert set(entries) == {"compress", "cpu", "big"}, "gpu is none of this list"
+    assert set(entries) == {"compress", "watch", "cpu", "big"}, "gpu is none of this list"
     assert (entries["big"].name, entries["big"].work_queue_name) == ("big", "q")
 
 
