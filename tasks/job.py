@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from quantmill.artifact import COMPANIONS
 from quantmill.errors import QuantmillError, TokenizerMismatch
 from quantmill.packing import Packing
 from quantmill.recipe import VariantSpec
@@ -136,6 +137,22 @@ def imported(job: JobFile, progress: Progress) -> dict[str, Any]:
     return {"tensors": [tensor.model_dump() for tensor in tensors], "hardware": hardware(job.arguments["device"])}
 
 
+def dress(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Fill `out` with the source's companions, and with the artifact's GGUF files as those say."""
+    from tasks import gguf_dress
+
+    source, out = Path(job.arguments["source"]), job.folder / "out"
+    for name in COMPANIONS:
+        if (source / name).exists():
+            shutil.copyfile(source / name, out / name)
+    for gguf in Path(job.arguments["artifact"]).glob("*.gguf"):
+        progress("write the new metadata", 0, 1)
+        gguf_dress.dress(gguf, source, out / gguf.name)
+        _require_same_text(source, out / gguf.name)
+        progress("write the new metadata", 1, 1)
+    return {}
+
+
 def _starved_experts(source: Path, calibration: str | None, progress: Progress) -> dict[str, int]:
     """Return which experts see few calibration tokens, and how many; counted before the engine is imported."""
     from tasks import architecture, experts
@@ -188,6 +205,7 @@ KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
     "conversion": conversion,
     "artifact": artifact,
     "imported": imported,
+    "dress": dress,
     "report": report,
 }
 

@@ -20,6 +20,7 @@ DOCUMENTS = [
     "docs/decisions.md",
     "docs/calibration.md",
     "docs/methods.md",
+    "docs/operations.md",
 ]
 
 
