@@ -14,7 +14,7 @@ from pathlib import Path
 
 from quantmill.artifact import Artifact, Snapshot, TokenSet
 from quantmill.settings import load_settings
-from quantmill.store.places import open_store
+from quantmill.store.places import configured_store
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     settings = load_settings()
     summary = settings.home / "reports" / options.model / "summary.json"
     run = json.loads(summary.read_text(encoding="utf-8"))
-    store = open_store(settings.store_path)
+    store = configured_store(settings)
 
     def results(stage: str) -> list[dict[str, object]]:
         return [json.loads(path.read_text())["value"] for path in Path(store.uri, "stages", stage).glob("*.json")]

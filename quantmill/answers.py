@@ -9,6 +9,7 @@ from rich.table import Table
 
 from quantmill.errors import RequestError
 from quantmill.settings import load_settings
+from quantmill.store import places
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from quantmill.tables import screen
@@ -25,7 +26,7 @@ ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model that `q
 def configured_store(uri: str = "") -> Store:
     """Return the store that was asked for, else the one that the settings name."""
     settings = load_settings()
-    return open_store(uri or settings.store_path, settings.stage_days)
+    return open_store(uri, settings.stage_days) if uri else places.configured_store(settings)
 
 
 def answer(shown: Table | str, document: Any, json_file: Path | None) -> None:

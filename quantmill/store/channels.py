@@ -82,6 +82,11 @@ def promote(store: Store, model: str, name: str, variants: Mapping[str, str], re
     """
     if not variants:
         raise RequestError(f"{model}/{name}: no version named to promote")
+    with store.leases.holding(variants.values()):
+        return _promote(store, model, name, variants, reason)
+
+
+def _promote(store: Store, model: str, name: str, variants: Mapping[str, str], reason: str) -> Channel:
     for variant, digest in variants.items():
         if digest not in {version.manifest for version in store.versions(model, variant)}:
             raise NotFound(f"{model}/{variant}: no published version {digest}")
