@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from quantmill.store.places import open_store
 from tests import published
 from tests.quantizers.bench import Bench
 from tests.samples import version
@@ -89,6 +90,19 @@ def test_the_wheel_in_an_empty_environment(environment: Path) -> None:
     assert rows["gptq"]["obstacle"] == "gptqmodel is not installed"
     assert json.loads(answer(environment, "list", "--json", "-")) == {"models": []}
     assert "Run the line" not in answer(environment, "--help"), "the factory comes with the checkout"
+
+
+@pytest.mark.slow
+def test_the_wheel_pulls_from_a_folder_and_from_a_bucket(environment: Path, place: str, tmp_path: Path) -> None:
+    store = open_store(place)
+    made = published.publish(store, tmp_path / "made")
+    published.stable(store, made)
+    keys = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    to = str(tmp_path / "to")
+    asked = ("pull", "m", "--channel", "stable", "--store", place, "--to", to, "--json", "-")
+    said = json.loads(answer(environment, *asked, **keys))
+    assert (said["manifest"], said["changed"]) == (made.digest, True)
+    assert json.loads(answer(environment, "verify", to, "--json", "-"))["manifest"] == made.digest
 
 
 @pytest.mark.slow
