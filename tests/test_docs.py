@@ -19,6 +19,7 @@ DOCUMENTS = [
     "CHANGELOG.md",
     "docs/decisions.md",
     "docs/calibration.md",
+    "docs/consuming.md",
     "docs/methods.md",
     "docs/operations.md",
 ]
