@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,10 +52,15 @@ def bucket(place: str) -> S3Objects:
 def test_fault_01_publishers_are_killed_at_every_boundary(place: str, tmp_path: Path) -> None:
     kills = 12 if "://" in place else 40
     ended = subprocess.run(
-        [sys.executable, "-m", "benchmarks.chaos_publish", "--kills", str(kills)]
-        + ["--place", "s3" if "://" in place else "folder", "--readers", "1"],
-        cwd=ROOT, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+        [
+            *(sys.executable, "-m", "benchmarks.chaos_publish", "--readers", "1", "--kills", str(kills)),
+            *("--place", "s3" if "://" in place else "folder"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f'"kills": {kills}' in ended.stdout or f'"kills": {kills + 1}' in ended.stdout
     assert '"lost": 0' in ended.stdout
@@ -117,8 +123,8 @@ def test_fault_06_a_broken_connection_resumes(
     entry = FileEntry(path="w", size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
     between.faults = [Fault(b"partNumber=2", action, after=10)]
     bucket(s3).add_file("blobs/w", artifact(tmp_path / "a", data=data) / "w", entry.sha256)
-    parts = [line for line in between.requests if "partNumber" in line]
-    assert len(parts) == 4, "one part is sent again"
+    parts = Counter(line.partition("partNumber=")[2].split()[0] for line in between.requests if "partNumber" in line)
+    assert parts["1"] == parts["3"] == 1 < parts["2"], "one part is sent again"
     between.faults, between.sent_back = [Fault(f"bytes={PART}-".encode(), action, after=3_000_000)], 0
     bucket(s3).fetch_file("blobs/w", entry, tmp_path / "b" / "w")
     assert (tmp_path / "b" / "w").read_bytes() == data
@@ -162,7 +168,8 @@ def test_fault_08_a_wrong_checksum_of_a_part_is_surfaced_and_nothing_is_publishe
     with pytest.raises(VerificationError, match=r"received other bytes than were sent \(BadDigest\)"):
         Store(held).add_folder(artifact(tmp_path / "a", data=os.urandom(2 * PART)))
     assert not list(held.under("blobs/"))
-    assert not list(held.unfinished())
+    files = Store(bucket(s3)).add_folder(tmp_path / "a")
+    Store(bucket(s3)).fetch(files, tmp_path / "b")
 
 
 def test_fault_09_a_server_that_is_killed_under_load_loses_nothing_acknowledged(
