@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from quantmill import signing, tables
+from quantmill.errors import VerificationError
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.settings import Settings
 from quantmill.store.places import configured_store
@@ -21,12 +22,12 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def show(summary: RunSummary, settings: Settings) -> None:
-    """Print a finished run."""
+def show(summary: RunSummary, settings: Settings, waits: int = 0) -> None:
+    """Print a finished run; `waits`: how many runs MLflow has not been told of."""
     console = tables.screen()
     console.print(table_of(summary, console.width))
     _print_remarks(summary, console)
-    _print_places(summary, settings, console)
+    _print_places(summary, settings, console, waits)
 
 
 def table_of(summary: RunSummary, width: int = 160) -> Table:
@@ -75,7 +76,7 @@ def _print_remarks(summary: RunSummary, console: Console) -> None:
         )
 
 
-def _print_places(summary: RunSummary, settings: Settings, console: Console) -> None:
+def _print_places(summary: RunSummary, settings: Settings, console: Console, waits: int) -> None:
     """Print where to look, in commands that work from any folder and send nothing to anyone."""
     home = settings.home.absolute()
 
@@ -91,6 +92,11 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console) -> 
     line("Store", f"{settings.store_uri}   ({command('quantmill', 'show', summary.model)})")
     if summary.accepted:
         line("Signed", _signers(summary, settings))
+    if summary.channel:
+        moved = f"{summary.model}/{summary.channel}"
+        line("Channel", f"{moved} at move {summary.channel_seq}" if summary.channel_seq else f"{moved}: not moved")
+    if waits:
+        line("MLflow", f"did not answer; {waits} runs wait for it   ({command('quantmill', 'register')})")
     pages = command("mlflow", "ui", "--backend-store-uri", settings.tracking_uri)
     line("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {pages}")
     quiet = f"DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_HOME={shlex.quote(str(home / 'prefect'))}"
@@ -98,10 +104,15 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console) -> 
 
 
 def _signers(summary: RunSummary, settings: Settings) -> str:
-    """Return whose signatures the accepted versions carry, in words."""
+    """Return whose signatures the accepted versions say they carry."""
     store = configured_store(settings)
-    held = [store.attestation(str(row.manifest)) for row in summary.accepted]
-    names = sorted({signing.claimed_key(envelope) for envelope in held if envelope})
-    bare = sum(envelope is None for envelope in held)
-    without = f"{bare} versions are not signed: QUANTMILL_SIGNING_KEY names no key (quantmill keys create makes one)"
-    return "; ".join([*(f"by key {name}" for name in names), *([without] if bare else [])])
+    keys, bare = set[str](), 0
+    for row in summary.accepted:
+        envelope = store.attestation(str(row.manifest))
+        bare += envelope is None
+        try:
+            keys |= {f"by key {signing.claimed_key(envelope)}"} if envelope else set()
+        except VerificationError as error:
+            keys.add(f"{row.name}: damaged attestation: {error}")
+    unsigned = f"{bare} not signed: QUANTMILL_SIGNING_KEY names no key (quantmill keys create makes one)"
+    return "; ".join([*sorted(keys), *([unsigned] if bare else [])])

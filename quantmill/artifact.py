@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill.files import FileEntry, files_digest
 from quantmill.method_row import Format, RuntimeName
+from quantmill.packing import Packing
 from quantmill.recipe import ModelRequest, TokenRequest, VariantSpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +27,7 @@ class Architecture(BaseModel):
     vocabulary_size: int = Field(ge=1, description="Rows of the output head.")
     experts: int = Field(default=0, ge=0, description="Experts of a layer that a router chooses from; 0: it has none.")
     linear_inputs: tuple[int, ...] = Field(description="Input widths of the decoder's linear layers, ascending.")
+    packing: Packing | None = Field(description="How its weights were quantized before they came here; None: plain.")
 
 
 class Preview(BaseModel):
@@ -146,6 +148,7 @@ class Artifact(BaseModel):
     )
     source_digest: str = Field(description="The snapshot that it was made from.")
     calibration_digest: str = Field(default="", description="The token set that it saw; empty: none.")
+    chat_template_sha256: str = Field(default="", description="Digest of the chat template; empty: none.")
     toolchain: dict[str, str] = Field(description="Package -> version that made it.")
     hardware: str = Field(description="Processor or GPU that made it.")
     given_up: str = Field(default="", description="What was changed after a job ran out of memory; empty: nothing.")
@@ -189,6 +192,7 @@ class VariantJob(BaseModel):
     snapshot: Snapshot = Field(description="From what.")
     calibration: TokenSet | None = Field(default=None, description="Only where the method uses it.")
     evaluation: TokenSet = Field(description="What it is measured on.")
+    checkpoint: Origin | None = Field(default=None, description="What is taken as it is; None: the variant is made.")
     conversion_key: str = Field(
         default="", description="Stage key of the GGUF conversion, where the method starts there."
     )

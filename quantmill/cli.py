@@ -17,7 +17,7 @@ from rich.table import Table
 from quantmill import __version__, collect_command, consumer_commands, store_commands
 from quantmill.answers import JsonFile, answer
 from quantmill.errors import QuantmillError, with_advice
-from quantmill.method_row import Method
+from quantmill.method_row import AS_IT_IS, Method
 from quantmill.methods import METHODS
 from quantmill.settings import load_settings
 
@@ -63,7 +63,9 @@ def methods(json_file: JsonFile = None) -> None:
     for row in METHODS.values():
         table.add_row(
             row.name,
-            ", ".join(map(str, row.bits)) if row.name != "bitsandbytes" and row.bits else ", ".join(row.types),
+            ", ".join(map(str, row.bits))
+            if row.name != "bitsandbytes" and row.bits
+            else ", ".join(row.types) or AS_IT_IS,
             ", ".join(f"{option.name}={str(option.default).lower()}" for option in row.options),
             row.format,
             ", ".join(row.loaders),

@@ -10,7 +10,6 @@
 What is pulled is an ordinary folder, which needs nothing of ours to be loaded. `pulled.py` says how it lies on the disk.
 """
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -176,8 +175,6 @@ def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, Ma
 
     def read(item: tuple[str, str]) -> Manifest | None:
         variant, digest = item
-        if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise VerificationError(f"{model}/{variant}: {digest[:80]!r}: not a digest")
         if store.revocation(model, variant, digest):
             return None
         manifest = store.manifest(digest)
@@ -192,10 +189,17 @@ def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, Ma
 
 def _choose(model: str, manifests: dict[str, Manifest], terms: tuple[Term, ...], goal: Goal) -> str:
     """Return the variant that meets all terms and is best."""
-    rows = [of_manifest(manifest) for manifest in manifests.values()]
+    rows = [_row(manifest) for manifest in manifests.values()]
     if fitting := [row for row in rows if all(term.holds(row) for term in terms)]:
         return best_of(fitting, goal).name
     raise NotFound(f"{model}: no variant meets {', '.join(t.text for t in terms)}; {'; '.join(_misses(rows, terms))}")
+
+
+def _row(manifest: Manifest) -> Candidate:
+    try:
+        return of_manifest(manifest)
+    except (TypeError, ValueError) as error:
+        raise VerificationError(f"manifest {manifest.digest}: variant: {' '.join(str(error).split())}") from error
 
 
 def _misses(rows: list[Candidate], terms: tuple[Term, ...]) -> list[str]:

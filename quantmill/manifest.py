@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from quantmill import keys
 from quantmill.files import FileEntry, require_distinct
-from quantmill.report import Quality, Speed
+from quantmill.report import BaselineMetrics, Quality, Speed
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,6 +47,17 @@ class ManifestEvaluation(BaseModel):
     )
     runtime: str = Field(
         default="", exclude_if=lambda name: not name, description="The library that loaded it while it was measured."
+    )
+    windows: dict[str, Any] = Field(
+        default={}, exclude_if=lambda said: not said, description="The token set that it was measured on."
+    )
+    baseline: BaselineMetrics | None = Field(
+        default=None,
+        exclude_if=lambda figures: figures is None,
+        description="The unquantized model's figures beside it.",
+    )
+    marks: tuple[str, ...] = Field(
+        default=(), exclude_if=lambda marks: not marks, description="What qualifies the figures, as in a run's summary."
     )
 
 

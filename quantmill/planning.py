@@ -1,11 +1,11 @@
 """Bytes before a run: pure functions of what is known from headers."""
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from quantmill.artifact import Origin, Preview
+from quantmill.safetensors_header import read_header
 from quantmill.variants import VariantSpec
 
 _FIXED_BITS = 16 + 16 + 16 + 32  # snapshot, baseline, GGUF conversion, F32 for llama.cpp's noise floor
@@ -41,19 +41,14 @@ def stored_bits(spec: VariantSpec) -> float:
 def disk_bytes(origin: Origin | Preview, specs: Iterable[VariantSpec]) -> int:
     """Return an upper estimate of the bytes that a run leaves on disk, the download and scratch included.
 
-    A GGUF source is taken as the 4 bits per weight that most have.
+    A source that is quantized already is taken as the 4 bits per weight that most have.
     """
-    weights = origin.size_bytes * 8 // (4 if origin.kind == "gguf" else 16)
+    weights = origin.size_bytes * 8 // (4 if origin.architecture.packing else 16)
     bits = _FIXED_BITS + sum(spec.bits + _SLACK_BITS for spec in specs)
     shape = origin.architecture
     return origin.download_bytes + weights * bits // 8 + shape.vocabulary_size * shape.hidden_size * _HEAD_BYTES
 
 
 def count_parameters(weights: list[Path]) -> int:
-    """Return the number of weights in safetensors files, from their headers (u64 length, then JSON)."""
-    total = 0
-    for path in weights:
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total
+    """Return the number of weights in safetensors files, from their headers."""
+    return sum(math.prod(tensor.shape) for path in weights for tensor in read_header(path).values())

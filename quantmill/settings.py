@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantmill.errors import SettingsError
 from quantmill.files import s3_place
@@ -33,6 +35,13 @@ class Settings(BaseSettings):
         default=None,
         description="Folder of public keys, PEM, whose signatures are trusted; default: none is asked for.",
     )
+    licenses: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(
+            "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "unlicense", "cc0-1.0", "cc-by-4.0", "own",
+        ),
+        description="Licences under which variants are published, by comma; `own`: a source on a disk, in a bucket or in"
+        " MLflow that states none; `*`: any.",
+    )  # fmt: skip
 
     debug: bool = Field(default=False, description="Show the traceback of an unexpected error.")
 
@@ -71,6 +80,11 @@ class Settings(BaseSettings):
             raise ValueError("must be a file that this user can read")
         return key
 
+    @field_validator("licenses", mode="before")
+    @classmethod
+    def _by_comma(cls, names: object) -> object:
+        return tuple(n.strip().lower() for n in names.split(",") if n.strip()) if isinstance(names, str) else names
+
     @property
     def engine_threads(self) -> int:
         """The number of threads that an engine gets."""
@@ -78,8 +92,17 @@ class Settings(BaseSettings):
 
     @property
     def tracking_uri(self) -> str:
-        """Where MLflow is: the server that is named, else SQLite under the home."""
-        return self.mlflow_uri or f"sqlite:///{self.home.absolute() / 'mlflow' / 'mlflow.db'}"
+        """Where MLflow is: the server that is named, without its login, else SQLite under the home."""
+        uri = self.mlflow_uri or f"sqlite:///{self.home.absolute() / 'mlflow' / 'mlflow.db'}"
+        parts = urlsplit(uri)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
+
+    @property
+    def tracking_login(self) -> dict[str, str]:
+        """The login of the server's URI as the variables that MLflow's client reads: it shows the URI in its messages."""
+        parts = urlsplit(self.mlflow_uri)
+        login = {"MLFLOW_TRACKING_USERNAME": parts.username, "MLFLOW_TRACKING_PASSWORD": parts.password}
+        return {name: unquote(value) for name, value in login.items() if value}
 
     @property
     def store_uri(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from quantmill import contents
 from quantmill.errors import VerificationError
 from quantmill.files import FileEntry
 from quantmill.manifest import Manifest
@@ -25,7 +26,8 @@ def bring(store: Store, manifest: Manifest, attestation: bytes | None, place: Pl
     """Have a version's folder whole in its place. What an earlier attempt brought is used, and so are equal files there.
 
     Raises:
-        VerificationError: the store's bytes are not the manifest's, or the version's folder holds something else too.
+        VerificationError: the store's bytes are not the manifest's, a file is of a kind that no model needs
+            (`contents.py`), or the version's folder holds something else too.
     """
     tree, staged = place.tree(manifest.digest), place.staging(manifest.digest)
     place.clear_staging(but=manifest.digest)
@@ -43,6 +45,8 @@ def bring(store: Store, manifest: Manifest, attestation: bytes | None, place: Pl
     _fetch(store, missing, staged, on_bytes)
     for path in unlisted(staged, manifest):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)  # what a killed fetch left
+    for entry in wanted:
+        contents.check_file(staged / entry.path, entry.path)
     write_records(staged, manifest, attestation)
     place.land(manifest.digest)
 

@@ -3,6 +3,7 @@
 import datetime
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -111,6 +112,12 @@ def revoke(
 
     Without @DIGEST it is the newest version, also where that one was revoked before: the same command twice does it once.
     """
+    take_back(model, version, reason, store_uri, json_file)
+    typer.echo("MLflow shows it after the next `quantmill register` where the factory runs", err=True)
+
+
+def take_back(model: str, version: str, reason: str, store_uri: str, json_file: Path | None) -> None:
+    """Withdraw a version and say which channels were moved; who else must hear of it is the caller's matter."""
     store = configured_store(store_uri)
     variant, digest = _version(store, model, version, standing=False)
     moved = moves.withdraw(store, model, variant, digest, reason)

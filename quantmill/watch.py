@@ -69,8 +69,7 @@ class Watch:
             except (QuantmillError, OSError) as error:
                 failures += 1
                 self._say(f"{type(error).__name__}: {' '.join(str(error).split())}")
-            pause = self._every_s * min(LONGEST, 2 ** max(0, failures - 1))
-            time.sleep(pause * random.uniform(0.9, 1.1))  # consumers that started together ask at different times
+            time.sleep(pause_s(self._every_s, failures) * random.uniform(0.9, 1.1))  # or many consumers ask at once
 
     def round(self) -> Resolved:
         """Pull what the channel holds now and, where it is new, call the command.
@@ -110,3 +109,8 @@ class Watch:
                 f"--run: {shlex.join(self._command)}: ended with {code}; called again in the next round"
             )
         self._say(f"called {shlex.join(self._command)}")
+
+
+def pause_s(every_s: float, failures: int) -> float:
+    """Return how long to wait after so many rounds that failed in a row."""
+    return every_s * min(LONGEST, 2.0 ** max(0, min(failures, LONGEST) - 1))

@@ -5,10 +5,11 @@ which a time limit ends: a sandbox stops no loop.
 """
 
 import datetime
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from quantmill import keys
+from quantmill import gguf_header, keys
 from quantmill.artifact import Snapshot
 from quantmill.errors import TextError
 from quantmill.recipe import ModelRequest
@@ -23,6 +24,19 @@ _DAY = datetime.datetime(2024, 7, 26)
 def digest(snapshot: Snapshot) -> str:
     """Return the digest of the files that a template and the special tokens in it come from."""
     return keys.digest({file.path: file.sha256 for file in snapshot.files if file.path in _FILES})
+
+
+def sha256_in(folder: Path) -> str:
+    """Return the digest of the chat template that a folder's users get, wherever it is kept; empty: there is none.
+
+    Of a file its bytes', of text inside a JSON file or a GGUF that text's in UTF-8, of several by name their JSON's.
+    """
+    if (path := folder / _FILES[0]).is_file():
+        return keys.file_sha256(path)
+    held = [read_json(path).get("chat_template") for name in _FILES[1:] if (path := folder / name).is_file()]
+    held += [gguf_header.read_header(path).chat_template for path in sorted(folder.glob("*.gguf"))]
+    found = next(filter(None, held), None)
+    return hashlib.sha256(found.encode()).hexdigest() if isinstance(found, str) else keys.digest(found) if found else ""
 
 
 def is_missing(request: ModelRequest) -> bool:

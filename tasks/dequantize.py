@@ -8,12 +8,12 @@ The tokenizer that comes out is transformers' reading of the GGUF, not yet llama
 """
 
 import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from quantmill.errors import SourceError
+from quantmill import gguf_header
+from quantmill.errors import SourceError, VerificationError
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 _STEPS = 4
-_HEADER_BYTES = 24  # magic, version, counts of tensors and of metadata
 # What transformers records of the machine and of its own class names; a reader needs neither.
 _LOCAL_TOKENIZER_KEYS = ("backend", "is_local", "local_files_only", "name_or_path", "tokenizer_file")
 _LOCAL_CONFIG_KEYS = ("quantization_config", "auto_map", "_name_or_path", "_model_name_or_path")
@@ -43,7 +42,7 @@ def dequantize(gguf: Path, out: Path, progress: Progress) -> dict[str, str]:
     progress("dequantize", 1, _STEPS)
     model = _load(gguf, elements)
     progress("dequantize", 2, _STEPS)
-    _save_model(model, out)
+    save_model(model, out)
     context_length = getattr(model.config, "max_position_embeddings", None)
     del model
     progress("dequantize", 3, _STEPS)
@@ -61,38 +60,24 @@ def read_gguf(gguf: Path) -> "GGUFReader":
     import numpy
     from gguf import GGUFReader
 
-    _check_magic(gguf)
+    try:
+        gguf_header.read_header(gguf)
+    except VerificationError as error:
+        raise SourceError(f"{gguf.name}: {error}") from error
+    except OSError as error:
+        raise SourceError(f"{gguf.name}: cannot be read ({error.strerror})") from error
     try:
         # A broken length field makes numpy warn about an overflow before the reader fails on it.
         with numpy.errstate(over="ignore"):
             reader = GGUFReader(gguf)
     except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
         raise SourceError(f"{gguf.name}: the GGUF is cut short or broken ({_one_line(error)})") from error
-    size_bytes = gguf.stat().st_size
-    for tensor in reader.tensors:
-        if int(tensor.data_offset) + int(tensor.n_bytes) > size_bytes:
-            raise SourceError(f"{gguf.name}: the GGUF is cut short: {tensor.name} lies after its {size_bytes} bytes")
     if not reader.tensors or "general.architecture" not in reader.fields:
         raise SourceError(f"{gguf.name}: a model's GGUF has tensors and general.architecture, this one lacks them")
     parts = reader.get_field("split.count")
     if parts is not None and int(parts.contents()) > 1:
         raise SourceError(f"{gguf.name}: one part of {int(parts.contents())}; llama-gguf-split --merge joins them")
     return reader
-
-
-def _check_magic(gguf: Path) -> None:
-    try:
-        with gguf.open("rb") as file:
-            head = file.read(_HEADER_BYTES)
-    except OSError as error:
-        raise SourceError(f"{gguf.name}: cannot be read ({error.strerror})") from error
-    if head[:4] != b"GGUF":
-        raise SourceError(f"{gguf.name}: is no GGUF file: it starts with {head[:4]!r}, not b'GGUF'")
-    if len(head) < _HEADER_BYTES:
-        raise SourceError(f"{gguf.name}: the GGUF is cut short: {len(head)} bytes")
-    (version,) = struct.unpack_from("<I", head, 4)
-    if version not in (2, 3):
-        raise SourceError(f"{gguf.name}: GGUF version {version}; versions 2 and 3, little-endian, are read")
 
 
 def _load(gguf: Path, elements: int) -> "PreTrainedModel":
@@ -124,8 +109,12 @@ def _load(gguf: Path, elements: int) -> "PreTrainedModel":
     return model
 
 
-def _save_model(model: "PreTrainedModel", out: Path) -> None:
-    """Write weights and configurations through a twin that never heard of GGUF."""
+def save_model(model: "PreTrainedModel", out: Path) -> None:
+    """Write weights in bf16, and configurations, through a twin that never heard of quantization.
+
+    Raises:
+        RuntimeError: the model has other tensors than a plain one.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -136,7 +125,8 @@ def _save_model(model: "PreTrainedModel", out: Path) -> None:
     config.architectures = [type(model).__name__]
     with torch.device("meta"):
         twin: PreTrainedModel = cast("Any", AutoModelForCausalLM).from_config(config, dtype=torch.bfloat16)
-    twin.load_state_dict(model.state_dict(), assign=True)
+    held = {name: part.bfloat16() if part.is_floating_point() else part for name, part in model.state_dict().items()}
+    twin.load_state_dict(held, assign=True)
     twin.tie_weights()
     twin.save_pretrained(out)
     for weights in out.glob("*.safetensors"):

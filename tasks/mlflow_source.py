@@ -22,7 +22,7 @@ from quantmill.recipe import ModelRequest
 from quantmill.settings import load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import model_files, remote, sources
+from tasks import model_card, model_files, remote, sources
 from tasks.architecture import of_config
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class MlflowSource:
         resolved = "/".join((self._name, self._version[0]))
         if self._manifest is None:
             return sources.require_revision(remote.take(self._request, self._shelf, self._cache(resolved), resolved))
-        files = tuple(file for file in self._manifest.files if "/" not in file.path)
+        files = tuple(file for file in self._manifest.files if "/" not in file.path and file.path != model_card.NAME)
         with tempfile.TemporaryDirectory() as folder:
             self._store.fetch(tuple(file for file in files if file.path == "config.json"), Path(folder))
             architecture = of_config(Path(folder))

@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,8 @@ from tasks.deaths import memory_kills, peak_memory, raise_death
 
 PROGRESS = logging.getLogger("quantmill.progress")
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING")
+_SECRET_VALUE = re.compile(r"://[^/\s]*@|[?&][\w-]*(?:signature|token|key|sig)=", re.IGNORECASE)
+_FACTORY = ("PREFECT_", "MLFLOW_", "AWS_", "QUANTMILL_")  # what only our side reads: places, logins, keys
 _POLL_S = 0.1
 _RUNNING: set[subprocess.Popen[bytes]] = set()
 
@@ -218,7 +221,9 @@ def _environment(job: JobFile) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not any(word in name.upper() for word in _SECRET) and not name.startswith(("PREFECT_", "MLFLOW_", "AWS_"))
+        if not any(word in name.upper() for word in _SECRET)
+        and not name.startswith(_FACTORY)
+        and not _SECRET_VALUE.search(value)  # a login in a URL, a URL that is signed
     }
     root = str(Path(__file__).resolve().parent.parent)
     threads = str(job.threads)

@@ -4,9 +4,10 @@ import json
 import math
 from pathlib import Path
 
-from quantmill import layer_rules
+from quantmill import layer_rules, safetensors_header
 from quantmill.artifact import QuantizedTensor
 from quantmill.layer_rules import LayerRule
+from quantmill.safetensors_header import Tensor
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _FLOATS = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -17,16 +18,14 @@ _ROUTERS = (".gate.weight", ".router.weight", "_expert_gate.weight", ".router.la
 _PARTS = {".w1.": ".gate_proj.", ".w3.": ".up_proj.", ".w2.": ".down_proj."}
 _RENAMED = {".block_sparse_moe.": ".mlp."} | _PARTS
 
-Header = dict[str, tuple[str, tuple[int, ...]]]
+Header = dict[str, Tensor]
 
 
 def read_headers(folder: Path) -> Header:
     """Return tensor name -> (dtype, shape) over all safetensors files of a folder."""
     found: Header = {}
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        found |= {name: (e["dtype"], tuple(e["shape"])) for name, e in header.items() if name != "__metadata__"}
+        found |= safetensors_header.read_header(path)
     return found
 
 

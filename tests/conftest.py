@@ -83,6 +83,20 @@ def smollm2(smollm2_home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """An MLflow database with its tables and nothing in them: to be copied, as making one takes many seconds."""
+    from mlflow import MlflowClient
+
+    base = tmp_path_factory.getbasetemp()
+    database = (base if worker_id == "master" else base.parent) / "empty-mlflow" / "mlflow.db"
+    with FileLock(f"{database.parent}.lock"):
+        if not database.exists():
+            database.parent.mkdir()
+            MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments()
+    return database
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The small trained model, the same for both workers: to be read only. It speaks, so damage shows."""
     base = tmp_path_factory.getbasetemp()

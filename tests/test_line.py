@@ -152,7 +152,7 @@ def test_another_calibration_text_remakes_only_what_it_calibrates(line: Line, tm
         recipe = parse_recipe(RECIPE | {"calibration": RECIPE["calibration"] | {"source": source}})
         snapshot = download.fetch_snapshot(download.inspect_source(recipe.model, line.home), store, sandbox)
         tokens = calibrate.build_token_sets(recipe, snapshot, store, sandbox, True)
-        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, {})
         return {job.name: (job.artifact_key, job.report_key) for job in plan.variants}
 
     before, after = keys("builtin"), keys(str(other))

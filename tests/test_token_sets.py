@@ -57,7 +57,9 @@ class Bench:
         files = tuple(
             FileEntry(path=p.name, size_bytes=p.stat().st_size, sha256=keys.file_sha256(p)) for p in place.iterdir()
         )
-        shape = Architecture(name="L", model_type="l", layers=1, hidden_size=1, vocabulary_size=257, linear_inputs=(1,))
+        shape = Architecture(
+            name="L", model_type="l", layers=1, hidden_size=1, vocabulary_size=257, linear_inputs=(1,), packing=None
+        )
         origin = Origin(request=ModelRequest(source=str(place)), kind="folder", files=files, architecture=shape)
         snapshot = Snapshot(origin=origin, files=files, parameters=1)
         cached = self.settings.home / "snapshots" / snapshot.digest

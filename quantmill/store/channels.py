@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +19,8 @@ from quantmill.manifest import Revocation
 from quantmill.store.store import Store
 
 MOVES_KEPT = 100
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _ATTEMPTS = 60
 
 
@@ -30,7 +33,7 @@ class Move(BaseModel):
     id: str = Field(description="Random; tells a writer whose answer got lost that the move is its own.")
     made_at: float = Field(description="Seconds since 1970.")
     reason: str = Field(description="Why, in words.")
-    variants: dict[str, str] = Field(description="Variant -> digest of the manifest that is current.")
+    variants: dict[_Name, _Digest] = Field(description="Variant -> digest of the manifest that is current.")
 
 
 class Channel(BaseModel):

@@ -243,8 +243,12 @@ def _attestation_key(digest: str) -> str:
 
 
 def _variant_key(model: str, variant: str) -> str:
-    if "/" in safe_path(model) + safe_path(variant):
-        raise StoreError(f"{model}/{variant}: a name holds no /")
+    try:
+        plain = "/" not in safe_path(model) + safe_path(variant)
+    except ValueError:
+        plain = False
+    if not plain:
+        raise StoreError(f"{model!r}/{variant!r}: not plain names")
     return f"models/{model}/{variant}"
 
 
