@@ -83,7 +83,7 @@ class Store:
 
         Raises:
             BlobMissing: a blob is gone.
-            VerificationError: its bytes are not what the digest says; it counts as missing from now on.
+            VerificationError: its bytes are not what the digest says; where they lie so, the blob counts as missing from now on.
         """
 
         def lay_out(entry: FileEntry) -> None:
@@ -94,6 +94,8 @@ class Store:
                 self.objects.fetch_file(key, entry, target, on_bytes)
                 self._keep(entry, target)
             except VerificationError as error:
+                if self.objects.intact(key, entry):
+                    raise  # it is whole where it lies: only its copies came out wrong
                 self.objects.delete(key)  # what is made again takes its place
                 raise VerificationError(f"{error}; dropped") from error
 
