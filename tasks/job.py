@@ -29,12 +29,15 @@ def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with the source as a bf16 folder whose tokenizer was checked."""
     source, out = Path(job.arguments["source"]), job.folder / "out"
     if job.arguments["kind"] == "folder":
-        from tasks import folder_source
+        from tasks import chat_templates, folder_source
 
-        return {"source_types": {}, "notes": folder_source.take_in(source, job.arguments["files"], out, progress)}
-    from tasks import dequantize, tokenizer_check
+        changed = folder_source.take_in(source, job.arguments["files"], out, progress)
+        chat_templates.try_out(out)
+        return {"source_types": {}, "notes": changed}
+    from tasks import chat_templates, dequantize, tokenizer_check
 
     types = dequantize.dequantize(source, out, progress)
+    chat_templates.try_out(out)
     repaired = tokenizer_check.make_agree(out, source)
     notes = [f"weights went through {', '.join(sorted(set(types.values()) - {'F32'}))} once", repaired]
     return {"source_types": types, "notes": [note for note in notes if note]}
