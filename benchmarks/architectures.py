@@ -28,7 +28,8 @@ _HEAD_DIM = {"head_dim": 64}
 _GPT2 = {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": _SPREAD}
 _OPT = {"hidden_size": 256, "ffn_dim": 512, "num_hidden_layers": 2, "init_std": _SPREAD, "word_embed_proj_dim": 256}
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False}
-# Not transformers' defaults: llama.cpp knows this arithmetic only, and a GGUF of another is refused.
+# llama.cpp knows these shapes and this arithmetic only, and a GGUF of another is refused.
+_PHI = {"intermediate_size": 1024, "num_key_value_heads": 4, "tie_word_embeddings": False}
 _GEMMA = {"head_dim": 64, "query_pre_attn_scalar": 64}
 _QWEN_EXPERTS = {"num_experts": 4, "moe_intermediate_size": 256, "norm_topk_prob": True}
 
@@ -40,7 +41,7 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "mistral": ("a sliding window", "Mistral", _SHAPE),
     "gemma2": ("soft-capped logits, four norms a layer", "Gemma2", _SHAPE | _HEAD_DIM),
     "gemma3": ("the text part alone", "Gemma3", _SHAPE | _GEMMA),
-    "phi": ("a bias in the head, attention and MLP side by side", "Phi", _SHAPE | {"tie_word_embeddings": False}),
+    "phi": ("a bias in the head, attention and MLP side by side", "Phi", _SHAPE | _PHI),
     "phi3": ("query, key and value in one matrix, gate and up too", "Phi3", _SHAPE | {"tie_word_embeddings": False}),
     "gpt2": ("transposed matrices (Conv1D)", "GPT2", _GPT2),
     "opt": ("its own names and learned positions", "OPT", _OPT | _HEADS),

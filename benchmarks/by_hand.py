@@ -8,7 +8,7 @@ is a safetensors file with an int32 tensor `input_ids` (windows, sequence length
 its variants and measures each from its saved folder; one baseline pass, one GGUF conversion. DIR/by_hand.json
 holds the figures, DIR/<variant>/ the artifacts, DIR/<step>.log what the libraries said. `quantize_s` is load +
 quantize + save, `evaluate_s` load + forward + metrics, both without imports; `process_s` is the clock on the
-wall; `size_bytes` counts weight files.
+wall; `size_bytes` counts weight files. A run that broke off goes on: what DIR/by_hand.json holds of the same inputs is kept.
 
 With --summary (the product's RunSummary) the exit code is 1 where a perplexity differs by more than 0.1 %.
 With --artifacts (the product's are in DIR2/<variant>/) tensors are compared: name, type, shape, bytes.
@@ -17,6 +17,7 @@ With --artifacts (the product's are in DIR2/<variant>/) tensors are compared: na
 import argparse
 import contextlib
 import ctypes
+import hashlib
 import importlib
 import importlib.metadata
 import json
@@ -39,13 +40,14 @@ LIBRARIES = {
     "bitsandbytes": ["bitsandbytes-int8", "bitsandbytes-nf4"],
     "hqq": ["hqq-8bit-g64", "hqq-4bit-g64"],
     "gptqmodel": ["gptq-4bit-g64"],
-    "auto-round": ["autoround-4bit-g64-i20-lr0.01-mlr0.02-s128"],
+    "auto-round": ["autoround-4bit-g64-i20-lr0.01-mlr0.02-s128", "rounded-4bit-g64"],
     "llama.cpp": ["gguf-f32", "gguf-q8_0", "gguf-q6_k", "gguf-q4_k_m", "gguf-q4_0", "gguf-q2_k"],
 }
 MODULES = ["torch", "bitsandbytes", "hqq.core.quantize", "gptqmodel", "auto_round", "llama_cpp"]
 IMPORTS = dict(zip(LIBRARIES, MODULES, strict=True))
 PACKAGES = ["torch", "transformers", "bitsandbytes", "hqq", "gptqmodel", "auto-round", "gguf", "llama-cpp-python"]
 AUTOROUND = {"iters": 20, "lr": 0.01, "minmax_lr": 0.02, "seqlen": 128, "batch_size": 8}  # the demo recipe's
+ROUNDED = {"iters": 0, "disable_opt_rtn": True}  # to nearest, on the same grid: what learning should beat
 HQQ_TENSORS = (".weight", ".W_q", ".scale", ".zero")
 PERPLEXITY_TOLERANCE = 1e-3  # relative, against the product
 F32_TOLERANCE = (1e-4, 1e-5)  # perplexity (relative) and mean KL of two runtimes on the same fp32 weights
@@ -90,7 +92,7 @@ def quantize_hqq(name: str, source: Path, folder: Path) -> None:
     AutoHQQHFModel.save_quantized(model, str(folder))
 
 
-def quantize_autoround(source: Path, folder: Path, calibration: np.ndarray) -> None:
+def quantize_autoround(name: str, source: Path, folder: Path, calibration: np.ndarray) -> None:
     import torch
     from auto_round import AutoRound
     from transformers import AutoTokenizer
@@ -108,7 +110,7 @@ def quantize_autoround(source: Path, folder: Path, calibration: np.ndarray) -> N
         device_map="cpu",
         enable_torch_compile=False,
         seed=0,
-        **AUTOROUND,
+        **AUTOROUND | (ROUNDED if name.startswith("rounded") else {}),
     )
     engine.quantize_and_save(str(folder), format="auto_round")
 
@@ -320,7 +322,7 @@ def run_library(library: str, options: argparse.Namespace) -> dict[str, Any]:
                 elif library == "gptqmodel":
                     quantize_gptq(options.source, folder, load_windows(options.calibration))
                 elif library == "auto-round":
-                    quantize_autoround(options.source, folder, load_windows(options.calibration))
+                    quantize_autoround(name, options.source, folder, load_windows(options.calibration))
                 else:
                     quantize_gguf(name, options.out / "converted.gguf", folder)
         with clock(figures, "evaluate_s"):
@@ -358,19 +360,33 @@ def spawn(step: str, options: argparse.Namespace) -> float:
     return round(time.perf_counter() - start, 1)
 
 
-def run_all(options: argparse.Namespace) -> dict[str, Any]:
-    """Run every step that the chosen variants need; return the report."""
+def run_all(options: argparse.Namespace, report_file: Path) -> dict[str, Any]:
+    """Run every step that the chosen variants need and that `report_file` lacks; return the report."""
     report: dict[str, Any] = {"versions": {name: importlib.metadata.version(name) for name in PACKAGES}}
-    report |= {"threads": options.threads, "process_s": {}, "variants": {}}
+    report |= {"threads": options.threads, "inputs": digests(options)}
+    kept = json.loads(report_file.read_text()) if report_file.is_file() else {}
+    same = {key: kept.get(key) for key in report} == report
+    report |= {key: kept[key] if same else {} for key in ("process_s", "variants")}
     for library, names in LIBRARIES.items():
-        if library != "transformers" and not set(names) & set(options.variants):
+        wanted = {name for name in names if name in ("baseline", *options.variants)}
+        if wanted <= report["variants"].keys():
             continue
         if library == "llama.cpp":
             report["process_s"]["convert"] = spawn("convert", options)
         report["process_s"][library] = spawn(library, options)
         report["variants"] |= json.loads((options.out / f"{library}.json").read_text())
-    report["total_s"] = round(sum(report["process_s"].values()), 1)
+        report["total_s"] = round(sum(report["process_s"].values()), 1)
+        report_file.write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def digests(options: argparse.Namespace) -> dict[str, str]:
+    """Return what the figures were made of: the sha256 of the weights and of both token sets."""
+    weights = sorted(options.source.glob("*.safetensors"))
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in (*weights, options.calibration, options.evaluation)
+    }
 
 
 # --- the report, and against the product ---
@@ -484,9 +500,7 @@ def main() -> int:
 
     options.out.mkdir(parents=True, exist_ok=True)
     report_file = options.out / "by_hand.json"
-    if not options.compare_only:
-        report_file.write_text(json.dumps(run_all(options), indent=2) + "\n")
-    report = json.loads(report_file.read_text())
+    report = json.loads(report_file.read_text()) if options.compare_only else run_all(options, report_file)
     good = print_figures(report)
     if options.artifacts:
         good &= compare_artifacts(

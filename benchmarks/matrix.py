@@ -113,7 +113,9 @@ def main() -> int:
     options = parser.parse_args()
     place = (options.place or load_settings().home / "matrix").absolute()
     names = options.only.split(",") if options.only else list(ARCHITECTURES)
-    methods = options.methods.split(",") if options.methods else [name for name in METHODS if name != "baseline"]
+    methods = (
+        options.methods.split(",") if options.methods else [m for m in METHODS if m not in ("baseline", "imported")]
+    )
     _prepare(place, names)
     for name in names:
         if options.force or not (place / "scratch" / f"{name}.npy").is_file():

@@ -63,7 +63,7 @@ def page(cells: Path) -> str:
         "",
     ]
     for row in METHODS.values():
-        if row.name != "baseline":
+        if row.name not in ("baseline", "imported"):
             parts += _table(row, cells)
     return "\n".join(parts)
 

@@ -19,7 +19,7 @@ import numpy as np
 from quantmill import planning
 from quantmill.methods import IMATRIX_TYPES, METHODS
 from quantmill.recipe import VariantSpec
-from quantmill.variants import VariantRequest
+from quantmill.variant_request import VariantRequest
 from tasks import architecture, job, tensors
 from tasks.sandbox import JobFile
 

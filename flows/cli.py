@@ -2,18 +2,16 @@
 
 import asyncio
 import json
-import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows import screen
+from flows import publish_commands, screen
+from flows.environment import embedded_environment
 from flows.progress import say, show_progress
-from quantmill import cli, signing
+from quantmill import answers, signing
 from quantmill.errors import SettingsError, SigningError
 from quantmill.recipe import Recipe
 from quantmill.recipe_file import read_recipe
@@ -26,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(
         epilog="Example: quantmill compress deployments/recipes/demo.yaml --json run.json --set model.source=./my-model"
     )(compress)
+    publish_commands.add_to(app)
 
 
 def compress(
@@ -34,14 +33,14 @@ def compress(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a field: --set model.source=./model."),
     ] = None,
-    json_file: cli.JsonFile = None,
+    json_file: answers.JsonFile = None,
 ) -> None:
     """Run the line: download, calibrate, quantize, evaluate, gate, register, publish.
 
     What was finished before is not made again. Ends with 0 where a variant was accepted, 3 where none was.
     """
     recipe, settings = read_recipe(recipe_file, tuple(overrides or ())), load_settings()
-    cli.check_json_file(json_file)
+    answers.check_json_file(json_file)
     with embedded_environment(settings):
         check(recipe, settings)
         summary = recall(recipe, settings)
@@ -49,13 +48,17 @@ def compress(
             require_work(recipe, settings)
             with show_progress():
                 summary = run(recipe, settings)
+                waits = len(publish_commands.waiting_runs())
+        else:
+            with show_progress():
+                waits = publish_commands.tell_mlflow(settings)
     text = json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False)
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(text + "\n", encoding="utf-8")
     if str(json_file) == "-":
         typer.echo(text)
     else:
-        screen.show(summary, settings)
+        screen.show(summary, settings, waits)
     if not summary.accepted:
         raise typer.Exit(3)
 
@@ -75,6 +78,7 @@ def check(recipe: Recipe, settings: Settings) -> None:
     calibrate.check_texts(recipe)
     origin = download.preview_source(recipe.model, settings.home)
     specs = recipe.expand(origin.architecture.linear_inputs)
+    download.preview_checkpoints(recipe, origin, settings.home)
     if origin.kind == "folder" and not recipe.model.remote:
         support.require(specs, sources.locate(recipe.model.source))
 
@@ -85,7 +89,8 @@ def require_work(recipe: Recipe, settings: Settings) -> None:
 
     origin = download.preview_source(recipe.model, settings.home)
     calibrate.check_all(recipe)
-    for place in {settings.home, settings.store_path}:
+    on_disk = [] if "://" in settings.store_uri else [Path(settings.store_uri)]
+    for place in {settings.home, *on_disk}:
         download.require_space(recipe, origin, place)
 
 
@@ -112,30 +117,3 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as Ctrl-C does
         with tags("quantmill", recipe.model_name):
             return asyncio.run(flow(recipe))
-
-
-@contextmanager
-def embedded_environment(settings: Settings) -> Iterator[None]:
-    """Switch telemetry off for the time of a run, and tell MLflow its login, before Prefect and MLflow are imported."""
-    wanted = {
-        "PREFECT_HOME": str(settings.home.absolute() / "prefect"),
-        "DO_NOT_TRACK": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down costs minutes
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        **settings.tracking_login,
-    }
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -16,9 +16,10 @@ from quantmill.errors import BlobMissing, NotCached, NotFound, QuantmillError, V
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
-from quantmill.store.places import open_store
+from quantmill.store.channels import read_channel
+from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import calibrate, convert, download, gate, publish, register, report, snapshots, summarize, support
+from tasks import calibrate, convert, download, gate, licenses, outbox, publish, report, snapshots, summarize, support
 from tasks.sandbox import PROGRESS, ClosedSandbox, Sandbox
 
 
@@ -31,15 +32,16 @@ async def compress(recipe: Recipe) -> RunSummary:
         JobError: the baseline could not be made or measured.
     """
     settings, stages = load_settings(), Stages()
-    store, sandbox = open_store(settings.store_path, settings.stage_days), Sandbox(settings)
+    store, sandbox = configured_store(settings), Sandbox(settings)
     with artifacts.progress_shown(PROGRESS):
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
+        checkpoints = await stages.run(download.inspect_checkpoints, recipe, origin, sandbox.home)
         snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
         support.require(recipe.expand(), snapshots.local_folder(snapshot, sandbox))
         tokens = await stages.run(
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
-        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
         progress.announce([plan.baseline.name, *(job.name for job in _all(plan))])
         baseline = await stages.watch("baseline", dispatch.build(plan.baseline, store))
         if baseline.report is None:
@@ -49,7 +51,8 @@ async def compress(recipe: Recipe) -> RunSummary:
         ready = {job.name: job for job in _all(plan) if job.name not in known}
         outcomes = known | await stages.watch("variants", dispatch.build_all(list(ready.values()), store))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
-        run_id = str(flow_run.id or "")
+        run_id, forbidden = str(flow_run.id or ""), licenses.obstacle(origin, settings.licenses)
+        floor = noise_floor(plan, baseline, outcomes)
         published = await stages.run(
             publish.commit_accepted,
             recipe,
@@ -57,6 +60,8 @@ async def compress(recipe: Recipe) -> RunSummary:
             outcomes,
             verdicts,
             store,
+            floor,
+            forbidden,
             run_id,
             settings.signing_key,
         )
@@ -66,60 +71,74 @@ async def compress(recipe: Recipe) -> RunSummary:
             baseline,
             outcomes,
             verdicts,
-            published,
-            noise_floor(plan, baseline, outcomes),
+            published.manifests,
+            published.held_back,
+            floor,
             stages.timings,
         )
-        pages = write_report(summary, recipe, settings)
-        mlflow_run = await stages.run(
-            register.register_run,
-            recipe,
-            summary,
-            outcomes,
-            published,
-            mlflow_uri(settings),
-            pages,
-            sandbox.logs(plan.variants),
+        entry = await stages.run(outbox.keep, recipe, summary, outcomes, sandbox.logs(plan.variants), store)
+        delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
+        for problem in delivery.problems:
+            progress.say(problem)
+        seq = await stages.run(publish.promote, recipe, published.manifests, store)
+        moved = {"channel": recipe.publish.channel, "channel_seq": seq}
+        summary = summary.model_copy(
+            update={"mlflow_run": delivery.runs.get(entry, ""), "timings": stages.timings} | moved
         )
-        summary = summary.model_copy(update={"mlflow_run": mlflow_run, "timings": stages.timings})
+        pages = write_report(summary, recipe, settings)
         await stages.run(artifacts.leave_report, summary, pages["pareto.png"], pages["report.md"].decode())
-        _remember(recipe, outcomes, summary, store)
-        write_report(summary, recipe, settings)
+        _remember(_run_key(recipe, outcomes, forbidden), summary, store)
         return summary
 
 
 def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     """Return the summary of a run of which nothing is missing, or None. Needs no Prefect server and starts no process."""
-    store, closed = open_store(settings.store_path, settings.stage_days), ClosedSandbox(settings)
+    store, closed = configured_store(settings), ClosedSandbox(settings)
     try:
         origin = download.inspect_source(recipe.model, closed.home, fetch=False)
+        checkpoints = download.inspect_checkpoints(recipe, origin, closed.home, fetch=False)
         snapshot = download.fetch_snapshot(origin, store, closed)
         tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
     except NotCached:
         return None
-    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
     recalled = {job.name: recall(job, store) for job in (plan.baseline, *_all(plan))}
     outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
-    done = store.look_up("run", _run_key(recipe, outcomes))
+    done = store.look_up("run", _run_key(recipe, outcomes, licenses.obstacle(origin, settings.licenses)))
     if done is None or len(outcomes) < len(recalled):
         return None
     try:
         summary = RunSummary.model_validate(done.value)
-        for row in summary.accepted:
-            if store.manifest(str(row.manifest)).digest not in {
-                v.manifest for v in store.versions(summary.model, row.name)
-            }:
-                return None
-        accepted = [job for job in plan.variants if job.name in {row.name for row in summary.accepted}]
-        if (key := settings.signing_key) and not publish.attest_published(recipe, accepted, outcomes, store, key):
+        if (seq := _seq_of(summary, store)) is None:
+            return None
+        published = [job for job in plan.variants if job.name in {row.name for row in summary.variants if row.manifest}]
+        floor = noise_floor(plan, outcomes[plan.baseline.name], outcomes)
+        key = settings.signing_key
+        if key and not publish.attest_published(recipe, published, outcomes, store, floor, key):
             return None
     except (ValidationError, NotFound, VerificationError, BlobMissing):
         return None  # damaged or gone: the run makes it whole
+    summary = summary.model_copy(update={"channel_seq": seq})
     document = settings.home / "reports" / summary.model / "summary.json"
     if not document.exists() or document.read_bytes() != (summary.model_dump_json(indent=2) + "\n").encode():
         write_report(summary, recipe, settings)
     rows = tuple(row.model_copy(update={"cached": True}) for row in summary.variants)
     return summary.model_copy(update={"variants": rows, "timings": {}})
+
+
+def _seq_of(summary: RunSummary, store: Store) -> int | None:
+    """Return the sequence number of the summary's channel, or None where something of the publishing is missing."""
+    manifests = {row.name: row.manifest for row in summary.accepted if row.manifest}
+    for variant, digest in manifests.items():
+        published = {version.manifest for version in store.versions(summary.model, variant)}
+        if store.manifest(digest).digest not in published or store.revocation(summary.model, variant, digest):
+            return None
+    if not summary.channel:
+        return 0
+    held = read_channel(store, summary.model, summary.channel)
+    if publish.missing_from(held, manifests):
+        return None
+    return held.seq if held else 0
 
 
 def noise_floor(plan: jobs.Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:
@@ -128,11 +147,6 @@ def noise_floor(plan: jobs.Plan, baseline: Outcome, outcomes: dict[str, Outcome]
     for runtime in {"transformers", *(job.runtime for job in plan.variants)} - plan.floors.keys():
         reports[runtime] = baseline.report  # other libraries' layers in a transformers model
     return {runtime: abs(found.quality.mean_kl) for runtime, found in reports.items() if found}
-
-
-def mlflow_uri(settings: Settings) -> str:
-    """Return where runs are registered: the server that the settings name, else SQLite under the home."""
-    return settings.tracking_uri
 
 
 async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandbox) -> dict[str, Outcome]:
@@ -163,14 +177,14 @@ def _all(plan: jobs.Plan) -> list[VariantJob]:
     return [*plan.floors.values(), *plan.variants]
 
 
-def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome]) -> str:
-    """Return the key of a run's summary: the recipe and just what was made and measured."""
+def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: str) -> str:
+    """Return the key of a run's summary: the recipe, just what was made and measured, and whether it may be published."""
     reports = {name: keys.digest(outcome.report) for name, outcome in outcomes.items() if outcome.report}
-    return keys.stage_key("run", recipe=recipe, reports=reports)
+    return keys.stage_key("run", recipe=recipe, reports=reports, forbidden=forbidden)
 
 
-def _remember(recipe: Recipe, outcomes: Mapping[str, Outcome], summary: RunSummary, store: Store) -> None:
+def _remember(key: str, summary: RunSummary, store: Store) -> None:
     """Leave the summary of a run in which no variant failed: a rerun answers from it."""
     if all(row.status != "failed" for row in summary.variants):
         value = summary.model_dump(mode="json")
-        store.record(StageResult(stage="run", key=_run_key(recipe, outcomes), value=value, made_at=time.time()))
+        store.record(StageResult(stage="run", key=key, value=value, made_at=time.time()))

@@ -16,7 +16,7 @@ async def build(job: VariantJob, store: Store) -> Outcome:
     """Return what became of one job; finished work is looked up, a failure is an outcome."""
     if found := recall(job, store):
         return found
-    with tags("quantmill", job.spec.method, job.spec.row.format):
+    with tags("quantmill", job.spec.method, job.spec.format):
         state = await asyncio.to_thread(variant, job, return_state=True)
     if state.is_completed() and (made := recall(job, store)):
         return made.model_copy(update={"cached": False})

@@ -1,10 +1,11 @@
 """Recipe + snapshot + token sets -> the jobs of a run, with the keys that their results are found under."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from quantmill import keys
-from quantmill.artifact import Snapshot, TokenSet, VariantJob
+from quantmill.artifact import Origin, Snapshot, TokenSet, VariantJob
 from quantmill.errors import RecipeError
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
@@ -26,12 +27,22 @@ class Plan(NamedTuple):
 
 
 def make_plan(
-    recipe: Recipe, snapshot: Snapshot, calibration: TokenSet | None, evaluation: TokenSet, threads: int
+    recipe: Recipe,
+    snapshot: Snapshot,
+    calibration: TokenSet | None,
+    evaluation: TokenSet,
+    threads: int,
+    checkpoints: Mapping[str, Origin],
 ) -> Plan:
-    """Return the jobs in the recipe's order."""
-    specs, device = recipe.expand(snapshot.origin.architecture.linear_inputs), choose_device(recipe.device)
+    """Return the jobs in the recipe's order; `checkpoints`: source -> what lies there, of variants taken as they are."""
+    asked, device = recipe.expand(snapshot.origin.architecture.linear_inputs), choose_device(recipe.device)
+    specs = [_as_found(spec, checkpoints) for spec in asked]
+    taken = {
+        spec.name: checkpoints[before.source or ""] for spec, before in zip(specs, asked, strict=True) if spec.packing
+    }
     name = conversion_name(recipe)
     needed = {spec.runtime(snapshot.origin.architecture.experts) for spec in specs}
+    floors = {runtime: spec for runtime, spec in LOSSLESS.items() if runtime in needed}
     conversion_key = keys.stage_key(
         "conversion",
         source=snapshot.digest,
@@ -41,15 +52,23 @@ def make_plan(
     )
 
     def job(spec: VariantSpec) -> VariantJob:
-        return _job(spec, snapshot, calibration, evaluation, conversion_key, device, threads)
+        made = _job(spec, snapshot, calibration, evaluation, conversion_key, device, threads)
+        return made.model_copy(update={"checkpoint": taken.get(spec.name)})
 
     return Plan(
         baseline=job(BASELINE),
-        floors={runtime: job(spec) for runtime, spec in LOSSLESS.items() if runtime in needed},
+        floors={runtime: job(spec) for runtime, spec in floors.items()},
         variants=[job(spec) for spec in specs],
-        conversion_key=conversion_key if any(spec.row.converted for spec in specs) else "",
+        conversion_key=conversion_key if any(spec.row.converted for spec in (*specs, *floors.values())) else "",
         conversion_name=name,
     )
+
+
+def _as_found(spec: VariantSpec, checkpoints: Mapping[str, Origin]) -> VariantSpec:
+    """Return a variant that is taken as it is by what lies at its source; any other as it was asked for."""
+    origin = checkpoints.get(spec.source or "") if spec.source is not None else None
+    packing = origin.architecture.packing if origin else None
+    return spec.found(packing, origin.digest) if origin and packing else spec
 
 
 def choose_device(asked: str) -> str:
@@ -87,7 +106,7 @@ def _job(
     threads: int,
 ) -> VariantJob:
     row, kind = spec.row, device.partition(":")[0]  # which GPU of a machine is no part of a key
-    place = device if kind in row.devices else "cpu"
+    place = device if kind in spec.maker.devices else "cpu"
     made_on = place.partition(":")[0]
     runtime = spec.runtime(snapshot.origin.architecture.experts)
     seen = calibration if row.calibrated else None
@@ -107,7 +126,11 @@ def _job(
         trace_key=trace_key,
         artifact_key=artifact_key,
         report_key=keys.stage_key(
-            "report", artifact=artifact_key, trace=trace_key, device=made_on, **_measured_by(runtime, row.engines)
+            "report",
+            artifact=artifact_key,
+            trace=trace_key,
+            device=made_on,
+            **_measured_by(runtime, spec.maker.engines),
         ),
         device=place,
         threads=threads,

@@ -12,7 +12,7 @@ from quantmill import signing, tables
 from quantmill.errors import VerificationError
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.settings import Settings
-from quantmill.store.places import open_store
+from quantmill.store.places import configured_store
 from quantmill.tables import Column
 
 _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red"}
@@ -22,12 +22,12 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
-def show(summary: RunSummary, settings: Settings) -> None:
-    """Print a finished run."""
+def show(summary: RunSummary, settings: Settings, waits: int = 0) -> None:
+    """Print a finished run; `waits`: how many runs MLflow has not been told of."""
     console = tables.screen()
     console.print(table_of(summary, console.width))
     _print_remarks(summary, console)
-    _print_places(summary, settings, console)
+    _print_places(summary, settings, console, waits)
 
 
 def table_of(summary: RunSummary, width: int = 160) -> Table:
@@ -76,7 +76,7 @@ def _print_remarks(summary: RunSummary, console: Console) -> None:
         )
 
 
-def _print_places(summary: RunSummary, settings: Settings, console: Console) -> None:
+def _print_places(summary: RunSummary, settings: Settings, console: Console, waits: int) -> None:
     """Print where to look, in commands that work from any folder and send nothing to anyone."""
     home = settings.home.absolute()
 
@@ -89,9 +89,14 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console) -> 
 
     console.print()
     line("Report", str(home / "reports" / summary.model / "report.html"))
-    line("Store", f"{settings.store_path.absolute()}   ({command('quantmill', 'show', summary.model)})")
+    line("Store", f"{settings.store_uri}   ({command('quantmill', 'show', summary.model)})")
     if summary.accepted:
         line("Signed", _signers(summary, settings))
+    if summary.channel:
+        moved = f"{summary.model}/{summary.channel}"
+        line("Channel", f"{moved} at move {summary.channel_seq}" if summary.channel_seq else f"{moved}: not moved")
+    if waits:
+        line("MLflow", f"did not answer; {waits} runs wait for it   ({command('quantmill', 'register')})")
     pages = command("mlflow", "ui", "--backend-store-uri", settings.tracking_uri)
     line("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {pages}")
     quiet = f"DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_HOME={shlex.quote(str(home / 'prefect'))}"
@@ -100,7 +105,7 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console) -> 
 
 def _signers(summary: RunSummary, settings: Settings) -> str:
     """Return whose signatures the accepted versions say they carry."""
-    store = open_store(settings.store_path)
+    store = configured_store(settings)
     keys, bare = set[str](), 0
     for row in summary.accepted:
         envelope = store.attestation(str(row.manifest))

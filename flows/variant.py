@@ -9,7 +9,7 @@ from quantmill.artifact import VariantJob
 from quantmill.errors import QuantmillError
 from quantmill.report import Outcome
 from quantmill.settings import load_settings
-from quantmill.store.places import open_store
+from quantmill.store.places import configured_store
 from quantmill.store.store import Store
 from tasks.evaluate import find_report, measure_artifact
 from tasks.quantize import find_artifact, make_artifact
@@ -26,7 +26,7 @@ def variant(job: VariantJob) -> State[None]:
     It ends `Failed` under the name of the error's class, so that whoever waits can tell out of memory from a bad engine.
     """
     settings = load_settings()
-    store, sandbox = open_store(settings.store_path, settings.stage_days), Sandbox(settings)
+    store, sandbox = configured_store(settings), Sandbox(settings)
     try:
         artifact = make(job, store, sandbox)
         report = measure(job, artifact, store, sandbox)

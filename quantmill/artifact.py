@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill.files import FileEntry, files_digest
 from quantmill.method_row import Format, RuntimeName
+from quantmill.packing import Packing
 from quantmill.recipe import ModelRequest, TokenRequest, VariantSpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +27,7 @@ class Architecture(BaseModel):
     vocabulary_size: int = Field(ge=1, description="Rows of the output head.")
     experts: int = Field(default=0, ge=0, description="Experts of a layer that a router chooses from; 0: it has none.")
     linear_inputs: tuple[int, ...] = Field(description="Input widths of the decoder's linear layers, ascending.")
+    packing: Packing | None = Field(description="How its weights were quantized before they came here; None: plain.")
 
 
 class Preview(BaseModel):
@@ -190,6 +192,7 @@ class VariantJob(BaseModel):
     snapshot: Snapshot = Field(description="From what.")
     calibration: TokenSet | None = Field(default=None, description="Only where the method uses it.")
     evaluation: TokenSet = Field(description="What it is measured on.")
+    checkpoint: Origin | None = Field(default=None, description="What is taken as it is; None: the variant is made.")
     conversion_key: str = Field(
         default="", description="Stage key of the GGUF conversion, where the method starts there."
     )

@@ -6,27 +6,21 @@ failed verification, 1 anything else.
 
 import importlib
 import importlib.metadata
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from quantmill import __version__
-from quantmill.errors import NotFound, QuantmillError, RequestError, with_advice
-from quantmill.method_row import Method
+from quantmill import __version__, collect_command, consumer_commands, store_commands
+from quantmill.answers import JsonFile, answer
+from quantmill.errors import QuantmillError, with_advice
+from quantmill.method_row import AS_IT_IS, Method
 from quantmill.methods import METHODS
 from quantmill.settings import load_settings
-from quantmill.store.places import open_store
-from quantmill.store.store import Store
-from quantmill.tables import Column, fitting, screen
 
-JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="Also write the answer as JSON to this file (- for the screen).")
-]
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -36,6 +30,9 @@ app = typer.Typer(
 )
 key_commands = typer.Typer(no_args_is_help=True, help="Keys for signing what is published.")
 app.add_typer(key_commands, name="keys")
+store_commands.add_to(app)
+consumer_commands.add_to(app)
+collect_command.add_to(app)
 
 
 def _show_version(wanted: bool) -> None:
@@ -66,7 +63,9 @@ def methods(json_file: JsonFile = None) -> None:
     for row in METHODS.values():
         table.add_row(
             row.name,
-            ", ".join(map(str, row.bits)) if row.name != "bitsandbytes" and row.bits else ", ".join(row.types),
+            ", ".join(map(str, row.bits))
+            if row.name != "bitsandbytes" and row.bits
+            else ", ".join(row.types) or AS_IT_IS,
             ", ".join(f"{option.name}={str(option.default).lower()}" for option in row.options),
             row.format,
             ", ".join(row.loaders),
@@ -75,28 +74,6 @@ def methods(json_file: JsonFile = None) -> None:
             obstacle(row) or "yes",
         )
     answer(table, {"methods": rows}, json_file)
-
-
-@app.command("list", epilog="Example: quantmill list")
-def list_models(json_file: JsonFile = None) -> None:
-    """List the models that the store holds, with their variants."""
-    store = configured_store()
-    held = [
-        {"model": model, "variants": [_latest(store, model, name) for name in names]}
-        for model, names in store.models().items()
-    ]
-    answer(_table(held, f"Published in {store.uri}"), {"models": held}, json_file)
-
-
-@app.command(epilog="Example: quantmill show smollm2-135m-instruct")
-def show(model: Annotated[str, typer.Argument(help="A model that `list` names.")], json_file: JsonFile = None) -> None:
-    """Show a model's variants with their metrics."""
-    store = configured_store()
-    names = store.models().get(model)
-    if names is None:
-        raise NotFound(f"{model}: not in {store.uri}; it holds {', '.join(store.models()) or 'nothing'}")
-    held = [{"model": model, "variants": [_latest(store, model, name) for name in names]}]
-    answer(_table(held, model), held[0], json_file)
 
 
 @key_commands.command("create", epilog="Example: quantmill keys create --out keys --name release")
@@ -115,12 +92,6 @@ def create_keys(
     )
 
 
-def configured_store() -> Store:
-    """Return the store that the settings name."""
-    settings = load_settings()
-    return open_store(settings.store_path, settings.stage_days)
-
-
 def obstacle(row: Method) -> str:
     """Return why a method cannot run here, or nothing."""
     for package in row.engines:
@@ -129,68 +100,6 @@ def obstacle(row: Method) -> str:
         except importlib.metadata.PackageNotFoundError:
             return f"{package} is not installed"
     return ""
-
-
-def answer(table: Table, document: Any, json_file: Path | None) -> None:
-    """Print the table, or the document where `-` asks for it on the screen; write the document where a file is named."""
-    check_json_file(json_file)
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    if json_file is not None and str(json_file) == "-":
-        typer.echo(text)
-        return
-    if json_file is not None:
-        json_file.write_text(text + "\n", encoding="utf-8")
-    screen().print(table)
-
-
-def check_json_file(json_file: Path | None) -> None:
-    """Raise RequestError where the document could not be written, before anything runs."""
-    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
-        raise RequestError(f"--json: {json_file}: must be a file in a folder that exists, or - for the screen")
-
-
-def _latest(store: Store, model: str, variant: str) -> dict[str, Any]:
-    """Return a variant's newest version with what was measured."""
-    manifest = store.manifest(store.versions(model, variant)[-1].manifest)
-    evaluation = manifest.evaluation
-    return {
-        "name": variant,
-        "manifest": manifest.digest,
-        "format": manifest.variant["format"],
-        "bits": manifest.variant["bits"],
-        "size_bytes": sum(file.size_bytes for file in manifest.files),
-        "bits_per_weight": evaluation.bits_per_weight,
-        **evaluation.metrics.model_dump(include={"perplexity", "mean_kl", "p99_kl", "top1_agreement"}),
-        "decode_tokens_per_s": evaluation.speed.decode_tokens_per_s,
-        "peak_memory_bytes": evaluation.speed.peak_memory_bytes,
-        "gate": evaluation.gate,
-        "files": [file.path for file in manifest.files],
-    }
-
-
-def _table(held: list[dict[str, Any]], title: str) -> Table:
-    columns = [
-        Column("model", right=False), Column("variant", right=False), Column("format", 4, right=False), Column("MB"),
-        Column("bits/w", 5), Column("perplexity", 1), Column("mean KL"), Column("top-1", 3), Column("tok/s", 2),
-        Column("manifest", 6),
-    ]  # fmt: skip
-    rows = [
-        [
-            entry["model"],
-            row["name"],
-            row["format"],
-            f"{row['size_bytes'] / 1e6:.1f}",
-            f"{row['bits_per_weight']:.2f}",
-            f"{row['perplexity']:.3f}",
-            f"{row['mean_kl']:.4f}",
-            f"{row['top1_agreement']:.1%}",
-            f"{row['decode_tokens_per_s']:.1f}",
-            row["manifest"][:12],
-        ]
-        for entry in held
-        for row in entry["variants"]
-    ]
-    return fitting(title, columns, rows, screen().width)
 
 
 def _add_factory() -> None:

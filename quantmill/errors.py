@@ -88,7 +88,7 @@ class BlobMissing(StoreError):
 
 
 class RegistrationError(QuantmillError):
-    """MLflow did not take the run; what was accepted is published all the same, and a rerun registers it."""
+    """MLflow did not take the run; what was accepted is published, and the registration waits in the outbox."""
 
 
 class SigningError(QuantmillError):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from quantmill import keys
 
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
 
 
@@ -23,6 +24,19 @@ def safe_path(path: str) -> str:
     if not plain or not printable or len(path) > 512 or any(_WINDOWS_NAMES.match(part) for part in parts):
         raise ValueError(f"not a plain relative path: {path!r}")
     return unicodedata.normalize("NFC", path)
+
+
+def s3_place(uri: str) -> tuple[str, str]:
+    """Return bucket and prefix of `s3://bucket/prefix`; the prefix may be empty.
+
+    Raises:
+        ValueError: it is no such address.
+    """
+    scheme, _, rest = uri.partition("://")
+    bucket, _, prefix = rest.rstrip("/").partition("/")
+    if scheme != "s3" or not _BUCKET.fullmatch(bucket):
+        raise ValueError("must be s3://bucket/prefix")
+    return bucket, safe_path(prefix) if prefix else ""
 
 
 class FileEntry(BaseModel):

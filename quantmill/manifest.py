@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from quantmill import keys
 from quantmill.files import FileEntry, require_distinct
-from quantmill.report import Quality, Speed
+from quantmill.report import BaselineMetrics, Quality, Speed
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,6 +41,24 @@ class ManifestEvaluation(BaseModel):
     bits_per_weight: float
     gate: dict[str, float] = Field(description="The limits in force.")
     report_sha256: str = Field(description="Digest of the full report.")
+    # Versions of before they were recorded keep their digests: what is not known is left out of the canonical JSON.
+    perplexity_ratio: float | None = Field(
+        default=None, exclude_if=lambda ratio: ratio is None, description="Perplexity over the baseline's."
+    )
+    runtime: str = Field(
+        default="", exclude_if=lambda name: not name, description="The library that loaded it while it was measured."
+    )
+    windows: dict[str, Any] = Field(
+        default={}, exclude_if=lambda said: not said, description="The token set that it was measured on."
+    )
+    baseline: BaselineMetrics | None = Field(
+        default=None,
+        exclude_if=lambda figures: figures is None,
+        description="The unquantized model's figures beside it.",
+    )
+    marks: tuple[str, ...] = Field(
+        default=(), exclude_if=lambda marks: not marks, description="What qualifies the figures, as in a run's summary."
+    )
 
 
 class Safety(BaseModel):

@@ -1,10 +1,11 @@
 """What a row of METHODS is made of: the facts of a method and the choices that it leaves to its user."""
 
+import re
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MethodName = Literal["baseline", "bitsandbytes", "gptq", "awq", "hqq", "autoround", "gguf"]
+MethodName = Literal["baseline", "bitsandbytes", "gptq", "awq", "hqq", "autoround", "gguf", "imported"]
 GGUFType = Literal[
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
     "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "IQ4_XS", "IQ4_NL", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "IQ2_M", "IQ2_S",
@@ -15,7 +16,9 @@ Bits = Literal[1, 2, 3, 4, 8, 16]
 GroupSize = Literal[-1, 32, 64, 128]
 ComputeType = Literal["bfloat16", "float16", "float32"]
 ExportFormat = Literal["auto_round", "auto_gptq", "auto_awq"]
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 Format = Literal["safetensors", "gguf"]
+AS_IT_IS: Literal["as it is"] = "as it is"
 RuntimeName = Literal["transformers", "llama_cpp", "hqq", "gptqmodel"]
 OptionValue = int | float | bool | str
 
@@ -26,16 +29,21 @@ class Option(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="The field of a variant request that sets it.")
-    default: OptionValue = Field(description="What a request that does not name it gets.")
+    default: OptionValue | None = Field(description="What a request that does not name it gets; None: nothing is said.")
     allowed: tuple[OptionValue, ...] = Field(default=(), description="The values allowed; empty: see the range.")
     minimum: float = Field(default=0.0, description="The least value of a number.")
     maximum: float = Field(default=1.0, description="The greatest value of a number.")
     whole: bool = Field(default=False, description="Whether a number must be whole.")
+    pattern: str = Field(default="", description="The regular expression of a text.")
+    words: str = Field(default="", description="What the texts are that fit the pattern.")
+    named: bool = Field(default=True, description="Whether another value than the default is told by a variant's name.")
     types: tuple[str, ...] = Field(default=(), description="The method's types that have it; empty: all.")
     suffix: str = Field(default="", description="What another value than the default adds to the variant's name.")
 
     def accepts(self, value: object) -> bool:
         """Return whether `value` is one that this option allows."""
+        if self.pattern:
+            return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
         if self.allowed:
             return any(value == known and type(value) is type(known) for known in self.allowed)
         kinds = int if self.whole else (int, float)
@@ -43,6 +51,8 @@ class Option(BaseModel):
 
     def allows(self) -> str:
         """Return in words what is allowed."""
+        if self.pattern:
+            return self.words
         if self.allowed:
             return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in self.allowed)
         return f"a {'whole ' if self.whole else ''}number from {self.minimum:g} to {self.maximum:g}"
@@ -67,7 +77,7 @@ class Method(BaseModel):
     options: tuple[Option, ...] = Field(default=(), description="What else a recipe may choose.")
     calibrated: bool = Field(default=False, description="Whether the calibration set changes its result.")
     converted: bool = Field(default=False, description="Whether it starts from the GGUF conversion of the model.")
-    format: Format = Field(default="safetensors", description="The artifact's file format.")
+    format: Format | Literal["as it is"] = Field(default="safetensors", description="The artifact's file format.")
     runtime: RuntimeName = Field(default="transformers", description="The library that loads the artifact.")
     engines: tuple[str, ...] = Field(description="Packages whose locked versions are part of the key.")
     revision: int = Field(default=1, description="Raised when our module makes other bytes from the same input.")

@@ -6,11 +6,15 @@ A recipe is checked against these rows, `quantmill methods` prints them and keys
 
 from typing import get_args
 
-from quantmill.method_row import ComputeType, ExportFormat, GGUFType, GroupSize, Method, Option
+from quantmill.method_row import AS_IT_IS, ComputeType, DeviceMap, ExportFormat, GGUFType, GroupSize, Method, Option
 
 _GROUP_SIZE = Option(name="group_size", default=64, allowed=get_args(GroupSize))
 _KERNEL_GROUPS = Option(name="group_size", default=64, allowed=(32, 64, 128))  # AWQ's kernels take no whole row
 _SYM = Option(name="sym", default=True, allowed=(True, False), suffix="asym")
+_LIMIT = r"(\d+|cpu)=\d+(\.\d+)?[MG]iB"
+_MAX_MEMORY = Option(
+    name="max_memory", default=None, pattern=rf"{_LIMIT}(,{_LIMIT})*", words="such as 0=20GiB,1=20GiB", named=False
+)
 _TRANSFORMERS = ("torch", "transformers", "safetensors")
 _FOUR_BIT = ("nf4", "fp4")
 _PEFT = "LoRA through peft"
@@ -38,6 +42,8 @@ METHODS: dict[str, Method] = {
                 Option(name="double_quant", default=True, allowed=(True, False), types=_FOUR_BIT, suffix="single"),
                 Option(name="compute_dtype", default="bfloat16", allowed=get_args(ComputeType), types=_FOUR_BIT),
                 Option(name="threshold", default=6.0, minimum=0.0, maximum=1000.0, types=("int8",), suffix="t"),
+                Option(name="device_map", default=None, allowed=get_args(DeviceMap), named=False),
+                _MAX_MEMORY,
             ),
             engines=("bitsandbytes", "accelerate", *_TRANSFORMERS),
             loaders=("transformers", "vLLM (not run here)"),
@@ -103,6 +109,7 @@ METHODS: dict[str, Method] = {
                 Option(name="batch_size", default=8, minimum=1, maximum=1024, whole=True, suffix="b"),
                 Option(name="low_memory", default=True, allowed=(True, False), suffix="fast"),
                 Option(name="export_format", default="auto_round", allowed=get_args(ExportFormat)),
+                Option(name="device_map", default=None, allowed=("auto",), named=False),
             ),
             calibrated=True,
             thread_dependent=True,
@@ -122,6 +129,19 @@ METHODS: dict[str, Method] = {
             loaders=("llama.cpp", "Ollama and LM Studio (not run here)"),
             devices=("cpu",),
             rule_bits=(2, 3, 4, 5, 6, 8, 16),
+            deterministic=True,
+        ),
+        Method(
+            name="imported",
+            title="A checkpoint that was quantized elsewhere (GPTQ, AWQ, AutoRound, bitsandbytes, GGUF), its files as they are.",
+            source="no quantization",
+            options=(
+                Option(name="source", default="", pattern=r"[^\x00-\x1f]+", words="a model folder or a .gguf file"),
+            ),
+            format=AS_IT_IS,
+            engines=(),
+            loaders=("what loads its method's",),
+            fine_tuning="as its method",
             deterministic=True,
         ),
     )

@@ -41,9 +41,9 @@ def stored_bits(spec: VariantSpec) -> float:
 def disk_bytes(origin: Origin | Preview, specs: Iterable[VariantSpec]) -> int:
     """Return an upper estimate of the bytes that a run leaves on disk, the download and scratch included.
 
-    A GGUF source is taken as the 4 bits per weight that most have.
+    A source that is quantized already is taken as the 4 bits per weight that most have.
     """
-    weights = origin.size_bytes * 8 // (4 if origin.kind == "gguf" else 16)
+    weights = origin.size_bytes * 8 // (4 if origin.architecture.packing else 16)
     bits = _FIXED_BITS + sum(spec.bits + _SLACK_BITS for spec in specs)
     shape = origin.architecture
     return origin.download_bytes + weights * bits // 8 + shape.vocabulary_size * shape.hidden_size * _HEAD_BYTES

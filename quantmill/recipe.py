@@ -80,7 +80,7 @@ class GatePolicy(BaseModel):
 
 
 class PublishRequest(BaseModel):
-    """Under which name accepted variants are published."""
+    """Under which name accepted variants are published, and which channel is moved to them."""
 
     model_config = _FORBID
 
@@ -90,14 +90,20 @@ class PublishRequest(BaseModel):
         pattern=r"^([a-z0-9][a-z0-9._-]{0,95})?$",
         json_schema_extra={"position": 0},
     )
+    channel: str = Field(
+        default="",
+        description="The channel, such as `stable`, that is moved to the accepted variants; empty: none.",
+        pattern=r"^([a-z0-9][a-z0-9._-]{0,63})?$",
+        json_schema_extra={"position": 1},
+    )
 
-    @field_validator("model")
+    @field_validator("model", "channel")
     @classmethod
-    def _every_system_can_hold_it(cls, model: str) -> str:
+    def _every_system_can_hold_it(cls, name: str) -> str:
         try:
-            return model and safe_path(model)
+            return name and safe_path(name)
         except ValueError as error:
-            raise ValueError(f"a name that Windows reserves, or that ends with a dot: {model}") from error
+            raise ValueError(f"a name that Windows reserves, or that ends with a dot: {name}") from error
 
 
 class Recipe(BaseModel):

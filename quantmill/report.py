@@ -105,6 +105,28 @@ class BaselineMetrics(BaseModel):
     kernel: str = ""
     generations: tuple[Generation, ...] = ()
 
+    @classmethod
+    def of(cls, outcome: "Outcome") -> "BaselineMetrics":
+        """Return the figures of a baseline that was made and measured."""
+        artifact, report = outcome.artifact, outcome.report
+        if artifact is None or report is None:
+            raise ValueError("no figures without a baseline")
+        return cls(
+            name=outcome.name,
+            size_bytes=artifact.size_bytes,
+            bits_per_weight=artifact.bits_per_weight,
+            perplexity=report.quality.perplexity,
+            decode_tokens_per_s=report.speed.decode_tokens_per_s,
+            prefill_tokens_per_s=report.speed.prefill_tokens_per_s,
+            peak_memory_bytes=report.speed.peak_memory_bytes,
+            compute_dtype=report.quality.compute_dtype,
+            scored_tokens=report.quality.scored_tokens,
+            hardware=report.speed.hardware,
+            threads=report.speed.threads,
+            kernel=report.speed.kernel,
+            generations=report.generations,
+        )
+
 
 class VariantSummary(BaseModel):
     """One variant's row. Figures are None where the variant failed before they were measured."""
@@ -138,7 +160,7 @@ class VariantSummary(BaseModel):
     repeats: int | None = Field(default=None, description="Times that speed was measured; its median is shown.")
     better: str = Field(default="", description="Another variant, no larger and closer to the baseline by half.")
     artifact: str | None = Field(default=None, description="The artifact's digest.")
-    manifest: str | None = Field(default=None, description="The manifest's digest; None where it was not accepted.")
+    manifest: str | None = Field(default=None, description="The manifest's digest; None where it was not published.")
 
 
 class RunSummary(BaseModel):
@@ -156,7 +178,12 @@ class RunSummary(BaseModel):
     noise_floor: dict[str, float] = Field(description="Runtime -> mean KL of the same weights in it, nats.")
     pareto: tuple[str, ...] = Field(description="Variants that no other beats in both bytes and KL.")
     picks: dict[str, str] = Field(description="`quality`, `size`, `speed` -> the accepted variant that is best at it.")
-    mlflow_run: str = Field(default="", description="The MLflow run that registered these results.")
+    channel: str = Field(default="", description="The channel that the run was to move; empty: none.")
+    channel_seq: int = Field(default=0, description="The sequence number that the channel had after it.")
+    mlflow_run: str = Field(
+        default="",
+        description="The MLflow run that registered these results; empty: MLflow did not answer, they wait in the outbox.",
+    )
 
     @property
     def accepted(self) -> tuple[VariantSummary, ...]:

@@ -1,19 +1,94 @@
-"""Pareto front and picks: which variants no other beats, and which is best at what."""
+"""What variants are chosen by: one row of figures for the run's summary and for published manifests, Pareto front, picks."""
 
 from collections.abc import Iterable
+from typing import Literal, get_args
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantmill.manifest import Manifest
+from quantmill.methods import METHODS
 from quantmill.report import VariantSummary
 
 SOURCE_GRID = "source-grid"
+LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")
+"""What `runtime` may be asked for: the programs that the rows of METHODS name."""
+Goal = Literal["quality", "size", "speed"]
+GOALS: tuple[Goal, ...] = get_args(Goal)
 
 
-def comparable(variants: Iterable[VariantSummary]) -> list[VariantSummary]:
+class Candidate(BaseModel):
+    """A variant among which one is chosen. A figure that nobody recorded is None."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="The variant's name.")
+    method: str = Field(description="The method that made it.")
+    format: str = Field(description="`safetensors` or `gguf`.")
+    runtimes: tuple[str, ...] = Field(default=(), description="Programs that load it, of LOADERS.")
+    bits: int = Field(description="Nominal bit width.")
+    bits_per_weight: float | None = Field(default=None, description="All bytes of the weight files over the weights.")
+    size_bytes: int = Field(description="The whole folder.")
+    peak_memory_bytes: int | None = Field(default=None, description="Of the process that loaded it and generated.")
+    decode_tokens_per_s: float | None = Field(default=None, description="Greedy, one sequence.")
+    perplexity: float | None = Field(default=None, description="On the evaluation text.")
+    perplexity_ratio: float | None = Field(default=None, description="Over the baseline's.")
+    mean_kl: float = Field(description="Mean KL(baseline || variant), nats.")
+    p99_kl: float | None = Field(default=None, description="99th percentile of the same.")
+    top1_agreement: float | None = Field(default=None, description="Positions where both rank the same token first.")
+
+
+def of_summary(variant: VariantSummary) -> Candidate | None:
+    """Return the row of a variant of a run, or None where it was not measured."""
+    if not variant.size_bytes or variant.mean_kl is None:
+        return None
+    figures = variant.model_dump(include=set(Candidate.model_fields))
+    return Candidate(**figures, runtimes=loaders(variant.method))
+
+
+def of_manifest(manifest: Manifest) -> Candidate:
+    """Return the row of a published version."""
+    evaluation, method = manifest.evaluation, str(manifest.variant.get("method", ""))
+    quality, speed = evaluation.metrics, evaluation.speed
+    return Candidate(
+        name=manifest.name.rpartition("/")[2],
+        method=method,
+        format=str(manifest.variant.get("format", "")),
+        runtimes=loaders(method, evaluation.runtime),
+        bits=int(manifest.variant.get("bits", 0)),
+        bits_per_weight=evaluation.bits_per_weight,
+        size_bytes=sum(file.size_bytes for file in manifest.files),
+        peak_memory_bytes=speed.peak_memory_bytes,
+        decode_tokens_per_s=speed.decode_tokens_per_s,
+        perplexity=quality.perplexity,
+        perplexity_ratio=evaluation.perplexity_ratio,
+        mean_kl=quality.mean_kl,
+        p99_kl=quality.p99_kl,
+        top1_agreement=quality.top1_agreement,
+    )
+
+
+def loaders(method: str, runtime: str = "") -> tuple[str, ...]:
+    """Return which of LOADERS open a method's artifacts; `runtime` is the library that opened this one."""
+    if runtime == "gptqmodel":
+        return ("gptqmodel",)  # several bit widths in one model: the others know one
+    row = METHODS.get(method)
+    said = " ".join(row.loaders).lower() if row else ""
+    return tuple(name for name in LOADERS if name in said)
+
+
+def best(candidates: Iterable[Candidate], goal: Goal) -> Candidate:
+    """Return the candidate that is best at a goal; ties go to the other figure, then to the name."""
+    if goal == "quality":
+        return min(candidates, key=lambda c: (c.mean_kl, c.size_bytes, c.name))
+    if goal == "size":
+        return min(candidates, key=lambda c: (c.size_bytes, c.mean_kl, c.name))
+    return min(candidates, key=lambda c: (-(c.decode_tokens_per_s or 0.0), c.mean_kl, c.name))
+
+
+def comparable(variants: Iterable[VariantSummary]) -> list[Candidate]:
     """Return the accepted variants whose figures stand for themselves: those on the source's own grid are left out."""
-    return [
-        v
-        for v in variants
-        if v.status == "accepted" and SOURCE_GRID not in v.marks and v.size_bytes and v.mean_kl is not None
-    ]
+    standing = (v for v in variants if v.status == "accepted" and SOURCE_GRID not in v.marks)
+    return [row for variant in standing if (row := of_summary(variant))]
 
 
 def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -> str:
@@ -38,20 +113,15 @@ def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -
 def pareto_front(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
     """Return the accepted variants that no other beats in one of bytes and mean KL and equals in the other, by size."""
     front: list[str] = []
-    best = float("inf")
-    for variant in sorted(comparable(variants), key=lambda v: (v.size_bytes or 0, v.mean_kl or 0.0, v.name)):
-        if variant.mean_kl is not None and variant.mean_kl < best:
-            front.append(variant.name)
-            best = variant.mean_kl
+    least = float("inf")
+    for row in sorted(comparable(variants), key=lambda row: (row.size_bytes, row.mean_kl, row.name)):
+        if row.mean_kl < least:
+            front.append(row.name)
+            least = row.mean_kl
     return tuple(front)
 
 
 def picks(variants: Iterable[VariantSummary]) -> dict[str, str]:
-    """Return goal -> the accepted variant that is best at it; ties go to the other figure, then to the name."""
+    """Return goal -> the accepted variant that is best at it."""
     known = comparable(variants)
-    if not known:
-        return {}
-    quality = min(known, key=lambda v: (v.mean_kl or 0.0, v.size_bytes or 0, v.name))
-    size = min(known, key=lambda v: (v.size_bytes or 0, v.mean_kl or 0.0, v.name))
-    speed = min(known, key=lambda v: (-(v.decode_tokens_per_s or 0.0), v.mean_kl or 0.0, v.name))
-    return {"quality": quality.name, "size": size.name, "speed": speed.name}
+    return {goal: best(known, goal).name for goal in GOALS} if known else {}

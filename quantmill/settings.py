@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantmill.errors import SettingsError
+from quantmill.files import s3_place
 
 
 class Settings(BaseSettings):
@@ -16,7 +18,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="QUANTMILL_", frozen=True, extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(default=Path(".quantmill"), description="Everything of an embedded run lies here.")
-    store: Path | None = Field(default=None, description="The store's folder; default: HOME/store.")
+    store: str = Field(default="", description="The store: a folder, or s3://bucket/prefix; default: HOME/store.")
+    cache_gb: float = Field(default=20.0, ge=0, description="Blobs of a bucket's store that are kept in HOME/cache.")
     mlflow_uri: str = Field(default="", description="MLflow tracking URI; default: SQLite in HOME/mlflow.")
     job_timeout_s: float = Field(default=6 * 3600.0, gt=0, description="A job that runs longer is stopped.")
     stage_days: float = Field(default=90.0, gt=0, description="Days after which a stage result no longer counts.")
@@ -32,14 +35,31 @@ class Settings(BaseSettings):
         default=None,
         description="Folder of public keys, PEM, whose signatures are trusted; default: none is asked for.",
     )
+    licenses: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(
+            "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "unlicense", "cc0-1.0", "cc-by-4.0", "own",
+        ),
+        description="Licences under which variants are published, by comma; `own`: a source on a disk, in a bucket or in"
+        " MLflow that states none; `*`: any.",
+    )  # fmt: skip
 
     debug: bool = Field(default=False, description="Show the traceback of an unexpected error.")
 
-    @field_validator("home", "store")
+    @field_validator("home")
     @classmethod
-    def _folder(cls, place: Path | None) -> Path | None:
-        if place is not None and place.exists() and not place.is_dir():
+    def _folder(cls, place: Path) -> Path:
+        if place.exists() and not place.is_dir():
             raise ValueError("must be a folder, or the path of one to make")
+        return place
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _place(cls, place: object) -> str:
+        place = str(place)
+        if "://" in place:
+            s3_place(place)
+        elif Path(place).exists() and not Path(place).is_dir():
+            raise ValueError("must be a folder, the path of one to make, or s3://bucket/prefix")
         return place
 
     @field_validator("python")
@@ -59,6 +79,11 @@ class Settings(BaseSettings):
         if key is not None and not os.access(key, os.R_OK):
             raise ValueError("must be a file that this user can read")
         return key
+
+    @field_validator("licenses", mode="before")
+    @classmethod
+    def _by_comma(cls, names: object) -> object:
+        return tuple(n.strip().lower() for n in names.split(",") if n.strip()) if isinstance(names, str) else names
 
     @property
     def engine_threads(self) -> int:
@@ -80,9 +105,9 @@ class Settings(BaseSettings):
         return {name: unquote(value) for name, value in login.items() if value}
 
     @property
-    def store_path(self) -> Path:
-        """The store's folder."""
-        return self.store or self.home / "store"
+    def store_uri(self) -> str:
+        """Where the store is: an s3:// address, or the absolute path of a folder."""
+        return self.store if "://" in self.store else str(Path(self.store or self.home / "store").absolute())
 
 
 def load_settings() -> Settings:

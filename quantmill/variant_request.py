@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from quantmill.layer_rules import LayerRule
-from quantmill.method_row import Bits, ComputeType, ExportFormat, GroupSize, Method, MethodName, TypeName
+from quantmill.method_row import Bits, ComputeType, DeviceMap, ExportFormat, GroupSize, Method, MethodName, TypeName
 from quantmill.methods import IMATRIX_TYPES, METHODS, nominal_bits
 from quantmill.variants import VariantSpec
 
@@ -18,6 +18,7 @@ def _listed(value: object) -> object:
 
 
 _Wrap = BeforeValidator(_listed)
+_Place = Annotated[str, Field(pattern=r"^[^\x00-\x1f]+$", max_length=4096)]
 
 
 class VariantRequest(BaseModel):
@@ -98,6 +99,21 @@ class VariantRequest(BaseModel):
         description="Layers that get another bit width; the first rule that matches a layer decides.",
         json_schema_extra={"position": 20},
     )
+    source: Annotated[list[_Place], _Wrap] = Field(
+        default=[],
+        description="imported: where the finished checkpoint lies, a folder or a .gguf file; empty: the model itself.",
+        json_schema_extra={"position": 21},
+    )
+    device_map: Annotated[list[DeviceMap], _Wrap] = Field(
+        default=[],
+        description="bitsandbytes, AutoRound: how layers are spread over several GPUs; empty: on the recipe's device.",
+        json_schema_extra={"position": 22},
+    )
+    max_memory: Annotated[list[str], _Wrap] = Field(
+        default=[],
+        description="bitsandbytes: what each device may hold, with device_map: 0=20GiB,1=20GiB.",
+        json_schema_extra={"position": 23},
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -128,6 +144,8 @@ class VariantRequest(BaseModel):
         for rule in self.layers:
             rule.require_bits(row)
         self._require_format()
+        if self.max_memory and not self.device_map:
+            raise ValueError("max_memory: says how far a device_map goes; set that too, auto for one")
         for bits, kind in widths:
             chosen = {o.name: getattr(self, o.name) or [o.default] for o in row.options if row.has(o, kind)}
             for values in itertools.product(*chosen.values()):
@@ -144,6 +162,8 @@ class VariantRequest(BaseModel):
 
     def _widths(self, row: Method) -> list[tuple[int, str | None]]:
         """Return the (bits, type) pairs asked for."""
+        if not row.types and not row.bits:
+            return [(16, None)]  # until it was looked at
         if not row.types:
             return [(bits, None) for bits in self.bits or [4]]
         types: list[str] = list(self.type)
@@ -163,6 +183,8 @@ class VariantRequest(BaseModel):
 
 def _check(row: Method, name: str, values: object) -> None:
     """Raise ValueError where `row` does not know the option `name` or does not allow one of `values`."""
+    if name in ("bits", "type", "layers") and not row.types and not row.bits:
+        raise ValueError(f"{name}: {row.name} takes a checkpoint as it is; source alone can be set")
     if name == "layers":
         if not row.rule_bits:
             raise ValueError(f"layers: {row.name} has one bit width for all layers")

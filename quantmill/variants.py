@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill import keys
 from quantmill.layer_rules import LayerRule
-from quantmill.method_row import ComputeType, ExportFormat, Method, MethodName, RuntimeName
+from quantmill.method_row import AS_IT_IS, ComputeType, DeviceMap, ExportFormat, Format, Method, MethodName, RuntimeName
 from quantmill.methods import METHODS
+from quantmill.packing import Packing
 
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,6 +39,11 @@ class VariantSpec(BaseModel):
     low_memory: bool | None = Field(default=None, description="Keep only the block at work in memory.")
     export_format: ExportFormat | None = Field(default=None, description="How the artifact is packed.")
     layers: tuple[LayerRule, ...] = Field(default=(), description="Layers that get another bit width.")
+    device_map: DeviceMap | None = Field(default=None, description="How layers are spread; None: on the one device.")
+    max_memory: str | None = Field(default=None, description="What each device may hold: `0=20GiB,1=20GiB`.")
+    source: str | None = Field(default=None, description="Where a finished checkpoint lies, until it was looked at.")
+    packing: Packing | None = Field(default=None, description="How the finished checkpoint is packed.")
+    checkpoint: str | None = Field(default=None, description="The digest of its files.")
 
     @property
     def row(self) -> Method:
@@ -45,14 +51,33 @@ class VariantSpec(BaseModel):
         return METHODS[self.method]
 
     @property
+    def maker(self) -> Method:
+        """The facts of the method that packed the weights: of a checkpoint taken as it is, not `imported`."""
+        return METHODS[self.packing.method] if self.packing else self.row
+
+    @property
+    def format(self) -> Format:
+        """The artifact's file format."""
+        form = self.maker.format
+        return "safetensors" if form == AS_IT_IS else form  # before it was looked at
+
+    def found(self, packing: Packing, digest: str) -> "VariantSpec":
+        """Return the same variant by what lies at its source: where that was does not matter from here on."""
+        return self.model_copy(update={"source": None, "packing": packing, "checkpoint": digest, "bits": packing.bits})
+
+    @property
     def name(self) -> str:
         """The variant's name, unique within a recipe: `gptq-4bit-g64`, `gguf-q4_k_m`, `bitsandbytes-nf4`."""
+        if self.packing:
+            return f"{self.method}-{self.packing.label}"
+        if self.source is not None:
+            return " ".join(filter(None, (self.method, self.source)))
         parts = [self.method, self.type.lower() if self.type else f"{self.bits}bit"]
         if self.group_size is not None:
             parts.append("grow" if self.group_size == -1 else f"g{self.group_size}")
         for option in self.row.options:
             value = getattr(self, option.name)
-            if option.name != "group_size" and value is not None and value != option.default:
+            if option.named and option.name != "group_size" and value is not None and value != option.default:
                 parts.append(option.label(value))
         if self.layers:
             parts.append("mix" + keys.digest([rule.model_dump() for rule in self.layers])[:6])
@@ -64,8 +89,9 @@ class VariantSpec(BaseModel):
         transformers knows one bit width for a GPTQ model, and holds the experts of a layer in one tensor, with no place for
         GPTQ's and AWQ's matrix for each; GPTQModel does both.
         """
-        alone = (self.method == "gptq" and (self.layers or experts)) or (self.method == "awq" and experts)
-        return "gptqmodel" if alone else self.row.runtime
+        method, mixed = self.maker.name, self.packing.mixed if self.packing else bool(self.layers)
+        alone = (method == "gptq" and (mixed or experts)) or (method == "awq" and experts)
+        return "gptqmodel" if alone else self.maker.runtime
 
     def canonical(self) -> dict[str, Any]:
         """Return the choices that the method knows, for keys: a later option of another method changes no key."""

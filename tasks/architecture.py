@@ -6,6 +6,8 @@ from typing import Any
 from quantmill import contents
 from quantmill.artifact import Architecture
 from quantmill.errors import SourceError, VerificationError
+from quantmill.packing import Packing
+from tasks import packing
 
 _INNER = ("intermediate_size", "ffn_dim", "n_inner")
 _INNER_OF_EXPERTS = ("moe_intermediate_size", "shared_expert_intermediate_size")
@@ -28,12 +30,10 @@ def mapping(value: object, path: Path) -> dict[str, Any]:
 
 
 def of_config(folder: Path) -> Architecture:
-    """Return what `config.json` says; SourceError where the model is quantized already or no causal language model."""
+    """Return what `config.json` says; SourceError where it is no causal language model, or packed in an unknown way."""
     config = read_json(folder / "config.json")
     config = config | config["text_config"] if isinstance(config.get("text_config"), dict) else config
-    if isinstance(quantized := config.get("quantization_config"), dict):
-        method = quantized.get("quant_method", "some method")
-        raise SourceError(f"model.source: quantized with {method} already; name the original model")
+    packed = packing.of_config(config)
     names = config.get("architectures")
     names = names if isinstance(names, list) and names else [""]
     if not str(names[0]).endswith(("ForCausalLM", "LMHeadModel")):
@@ -50,6 +50,7 @@ def of_config(folder: Path) -> Architecture:
         vocabulary=config.get("vocab_size"),
         more=tuple(config.get(name) for name in _INNER_OF_EXPERTS),
         experts=_first(config, _EXPERTS),
+        packed=packed,
     )
 
 
@@ -80,6 +81,7 @@ def _architecture(
     attention: object,
     vocabulary: object,
     experts: object,
+    packed: Packing | None,
     more: tuple[object, ...] = (),
 ) -> Architecture:
     for field, value in {"layers": layers, "hidden size": hidden, "vocabulary size": vocabulary}.items():
@@ -100,6 +102,7 @@ def _architecture(
         vocabulary_size=vocabulary,
         linear_inputs=tuple(sorted(widths)),
         experts=experts if isinstance(experts, int) else 0,
+        packing=packed,
     )
 
 
@@ -107,7 +110,8 @@ def of_gguf(path: Path) -> tuple[Architecture, str]:
     """Return what a GGUF header says, and the licence that it names; SourceError where it is an encoder's."""
     from tasks.dequantize import read_gguf
 
-    fields = read_gguf(path).fields
+    reader = read_gguf(path)
+    fields = reader.fields
 
     def read(key: str) -> Any:
         return fields[key].contents() if key in fields else None
@@ -125,5 +129,6 @@ def of_gguf(path: Path) -> tuple[Architecture, str]:
         attention=_product(read(f"{kind}.attention.head_count"), read(f"{kind}.attention.key_length")),
         vocabulary=len(tokens.data) if tokens else None,
         experts=read(f"{kind}.expert_count"),
+        packed=packing.of_gguf(read("general.file_type"), [tensor.tensor_type.name for tensor in reader.tensors]),
     )
     return architecture, str(read("general.license") or "")

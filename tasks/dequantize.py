@@ -42,7 +42,7 @@ def dequantize(gguf: Path, out: Path, progress: Progress) -> dict[str, str]:
     progress("dequantize", 1, _STEPS)
     model = _load(gguf, elements)
     progress("dequantize", 2, _STEPS)
-    _save_model(model, out)
+    save_model(model, out)
     context_length = getattr(model.config, "max_position_embeddings", None)
     del model
     progress("dequantize", 3, _STEPS)
@@ -109,8 +109,12 @@ def _load(gguf: Path, elements: int) -> "PreTrainedModel":
     return model
 
 
-def _save_model(model: "PreTrainedModel", out: Path) -> None:
-    """Write weights and configurations through a twin that never heard of GGUF."""
+def save_model(model: "PreTrainedModel", out: Path) -> None:
+    """Write weights in bf16, and configurations, through a twin that never heard of quantization.
+
+    Raises:
+        RuntimeError: the model has other tensors than a plain one.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -121,7 +125,8 @@ def _save_model(model: "PreTrainedModel", out: Path) -> None:
     config.architectures = [type(model).__name__]
     with torch.device("meta"):
         twin: PreTrainedModel = cast("Any", AutoModelForCausalLM).from_config(config, dtype=torch.bfloat16)
-    twin.load_state_dict(model.state_dict(), assign=True)
+    held = {name: part.bfloat16() if part.is_floating_point() else part for name, part in model.state_dict().items()}
+    twin.load_state_dict(held, assign=True)
     twin.tie_weights()
     twin.save_pretrained(out)
     for weights in out.glob("*.safetensors"):

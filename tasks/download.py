@@ -11,7 +11,7 @@ from quantmill.artifact import Origin, Preview, Snapshot, StageResult
 from quantmill.errors import NotCached, NotEnoughSpace
 from quantmill.recipe import ModelRequest, Recipe
 from quantmill.store.store import Store
-from tasks import engines, snapshots, sources
+from tasks import engines, imports, snapshots, sources
 from tasks.sandbox import Sandbox
 
 REVISION = 1
@@ -54,6 +54,16 @@ def preview_source(request: ModelRequest, home: Path) -> Origin | Preview:
         return source.preview()
 
 
+def inspect_checkpoints(recipe: Recipe, model: Origin, home: Path, fetch: bool = True) -> dict[str, Origin]:
+    """Return source -> the finished checkpoint there, of the variants that are taken as they are; see `imports.find`."""
+    return imports.find(recipe, model, lambda request: inspect_source(request, home, fetch))
+
+
+def preview_checkpoints(recipe: Recipe, model: Origin | Preview, home: Path) -> None:
+    """Refuse, before anything is written, what `inspect_checkpoints` would refuse."""
+    imports.find(recipe, model, lambda request: preview_source(request, home))
+
+
 def require_space(recipe: Recipe, origin: Origin | Preview, home: Path) -> None:
     """Raise NotEnoughSpace where the disk under `home` cannot hold what the recipe makes; nothing is written."""
     place = home.absolute()
@@ -75,7 +85,11 @@ def fetch_snapshot(origin: Origin, store: Store, sandbox: Sandbox) -> Snapshot:
         TokenizerMismatch: its tokenizer cannot be made to agree with llama.cpp's.
     """
     key = keys.stage_key(
-        "snapshot", files=origin.digest, kind=origin.kind, revision=REVISION, engines=engines.locked(snapshots.PACKAGES)
+        "snapshot",
+        files=origin.digest,
+        kind=origin.kind,
+        revision=REVISION,
+        engines=engines.locked(snapshots.packages(origin)),
     )
     if found := store.look_up("snapshot", key):
         return Snapshot.model_validate(found.value | {"origin": origin.model_dump()})

@@ -39,7 +39,7 @@ def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox:
     """
     if found := find_report(job, artifact, store):
         return found
-    row, is_baseline = job.spec.row, job.spec.method == "baseline"
+    row, is_baseline = job.spec.maker, job.spec.method == "baseline"
     with scratch(sandbox.home / "scratch") as place:
         store.fetch(artifact.files, place / "out" / "artifact")
         store.fetch((job.evaluation.file,), place / "work")
@@ -54,6 +54,7 @@ def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox:
             "windows": str(place / "work" / job.evaluation.file.path),
             "trace": str(place / "out" / "trace") if trace else None,
             "device": job.device,
+            "spec": job.spec.model_dump(),
         }
         packages = (*PACKAGES[job.runtime], *(row.engines if job.runtime == "transformers" else ()))
         with sandbox.run("report", job.name, arguments, tuple(sorted(set(packages))), job.threads) as result:

@@ -1,6 +1,7 @@
-"""Which architectures llama.cpp's converter takes here, read from the source of its copy in auto-round and of gguf."""
+"""Which architectures llama.cpp's converter takes here, read from the sources of its copy in auto-round, gguf and transformers."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -23,7 +24,37 @@ def obstacle(name: str, folder: Path) -> str:
         return f"llama.cpp's converter for {name} needs a newer gguf than is locked: one that knows {unknown[0]}"
     if needs_sentencepiece(name, folder):
         return f"llama.cpp's converter makes {name}'s vocabulary of tokenizer.model, which the folder lacks"
+    if opened := _opened_as(folder):
+        return f"transformers, and so llama.cpp's converter, opens this tokenizer as {opened}, which splits text in another way"
     return _other_arithmetic(name, folder)
+
+
+def _opened_as(folder: Path) -> str:
+    """Return the class as which transformers opens the tokenizer, where its way to split text is not tokenizer.json's.
+
+    For some model types (qwen2) that class is fixed, whatever the folder says.
+    """
+    content, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
+    if not content.is_file():
+        return ""
+    own = str(architecture.read_json(config).get("tokenizer_class", "")) if config.is_file() else ""
+    name = fixed_tokenizers().get(str(architecture.read_json(folder / "config.json").get("model_type")), own)
+    kind = name.removesuffix("Fast").removesuffix("Tokenizer").lower()
+    code = package_source.read("transformers", f"models/{kind}/tokenization_{kind}.py") if kind.isidentifier() else ""
+    split = json.dumps(architecture.read_json(content).get("pre_tokenizer"))
+    patterns = [ast.literal_eval(value) for word, value in package_source.assigned(code) if word == "PRETOKENIZE_REGEX"]
+    return name if any(json.dumps(pattern) not in split for pattern in patterns) else ""
+
+
+@cache
+def fixed_tokenizers() -> dict[str, str]:
+    """Return model type -> tokenizer class, of the types whose folders transformers does not ask."""
+    table = package_source.read("transformers", "models/auto/tokenization_auto.py")
+    values = dict(package_source.assigned(table))
+    fixed = values.get("MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS")
+    types = set(ast.literal_eval(fixed)) if fixed else set()
+    pairs = re.findall(r"\('(\w+)', '(\w+)'", ast.unparse(values["TOKENIZER_MAPPING_NAMES"]) if fixed else "")
+    return {kind: name for kind, name in pairs if kind in types}
 
 
 def _other_arithmetic(name: str, folder: Path) -> str:
@@ -33,6 +64,9 @@ def _other_arithmetic(name: str, folder: Path) -> str:
     heads = config.get("num_attention_heads") or 1
     if name.startswith(("Gemma2", "Gemma3")) and scale and scale not in (width, config.get("hidden_size", 0) / heads):
         return f"llama.cpp takes the width of a head, {width}, for query_pre_attn_scalar: {scale}, and its logits are others"
+    wide = config.get("intermediate_size") not in (None, 4 * config.get("hidden_size", 0))
+    if name == "PhiForCausalLM" and (wide or config.get("num_key_value_heads") not in (None, heads)):
+        return "llama.cpp's converter takes 4 x hidden_size for Phi's intermediate_size and every head for its num_key_value_heads"
     if name == "Qwen3MoeForCausalLM" and not config.get("norm_topk_prob", False):
         return "llama.cpp makes the weights of the chosen experts sum to one, norm_topk_prob: false says not to"
     return ""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import QuantmillError, TokenizerMismatch
+from quantmill.packing import Packing
 from quantmill.recipe import VariantSpec
 from tasks import engines
 from tasks.deaths import peak_memory
@@ -34,6 +35,8 @@ def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
         changed = folder_source.take_in(source, job.arguments["files"], out, progress)
         chat_templates.try_out(out)
         return {"source_types": {}, "notes": changed}
+    if job.arguments["kind"] == "packed":
+        return _unpacked(job, progress)
     from tasks import chat_templates, dequantize, tokenizer_check
 
     types = dequantize.dequantize(source, out, progress)
@@ -41,6 +44,20 @@ def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
     repaired = tokenizer_check.make_agree(out, source)
     notes = [f"weights went through {', '.join(sorted(set(types.values()) - {'F32'}))} once", repaired]
     return {"source_types": types, "notes": [note for note in notes if note]}
+
+
+def _unpacked(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Fill `out` with the weights of a finished checkpoint, unpacked."""
+    _compile_nothing("cpu")
+    from tasks import chat_templates, unpack
+    from tasks.runtimes.protocol import Machine
+
+    chat_templates.try_out(Path(job.arguments["source"]))
+    source, packing = Path(job.arguments["source"]), Packing.model_validate(job.arguments["packing"])
+    runtime = importlib.import_module(f"tasks.runtimes.{job.arguments['runtime']}")
+    opened = runtime.load(source, Machine("cpu", job.threads, hardware("cpu")), context=0, scoring=True)
+    unpack.take_in(opened.model, source, job.arguments["files"], packing, job.folder / "out", progress)
+    return {"source_types": {}, "notes": [f"weights went through {packing.label} once"]}
 
 
 def tokens(job: JobFile, progress: Progress) -> dict[str, Any]:
@@ -110,6 +127,19 @@ def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     }
 
 
+def imported(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Fill `out` with a finished checkpoint as it is; a GGUF gets the model's tokenizer beside it, as every one does."""
+    from tasks.imported import take_over
+
+    out, companions = job.folder / "out", Path(job.arguments["companions"])
+    packing = Packing.model_validate(job.arguments["packing"])
+    tensors = take_over(Path(job.arguments["checkpoint"]), job.arguments["files"], companions, packing, out, progress)
+    if packing.format == "gguf":
+        _complete(companions, out)
+        _require_same_text(companions, out / job.arguments["files"][0])
+    return {"tensors": [tensor.model_dump() for tensor in tensors], "hardware": hardware(job.arguments["device"])}
+
+
 def _starved_experts(source: Path, calibration: str | None, progress: Progress) -> dict[str, int]:
     """Return which experts see few calibration tokens, and how many; counted before the engine is imported."""
     from tasks import architecture, experts
@@ -140,16 +170,18 @@ def _complete(source: Path, out: Path) -> None:
 def report(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Measure an artifact folder; the baseline leaves its trace in `out`."""
     _compile_nothing(job.arguments["device"])
-    from tasks import measure
+    from tasks import measure, placement
     from tasks.runtimes.protocol import Machine
 
+    device = job.arguments["device"]
+    spread = placement.of(VariantSpec.model_validate(job.arguments["spec"]), device)
     return measure.measure(
         Path(job.arguments["artifact"]),
         job.arguments["runtime"],
         Path(job.arguments["windows"]),
         Path(job.arguments["trace"]) if job.arguments["trace"] else None,
         job.folder / "out",
-        Machine(device=job.arguments["device"], threads=job.threads, hardware=hardware(job.arguments["device"])),
+        Machine(device=device, threads=job.threads, hardware=hardware(device), placement=spread),
         progress,
     )
 
@@ -159,6 +191,7 @@ KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
     "tokens": tokens,
     "conversion": conversion,
     "artifact": artifact,
+    "imported": imported,
     "report": report,
 }
 

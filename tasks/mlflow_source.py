@@ -20,9 +20,9 @@ from quantmill.errors import DownloadError, SourceError
 from quantmill.manifest import Manifest
 from quantmill.recipe import ModelRequest
 from quantmill.settings import load_settings
-from quantmill.store.places import open_store
+from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import model_files, remote, sources
+from tasks import model_card, model_files, remote, sources
 from tasks.architecture import of_config
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class MlflowSource:
         resolved = "/".join((self._name, self._version[0]))
         if self._manifest is None:
             return sources.require_revision(remote.take(self._request, self._shelf, self._cache(resolved), resolved))
-        files = tuple(file for file in self._manifest.files if "/" not in file.path)
+        files = tuple(file for file in self._manifest.files if "/" not in file.path and file.path != model_card.NAME)
         with tempfile.TemporaryDirectory() as folder:
             self._store.fetch(tuple(file for file in files if file.path == "config.json"), Path(folder))
             architecture = of_config(Path(folder))
@@ -138,7 +138,7 @@ class MlflowSource:
 
     @property
     def _store(self) -> Store:
-        return open_store(load_settings().store_path)
+        return configured_store(load_settings())
 
     @cached_property
     def _shelf(self) -> "ArtifactShelf":

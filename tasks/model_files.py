@@ -19,7 +19,8 @@ SINGLE = "model.safetensors"
 _TEXT = {
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
     "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json",
-    "tokenizer.model", "model.safetensors.index.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", ".gitattributes",
+    "tokenizer.model", "model.safetensors.index.json", "quantize_config.json",
+    "quantization_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", ".gitattributes",
 }  # fmt: skip
 _NEEDED = ("config.json", "tokenizer.json")
 _DROPPED = {"README.md", ".gitattributes", "special_tokens_map.json"}
@@ -40,6 +41,7 @@ _REFUSED = (
     ".npz",
 )
 _KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"}
+_PACKED_KINDS = {"I16", "I8", "U8"}  # of checkpoints that are quantized
 
 
 def list_files(folder: Path) -> list[str]:
@@ -70,11 +72,12 @@ def list_files(folder: Path) -> list[str]:
             raise SourceError(
                 f"model.source: {path.name}: not an allowed file; allowed are *.safetensors, {', '.join(sorted(_TEXT))}"
             )
-        if path.name not in _DROPPED:
-            names.append(name)
+        names.append(name)
     for needed in _NEEDED:
         if needed not in names:
             raise SourceError(f"model.source: {needed} is missing from {folder}")
+    dropped = {".gitattributes"} if _is_packed(folder) else _DROPPED  # a finished checkpoint is taken as it is
+    names = [name for name in names if name not in dropped]
     check_files(folder, names)
     return names
 
@@ -128,12 +131,15 @@ def _plain(source: str, name: str) -> None:
 
 
 def check_texts(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a file that is not what its name says, and a tokenizer that cannot be read."""
+    """Refuse a file that is not what its name says, a tokenizer that cannot be read, and a checkpoint that names code."""
+    packed = _is_packed(folder)
     for name in sorted(names):
         try:
             contents.check_file(folder / name, name, incoming=True)
         except VerificationError as error:
             raise SourceError(f"model.source: {error}") from error
+        if packed and name.endswith(".json") and "auto_map" in read_json(folder / name):
+            raise SourceError(f"model.source: {name}: names code of its own (auto_map), and is to be taken as it is")
     _check_tokenizer(folder / "tokenizer.json")
 
 
@@ -141,7 +147,8 @@ def check_files(folder: Path, names: list[str]) -> None:
     """Refuse files of `folder` that are not what their names say, and parts that do not make one model."""
     check_texts(folder, [name for name in names if not name.endswith(".safetensors")])
     weights = [name for name in names if name.endswith(".safetensors")]
-    held = {name: _tensors(folder / name) for name in weights}
+    kinds = _KINDS | _PACKED_KINDS if _is_packed(folder) else _KINDS
+    held = {name: _tensors(folder / name, kinds) for name in weights}
     if INDEX in names:
         return _check_parts(held, _weight_map(folder))
     if SINGLE not in held:
@@ -181,7 +188,11 @@ def _hub_link(path: Path, folder: Path) -> bool:
     return folder.resolve().parent.name == "snapshots" and path.resolve().parent == blobs
 
 
-def _tensors(path: Path) -> set[str]:
+def _is_packed(folder: Path) -> bool:
+    return isinstance(read_json(folder / "config.json").get("quantization_config"), dict)
+
+
+def _tensors(path: Path, allowed: set[str]) -> set[str]:
     """Return the names of a file's tensors; refuse one whose header does not describe exactly its bytes, or is none."""
     try:
         tensors = safetensors_header.read_header(path)
@@ -189,9 +200,9 @@ def _tensors(path: Path) -> set[str]:
         raise SourceError(f"model.source: {path.name}: {error}") from error
     if not tensors:
         raise SourceError(f"model.source: {path.name}: holds no tensor")
-    if odd := sorted({tensor.dtype for tensor in tensors.values()} - _KINDS):
+    if odd := sorted({tensor.dtype for tensor in tensors.values()} - allowed):
         raise SourceError(
-            f"model.source: {path.name}: weights of type {odd[0]}; allowed are {', '.join(sorted(_KINDS))}"
+            f"model.source: {path.name}: weights of type {odd[0]}; allowed are {', '.join(sorted(allowed))}"
         )
     return set(tensors)
 

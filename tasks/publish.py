@@ -1,23 +1,37 @@
 """Stage 8: accepted variants become versions in the store. Their bytes are there already, so this is a small commit."""
 
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from quantmill import keys, signing
 from quantmill.artifact import TokenSet, VariantJob
 from quantmill.errors import VerificationError
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.recipe import Recipe
-from quantmill.report import Outcome, Verdict
+from quantmill.report import BaselineMetrics, EvaluationReport, Outcome, Verdict
+from quantmill.store import channels
+from quantmill.store.channels import Channel, read_channel
 from quantmill.store.store import Store
 from quantmill.texts import TextSource
-from tasks import engines
+from tasks import engines, model_card
+from tasks.marks import marks_of
 
 
-def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifest:
-    """Return the manifest of an accepted variant: equal inputs and decisions give equal bytes."""
+def build_manifest(
+    recipe: Recipe,
+    job: VariantJob,
+    outcome: Outcome,
+    baseline: Outcome | None = None,
+    noise_floor: Mapping[str, float] | None = None,
+) -> Manifest:
+    """Return the manifest of an accepted variant: equal inputs and decisions give equal bytes.
+
+    Its files are the artifact's; see `with_card`.
+    """
     artifact, report = outcome.artifact, outcome.report
     if artifact is None or report is None:
         raise ValueError(f"{outcome.name}: nothing to publish")
@@ -41,14 +55,44 @@ def build_manifest(recipe: Recipe, job: VariantJob, outcome: Outcome) -> Manifes
             bits_per_weight=artifact.bits_per_weight,
             gate=recipe.gates.model_dump(),
             report_sha256=keys.digest(report),
+            perplexity_ratio=_ratio(report, baseline.report if baseline else None),
+            runtime=report.runtime,
+            windows=calibration_of(job.evaluation),
+            baseline=BaselineMetrics.of(baseline).model_copy(update={"generations": ()}) if baseline else None,
+            marks=marks_of(job, outcome, noise_floor or {}),
         ),
         files=artifact.files,
         safety=Safety(
-            formats=tuple(sorted({file.path.rpartition(".")[2] for file in artifact.files})),
+            formats=_endings(file.path for file in artifact.files),
             chat_template_sha256=artifact.chat_template_sha256 or template,
         ),
         license=origin.license,
     )
+
+
+def with_card(manifest: Manifest, store: Store) -> Manifest:
+    """Return the manifest with its model card among the files; the card is stored.
+
+    An artifact that says itself how it is loaded has a README.md: those lines go into the card, which takes its place.
+    """
+    own = tuple(file for file in manifest.files if file.path == model_card.NAME)
+    with tempfile.TemporaryDirectory() as folder:
+        store.fetch(own, Path(folder))
+        place = Path(folder) / model_card.NAME
+        loader = place.read_text(encoding="utf-8").partition("\n\n")[2] if own else ""
+        place.unlink(missing_ok=True)  # a link to the artifact's own, which stays
+        place.write_text(model_card.model_card(manifest, loader), encoding="utf-8")
+        files = {file.path: file for file in (*manifest.files, *store.add_folder(Path(folder)))}
+    safety = Safety(formats=_endings(files), chat_template_sha256=manifest.safety.chat_template_sha256)
+    return manifest.model_copy(update={"files": tuple(files[path] for path in sorted(files)), "safety": safety})
+
+
+def _endings(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({path.rpartition(".")[2] for path in paths}))
+
+
+def _ratio(report: EvaluationReport, baseline: EvaluationReport | None) -> float | None:
+    return report.quality.perplexity / baseline.quality.perplexity if baseline else None
 
 
 def calibration_of(tokens: TokenSet) -> dict[str, object]:
@@ -71,26 +115,54 @@ def _concerns(recipe: Recipe, job: VariantJob) -> dict[str, object]:
     return recipe.model_dump(mode="json", exclude=ignored) | {"variant": job.spec.canonical()}
 
 
+class Published(NamedTuple):
+    """What became of accepted variants."""
+
+    manifests: dict[str, str]
+    """Variant -> digest of its manifest."""
+    held_back: dict[str, str]
+    """Variant -> why it was not published."""
+
+
 def commit_accepted(
     recipe: Recipe,
     jobs: list[VariantJob],
     outcomes: Mapping[str, Outcome],
     verdicts: Mapping[str, Verdict],
     store: Store,
+    noise_floor: Mapping[str, float],
+    forbidden: str = "",
     flow_run: str = "",
     signing_key: Path | None = None,
-) -> dict[str, str]:
-    """Publish every accepted variant and return variant -> manifest digest; what was published before stays as it is.
+) -> Published:
+    """Publish every accepted variant; what was published before stays as it is.
+
+    Args:
+        recipe: what was asked for.
+        jobs: all variants.
+        outcomes: what was made and measured, the baseline's too.
+        verdicts: what was decided.
+        store: where to.
+        noise_floor: runtime -> mean KL of the baseline's own weights.
+        forbidden: why nothing may be published; see `licenses.obstacle`.
+        flow_run: for the provenance.
+        signing_key: signs each; None: they are published unsigned.
 
     Raises:
         BlobMissing: a file of an artifact is not in the store any more.
         SigningError: the process with the signing key failed; later variants are not published.
     """
-    digests = {}
+    manifests, held_back = dict[str, str](), dict[str, str]()
     for job in jobs:
         if verdicts[job.name].status != "accepted":
             continue
-        manifest = build_manifest(recipe, job, outcomes[job.name])
+        if forbidden:
+            held_back[job.name] = forbidden
+            continue
+        manifest = _manifest(recipe, job, outcomes, store, noise_floor)
+        if revoked := store.revocation(recipe.model_name, job.name, manifest.digest):
+            held_back[job.name] = f"not published: version {manifest.digest[:12]} was revoked: {revoked.reason}"
+            continue
         provenance = Provenance(
             manifest=manifest.digest,
             recipe=recipe.model_dump(mode="json"),
@@ -101,12 +173,36 @@ def commit_accepted(
         )
         version = Version(model=recipe.model_name, variant=job.name, manifest=manifest.digest, provenance=provenance)
         store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key))
-        digests[job.name] = manifest.digest
-    return digests
+        manifests[job.name] = manifest.digest
+    return Published(manifests, held_back)
+
+
+def promote(recipe: Recipe, manifests: Mapping[str, str], store: Store) -> int:
+    """Move the recipe's channel to these versions and return its sequence number; 0: there is no such channel.
+
+    A version that the channel held before is not made current again: whoever moved the channel on, or back, meant it.
+    """
+    model, name = recipe.model_name, recipe.publish.channel
+    held = read_channel(store, model, name) if name else None
+    if name and (fresh := missing_from(held, manifests)):
+        held = channels.promote(store, model, name, fresh, f"compress {recipe.model.source}")
+    return held.seq if held else 0
+
+
+def missing_from(channel: Channel | None, manifests: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions that a channel never held, as far as its history goes."""
+    moves = channel.moves if channel else ()
+    known = {(variant, digest) for move in moves for variant, digest in move.variants.items()}
+    return {variant: digest for variant, digest in manifests.items() if (variant, digest) not in known}
 
 
 def attest_published(
-    recipe: Recipe, jobs: list[VariantJob], outcomes: Mapping[str, Outcome], store: Store, signing_key: Path
+    recipe: Recipe,
+    jobs: list[VariantJob],
+    outcomes: Mapping[str, Outcome],
+    store: Store,
+    noise_floor: Mapping[str, float],
+    signing_key: Path,
 ) -> bool:
     """Sign versions of these variants that were published before without this key; False where one is not published.
 
@@ -117,7 +213,7 @@ def attest_published(
         SigningError: the process with the signing key failed.
     """
     for job in jobs:
-        manifest = build_manifest(recipe, job, outcomes[job.name])
+        manifest = _manifest(recipe, job, outcomes, store, noise_floor)
         found = store.versions(recipe.model_name, job.name)
         version = next((version for version in found if version.manifest == manifest.digest), None)
         if version is None:
@@ -128,6 +224,18 @@ def attest_published(
         if attestation != held:
             store.commit(manifest, version, attestation)
     return True
+
+
+def _manifest(
+    recipe: Recipe,
+    job: VariantJob,
+    outcomes: Mapping[str, Outcome],
+    store: Store,
+    noise_floor: Mapping[str, float],
+) -> Manifest:
+    """Return the whole manifest of a variant of a run, its card stored."""
+    baseline = next((o for o in outcomes.values() if o.artifact and o.artifact.spec.method == "baseline"), None)
+    return with_card(build_manifest(recipe, job, outcomes[job.name], baseline, noise_floor), store)
 
 
 def _attestation(manifest: Manifest, provenance: Provenance, store: Store, key: Path | None) -> bytes:

@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 
 from quantmill import contents
-from quantmill.artifact import Artifact, StageResult, VariantJob
-from quantmill.errors import BlobMissing, OutOfMemory
+from quantmill.artifact import Artifact, Origin, StageResult, VariantJob
+from quantmill.errors import BlobMissing, OutOfMemory, SourceError
 from quantmill.store.store import Store
-from tasks import chat_templates, engines, frugal, snapshots
-from tasks.sandbox import PROGRESS, Sandbox, scratch
+from tasks import chat_templates, engines, frugal, snapshots, sources
+from tasks.sandbox import PROGRESS, JobResult, Sandbox, scratch
 
 
 def find_artifact(job: VariantJob, store: Store) -> Artifact | None:
@@ -26,6 +26,8 @@ def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
     """
     if found := find_artifact(job, store):
         return found
+    if job.checkpoint:
+        return _take_over(job, job.checkpoint, store, sandbox)
     starved: OutOfMemory | None = None
     for attempt in frugal.attempts(job.spec, job.device):
         if starved:
@@ -52,25 +54,44 @@ def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sa
             "device": attempt.device,
         }
         with sandbox.run("artifact", job.name, arguments, row.engines, job.threads) as result:
-            contents.check_folder(result.out)
-            artifact = Artifact(
-                spec=job.spec,
-                format=row.format,
-                files=store.add_folder(result.out),
-                chat_template_sha256=chat_templates.sha256_in(result.out),
-                source_digest=job.snapshot.digest,
-                calibration_digest=job.calibration.digest if job.calibration else "",
-                toolchain=engines.locked(row.engines),
-                given_up=attempt.words,
-                quantize_s=result.seconds,
-                peak_memory_bytes=result.peak_memory_bytes,
-                **result.value,
-            )
-            value = artifact.model_dump(mode="json")
-            made = StageResult(
-                stage="artifact", key=job.artifact_key, blobs=artifact.files, value=value, made_at=time.time()
-            )
-            return Artifact.model_validate(store.record(made).value)
+            return _record(job, result, store, attempt.words)
+
+
+def _take_over(job: VariantJob, checkpoint: Origin, store: Store, sandbox: Sandbox) -> Artifact:
+    """Return the artifact of a finished checkpoint: its own files, as they were found before the run."""
+    arguments = {
+        "checkpoint": str(sources.open_source(checkpoint.request, sandbox.home).fetch(checkpoint)),
+        "files": [file.path for file in checkpoint.files],
+        "packing": job.spec.packing.model_dump() if job.spec.packing else {},
+        "companions": str(snapshots.local_folder(job.snapshot, sandbox)),
+        "device": job.device,
+    }
+    with sandbox.run("imported", job.name, arguments, (), job.threads) as result:
+        return _record(job, result, store)
+
+
+def _record(job: VariantJob, result: JobResult, store: Store, given_up: str = "") -> Artifact:
+    """Store what a job left, its contents checked, and its record."""
+    contents.check_folder(result.out)
+    files = store.add_folder(result.out)
+    if changed := sorted(file.path for file in set(job.checkpoint.files if job.checkpoint else ()) - set(files)):
+        raise SourceError(f"{job.name}: {changed[0]} is not what it was when the run began")
+    artifact = Artifact(
+        spec=job.spec,
+        format=job.spec.format,
+        files=files,
+        chat_template_sha256=chat_templates.sha256_in(result.out),
+        source_digest=job.snapshot.digest,
+        calibration_digest=job.calibration.digest if job.calibration else "",
+        toolchain=engines.locked(job.spec.row.engines),
+        given_up=given_up,
+        quantize_s=result.seconds,
+        peak_memory_bytes=result.peak_memory_bytes,
+        **result.value,
+    )
+    value = artifact.model_dump(mode="json")
+    made = StageResult(stage="artifact", key=job.artifact_key, blobs=artifact.files, value=value, made_at=time.time())
+    return Artifact.model_validate(store.record(made).value)
 
 
 def _source(job: VariantJob, store: Store, sandbox: Sandbox, place: Path) -> Path:

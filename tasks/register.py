@@ -1,4 +1,4 @@
-"""Records a compress run in MLflow and its accepted variants in MLflow's registry; the only writer there.
+"""Records a compress run in MLflow; `registry` has what becomes of its accepted variants there. Nothing else writes to it.
 
 MLflow is a notebook here, never the source of truth: a version's source is `quantmill://model/variant@manifest`, the
 bytes stay in the store. Only the client API is used: the fluent one keeps state in the process; flows run in threads.
@@ -8,15 +8,14 @@ import math
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from quantmill.errors import RegistrationError
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary, VariantSummary
+from tasks import registry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,7 +25,7 @@ _FIGURES = [
     name for name, field in VariantSummary.model_fields.items() if field.annotation in (int | None, float | None)
 ]
 _TAG_LENGTH = 5000  # MLflow's limit on older servers.
-_MANIFEST_TAG = "quantmill.manifest"
+_DELIVERY_TAG = "quantmill.delivery"
 
 
 def register_run(
@@ -37,6 +36,7 @@ def register_run(
     uri: str,
     report_files: Mapping[str, bytes],
     logs: Mapping[str, Path],
+    delivery: str = "",
 ) -> str:
     """Record one run with one child per variant, and accepted variants as versions; return the run's id.
 
@@ -48,16 +48,17 @@ def register_run(
         uri: where MLflow is: `sqlite:///...`, `http://...`.
         report_files: file name -> bytes, stored with the parent.
         logs: variant -> its job's log, stored with the child where the file exists.
+        delivery: names this record: one that is whole is not made again, one that broke off is replaced. Empty: a new one.
 
     Raises:
         RegistrationError: MLflow cannot be reached or refuses.
     """
-    from mlflow import MlflowClient
-
-    with _failing_in_a_line(uri, len(manifests)):
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    outcome = f"{len(manifests)} accepted variants are published, `quantmill register` registers them"
+    with registry.failing_in_a_line(uri, outcome) as client:
         experiment = _experiment(client, summary.model, uri)
-        parent = _start_parent(client, experiment, recipe, summary)
+        if delivery and (whole := _recorded(client, experiment, delivery)):
+            return whole
+        parent = _start_parent(client, experiment, recipe, summary, delivery)
         state = "FAILED"  # Should anything stop us: a run left RUNNING says that somebody still works on it.
         try:
             for name, content in report_files.items():
@@ -67,29 +68,29 @@ def register_run(
                 for variant in summary.variants
             }
             versions = {
-                variant.name: _version(client, summary.model, variant, manifests[variant.name], children[variant.name])
+                variant.name: registry.register_version(
+                    client, summary.model, variant, manifests[variant.name], children[variant.name]
+                )
                 for variant in summary.variants
                 if variant.name in manifests
             }
-            _move_aliases(client, summary, versions)
+            registry.move_aliases(client, summary, versions)
             state = "FINISHED"
         finally:
             client.set_terminated(parent, state)
         return parent
 
 
-@contextmanager
-def _failing_in_a_line(uri: str, published: int) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        secret, at, place = uri.rpartition("@")
-        words = " ".join(str(error).replace(secret + at, "").split())[:300]  # the client's words hold the password too
-        raise RegistrationError(
-            f"MLflow at {place}: {words}; {published} accepted variants are published, the same command registers them"
-        ) from error
+def _recorded(client: "MlflowClient", experiment: str, delivery: str) -> str:
+    """Return the run of a delivery that is whole, or nothing; what an attempt that broke off left is deleted."""
+    found = client.search_runs([experiment], f"tags.`{_DELIVERY_TAG}` = '{delivery}'")
+    if whole := next((run.info.run_id for run in found if run.info.status == "FINISHED"), ""):
+        return str(whole)
+    for run in found:
+        for child in client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'"):
+            client.delete_run(child.info.run_id)
+        client.delete_run(run.info.run_id)
+    return ""
 
 
 def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
@@ -112,11 +113,12 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
         raise
 
 
-def _start_parent(client: "MlflowClient", experiment: str, recipe: Recipe, summary: RunSummary) -> str:
+def _start_parent(client: "MlflowClient", experiment: str, recipe: Recipe, summary: RunSummary, delivery: str) -> str:
     tags = {
         "mlflow.note.content": _note(summary),
         "quantmill.model": summary.model,
         "quantmill.source": summary.source,
+        **({_DELIVERY_TAG: delivery} if delivery else {}),
     }
     parent = _start(client, experiment, f"compress {summary.model}", tags)
     _log_params(
@@ -183,52 +185,6 @@ def _variant_params(variant: VariantSummary, outcome: Outcome | None) -> dict[st
     if outcome and outcome.error:
         params["error"] = outcome.error
     return params
-
-
-def _version(client: "MlflowClient", model: str, variant: VariantSummary, manifest: str, run: str) -> str:
-    """Return the number of the model's version for this manifest, made if there is none yet."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(model, description="Accepted variants; the bytes are in the store.")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    page = client.search_model_versions(f"name = '{model}' and tags.`{_MANIFEST_TAG}` = '{manifest}'")
-    if page:
-        return str(page[0].version)
-    tags = {
-        _MANIFEST_TAG: manifest,
-        "variant": variant.name,
-        "format": variant.format,
-        "bits": str(variant.bits),
-        "size_bytes": str(variant.size_bytes),
-        "perplexity": str(variant.perplexity),
-        "mean_kl": str(variant.mean_kl),
-    }
-    made = client.create_model_version(
-        model,
-        source=f"quantmill://{model}/{variant.name}@{manifest}",
-        run_id=run,
-        tags=tags,
-        description=", ".join([variant.name, *variant.marks]),
-        await_creation_for=0,  # Nothing is copied, so there is nothing to wait for.
-    )
-    return str(made.version)
-
-
-def _move_aliases(client: "MlflowClient", summary: RunSummary, versions: Mapping[str, str]) -> None:
-    """Point each variant's alias at its version, and the `best-` aliases at this run's picks."""
-    aliases = {alias(name): version for name, version in versions.items()}
-    aliases |= {f"best-{goal}": versions[name] for goal, name in summary.picks.items() if name in versions}
-    for name, version in aliases.items():
-        client.set_registered_model_alias(summary.model, name, version)
-
-
-def alias(variant: str) -> str:
-    """Return a variant's name as MLflow takes it for an alias: no dots, and `latest` and `v1` are taken."""
-    name = re.sub(r"[^\w-]", "-", variant, flags=re.ASCII)
-    return f"variant-{name}" if re.fullmatch(r"(?i)latest|v\d+", name) else name
 
 
 def _flat(prefix: str, value: Mapping[str, object]) -> dict[str, str]:

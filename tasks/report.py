@@ -5,11 +5,12 @@ Pure functions: the Prefect artifacts, the MLflow run and the files on disk are 
 
 import base64
 import html as markup
-import re
 from collections.abc import Sequence
 
 from quantmill.recipe import GatePolicy
 from quantmill.report import RunSummary, VariantSummary
+from tasks.markdown import plain
+from tasks.markdown import row as cells
 from tasks.plot import plot
 
 _MB = 1e6
@@ -94,6 +95,7 @@ def _sections(summary: RunSummary, gates: GatePolicy | None) -> list[tuple[str, 
         ),
         *_generations(summary),
         ("Gates", _limits(gates)),
+        ("Channel", _channel(summary)),
         ("Baseline", [_baseline(summary)]),
         ("Noise floors", _noise(summary)),
         ("Measured on", _machine(summary)),
@@ -117,6 +119,11 @@ def _limits(gates: GatePolicy | None) -> list[tuple[str, str]]:
     """Return the limits in force; the huge default of one says that it does not bind, which a reader need not see."""
     limits: dict[str, float] = gates.model_dump() if gates else {}
     return [(name, f"{limit:g}") for name, limit in limits.items() if limit < 1e6]
+
+
+def _channel(summary: RunSummary) -> list[tuple[str, str]]:
+    moved = f"at move {summary.channel_seq}" if summary.channel_seq else "not moved: nothing was published"
+    return [(summary.channel, moved)] if summary.channel else []
 
 
 def _reasons(variant: VariantSummary) -> Sequence[str]:
@@ -153,22 +160,13 @@ def markdown(summary: RunSummary, gates: GatePolicy | None = None) -> str:
     """Return the report as GitHub's Markdown."""
     rows = table(summary)
     titles = list(rows[0]) if rows else []
-    lines = [f"# {_plain(summary.model)}", "", _headline(summary), ""]
+    lines = [f"# {plain(summary.model)}", "", _headline(summary), ""]
     if rows:
-        lines += [_cells(titles), "|:--|:--" + "|--:" * (len(titles) - 2) + "|"]
-        lines += [_cells(list(row.values())) for row in rows]
+        lines += [cells(titles), "|:--|:--" + "|--:" * (len(titles) - 2) + "|"]
+        lines += [cells(list(row.values())) for row in rows]
     for title, entries in _sections(summary, gates):
-        lines += ["", f"## {title}", "", *(f"- **{_plain(what)}**: {_plain(text)}" for what, text in entries)]
+        lines += ["", f"## {title}", "", *(f"- **{plain(what)}**: {plain(text)}" for what, text in entries)]
     return "\n".join(lines) + "\n"
-
-
-def _cells(texts: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_plain, texts)) + " |"
-
-
-def _plain(text: str) -> str:
-    """Return text that Markdown shows as it is: causes of failure quote other programs."""
-    return re.sub(r"([\\*\[\]|<>])", r"\\\1", " ".join(text.split()))
 
 
 def html(summary: RunSummary, plot_png: bytes | None, gates: GatePolicy | None = None) -> str:

@@ -15,10 +15,10 @@ from quantmill import keys
 from quantmill.artifact import Origin, Preview
 from quantmill.errors import DownloadError, SourceError, VerificationError
 from quantmill.recipe import ModelRequest
+from quantmill.store import s3_client
 from tasks import remote, sources
 
 _PIECE_BYTES = 4 << 20
-_REFUSED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AllAccessDisabled"}
 _GONE = {"NoSuchBucket", "NoSuchKey", "404"}
 
 
@@ -86,16 +86,7 @@ class S3Source:
     def _connected(self) -> Any:
         if self._client is not None:
             return self._client
-        import boto3
-        from botocore.config import Config
-
-        session = boto3.session.Session()  # the default one is shared by threads, and keeps credentials that went
-        client = session.client("s3")
-        if "amazonaws.com" in client.meta.endpoint_url:
-            return client
-        return session.client(
-            "s3", config=Config(s3={"addressing_style": "path"})
-        )  # others have no host for each bucket
+        return s3_client.connect()
 
     @contextmanager
     def _one_line(self, name: str) -> Iterator[None]:
@@ -124,7 +115,7 @@ class S3Source:
 
 
 def _refused(source: str, code: str) -> SourceError | DownloadError:
-    if code in _REFUSED:
+    if code in s3_client.REFUSED:
         return SourceError(f"{source}the store refuses ({code}); the credentials must be allowed to list and to read")
     if code in _GONE:
         return SourceError(f"{source}is not there ({code})")

@@ -3,11 +3,13 @@
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from quantmill import keys, planning
 from quantmill.artifact import Origin, Snapshot
 from quantmill.errors import SourceError
 from quantmill.files import FileEntry, files_digest
+from quantmill.variants import VariantSpec
 from tasks import sources
 from tasks.sandbox import Sandbox
 
@@ -27,11 +29,32 @@ def local_folder(snapshot: Snapshot, sandbox: Sandbox) -> Path:
     return folder
 
 
+def packages(origin: Origin) -> tuple[str, ...]:
+    """Return the packages whose versions decide what a snapshot of the origin holds."""
+    spec = _packed(origin)
+    return (*PACKAGES, *(name for name in spec.maker.engines if name not in PACKAGES)) if spec else PACKAGES
+
+
+def _packed(origin: Origin) -> VariantSpec | None:
+    """Return the variant that the origin itself is, where it is a folder that was quantized already."""
+    packing = origin.architecture.packing
+    if packing is None or origin.kind == "gguf":
+        return None
+    return VariantSpec(method="imported", bits=packing.bits).found(packing, origin.digest)
+
+
 def take_in(origin: Origin, sandbox: Sandbox) -> Snapshot:
     """Make the snapshot's folder in the local cache, whole or not at all."""
     path = sources.open_source(origin.request, sandbox.home).fetch(origin)
-    arguments = {"kind": origin.kind, "source": str(path), "files": [file.path for file in origin.files]}
-    with sandbox.run("snapshot", origin.kind, arguments, PACKAGES) as result:
+    arguments: dict[str, Any] = {
+        "kind": origin.kind,
+        "source": str(path),
+        "files": [file.path for file in origin.files],
+    }
+    if spec := _packed(origin):
+        runtime = spec.runtime(origin.architecture.experts)
+        arguments |= {"kind": "packed", "packing": spec.model_dump()["packing"], "runtime": runtime}
+    with sandbox.run("snapshot", arguments["kind"], arguments, packages(origin)) as result:
         files = _entries(result.out)
         parameters = planning.count_parameters(sorted(result.out.glob("*.safetensors")))
         folder = sandbox.home / "snapshots" / files_digest(files)

@@ -12,7 +12,7 @@ from quantmill.artifact import Architecture, Origin, Preview
 from quantmill.errors import RequestError, SourceError
 from quantmill.files import FileEntry, safe_path
 from quantmill.recipe import ModelRequest
-from tasks import model_files
+from tasks import licenses, model_files
 from tasks.architecture import of_config, of_gguf
 
 
@@ -114,7 +114,8 @@ class LocalSource:
         """Return the kind, the files by name, the model's shape and the licence that the source states."""
         path = self._path
         if path.is_dir():
-            return "folder", {name: path / name for name in model_files.list_files(path)}, of_config(path), ""
+            files = {name: path / name for name in model_files.list_files(path)}
+            return "folder", files, of_config(path), licenses.stated_in(path)
         if path.suffix != ".gguf":
             raise SourceError(f"model.source: {self._request.source}: a single file must be a .gguf")
         shape, license_name = of_gguf(path)

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 
 from quantmill import selection
-from quantmill.artifact import Artifact, Snapshot, VariantJob
+from quantmill.artifact import VariantJob
 from quantmill.recipe import Recipe
 from quantmill.report import BaselineMetrics, Outcome, RunSummary, VariantSummary, Verdict
-
-NOTABLE_SHARE = 0.05
-SAME_GRID_SHARE = 0.5
+from tasks.marks import marks_of
 
 
 def summarize(
@@ -18,15 +16,17 @@ def summarize(
     outcomes: Mapping[str, Outcome],
     verdicts: Mapping[str, Verdict],
     published: Mapping[str, str],
+    held_back: Mapping[str, str],
     noise_floor: dict[str, float],
     timings: dict[str, float],
 ) -> RunSummary:
-    """Return the summary, variants in the recipe's order."""
+    """Return the summary, variants in the recipe's order; accepted ones that were not published say why."""
     snapshot = jobs[0].snapshot
-    figures = _baseline(baseline)
+    figures = BaselineMetrics.of(baseline)
     rows = tuple(
         _row(job, outcomes[job.name], verdicts[job.name], figures, noise_floor, published.get(job.name)) for job in jobs
     )
+    rows = tuple(_held_back(row, held_back[row.name]) if row.name in held_back else row for row in rows)
     rows = tuple(row.model_copy(update={"better": selection.better_choice(row, rows)}) for row in rows)
     return RunSummary(
         model=recipe.model_name,
@@ -42,38 +42,8 @@ def summarize(
     )
 
 
-def source_grid_share(artifact: Artifact, snapshot: Snapshot) -> float:
-    """Return the share of weights that land on the grid they came from: the same GGUF type in source and artifact.
-
-    Such a tensor loses next to nothing, whatever its type would cost a model that was never quantized.
-    """
-    same = [
-        tensor.parameters
-        for tensor in artifact.tensors
-        if tensor.scheme == snapshot.source_types.get(tensor.name) and tensor.scheme not in ("F32", "F16", "BF16")
-    ]
-    return sum(same) / artifact.parameters
-
-
-def _baseline(outcome: Outcome) -> BaselineMetrics:
-    artifact, report = outcome.artifact, outcome.report
-    if artifact is None or report is None:
-        raise ValueError("no summary without a baseline")
-    return BaselineMetrics(
-        name=outcome.name,
-        size_bytes=artifact.size_bytes,
-        bits_per_weight=artifact.bits_per_weight,
-        perplexity=report.quality.perplexity,
-        decode_tokens_per_s=report.speed.decode_tokens_per_s,
-        prefill_tokens_per_s=report.speed.prefill_tokens_per_s,
-        peak_memory_bytes=report.speed.peak_memory_bytes,
-        compute_dtype=report.quality.compute_dtype,
-        scored_tokens=report.quality.scored_tokens,
-        hardware=report.speed.hardware,
-        threads=report.speed.threads,
-        kernel=report.speed.kernel,
-        generations=report.generations,
-    )
+def _held_back(row: VariantSummary, why: str) -> VariantSummary:
+    return row.model_copy(update={"reasons": (*row.reasons, why), "marks": (*row.marks, "not published")})
 
 
 def _row(
@@ -88,7 +58,7 @@ def _row(
         name=job.name,
         method=job.spec.method,
         bits=job.spec.bits,
-        format=job.spec.row.format,
+        format=job.spec.format,
         status=verdict.status,
         reasons=verdict.reasons,
         cached=outcome.cached,
@@ -118,20 +88,4 @@ def _row(
             "kernel": speed.kernel,
             "repeats": speed.repeats,
         }
-    return row.model_copy(update=measured | {"marks": _marks(job, outcome, noise_floor)})
-
-
-def _marks(job: VariantJob, outcome: Outcome, noise_floor: dict[str, float]) -> tuple[str, ...]:
-    marks = []
-    if artifact := outcome.artifact:
-        if source_grid_share(artifact, job.snapshot) > SAME_GRID_SHARE:
-            marks.append(selection.SOURCE_GRID)
-        if (share := artifact.fallback_share) > NOTABLE_SHARE:
-            marks.append(f"{share:.0%} fallback")
-        if artifact.given_up:
-            marks.append(f"out of memory: {artifact.given_up}")
-        if artifact.starved_experts:
-            marks.append(f"{len(artifact.starved_experts)} starved experts")
-    if (report := outcome.report) and report.quality.mean_kl <= noise_floor.get(report.runtime, 0.0):
-        marks.append("within noise")
-    return tuple(marks)
+    return row.model_copy(update=measured | {"marks": marks_of(job, outcome, noise_floor)})

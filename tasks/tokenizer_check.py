@@ -10,6 +10,7 @@ and llama.cpp's converter get, and for some classes it builds another pre-tokeni
 
 import difflib
 import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +62,15 @@ class Difference:
 def compare(folder: Path, gguf: Path) -> Difference | None:
     """Return how the folder's tokenizer differs from llama.cpp's on the probe, or None: every id is the same.
 
-    The last piece also compares the ids that each puts around a text by itself (BOS, EOS).
+    The last piece also compares the ids that each puts around a text by itself (BOS, EOS). Where the folder's tokenizer
+    composes accents (Unicode's NFC) first, the probe is composed text.
     """
     tokenizer = _tokenizer(folder)
     vocabulary = _vocabulary(gguf)
     added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
     text = probe_text([token for token, _ in added])
+    if type(tokenizer.backend_tokenizer.normalizer).__name__ == "NFC":  # as Qwen's; llama.cpp never composes
+        text = unicodedata.normalize("NFC", text)
     pieces = [(text[at : at + _PIECE_CHARS], False) for at in range(0, len(text), _PIECE_CHARS)]
     ours_total = theirs_total = differing = 0
     first, context = -1, ""

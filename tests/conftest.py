@@ -1,6 +1,7 @@
 """What several test modules share. The slow things are made once a session."""
 
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks import download, snapshots
 from tasks.sandbox import Sandbox
+from tests.s3_server import S3Server, s3_server
 
 LONGEST_FIRST = [
     "test_contract",
@@ -70,7 +72,7 @@ def _take_in(home: Path) -> Path:
     settings = Settings(home=home)
     sandbox = Sandbox(settings)
     origin = download.inspect_source(ModelRequest(source=SMOLLM2), home)
-    snapshot = download.fetch_snapshot(origin, open_store(settings.store_path), sandbox)
+    snapshot = download.fetch_snapshot(origin, open_store(settings.store_uri), sandbox)
     return snapshots.local_folder(snapshot, sandbox)
 
 
@@ -78,6 +80,20 @@ def _take_in(home: Path) -> Path:
 def smollm2(smollm2_home: Path) -> Path:
     """The real model, 135 million weights, taken in from the package that carries it: a bf16 folder."""
     return _take_in(smollm2_home)
+
+
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """An MLflow database with its tables and nothing in them: to be copied, as making one takes many seconds."""
+    from mlflow import MlflowClient
+
+    base = tmp_path_factory.getbasetemp()
+    database = (base if worker_id == "master" else base.parent) / "empty-mlflow" / "mlflow.db"
+    with FileLock(f"{database.parent}.lock"):
+        if not database.exists():
+            database.parent.mkdir()
+            MlflowClient(tracking_uri=f"sqlite:///{database}").search_experiments()
+    return database
 
 
 @pytest.fixture(scope="session")
@@ -115,3 +131,25 @@ def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(smollm2 / name, folder / name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The session's object store, one for each worker."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        server.client().create_bucket(Bucket="bucket")
+        yield server
+
+
+@pytest.fixture
+def s3(s3_session: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty place in the session's object store: an address that this process may open."""
+    for name, value in s3_session.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://bucket/{secrets.token_hex(6)}"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where a store may lie: a test that takes this runs for each kind of place."""
+    return str(tmp_path / "store") if request.param == "folder" else str(request.getfixturevalue("s3"))

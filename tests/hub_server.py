@@ -1,14 +1,16 @@
-"""A model hub on loopback: what `huggingface_hub` asks of the real one, as far as a download needs it.
+"""A model hub on loopback: what `huggingface_hub` asks of the real one, as far as a download or a commit needs it.
 
     with HubServer() as hub:
         hub.commit("org/name", {"config.json": b"{}", "model.safetensors": weights})
         ...  # a process with HF_ENDPOINT=hub.url
         assert hub.requests
 
-Files ending in .safetensors, .gguf or .bin are "large": the hub states their sha256, as for Git LFS. Others have git's
-blob digest. Nothing of the real hub's storage behind it (Xet, signed addresses of a CDN) is played.
+Commits are taken from the token `writer`. Files ending in .safetensors, .gguf or .bin are "large": the hub states their
+sha256, as for Git LFS. Others have git's blob digest. Nothing of the real hub's storage behind it (Xet, signed addresses
+of a CDN) is played.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -49,6 +51,9 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.requests: list[Seen] = []
         self.bytes_sent = 0
+        self.writer = "writer"
+        self.private: set[str] = set()
+        self.uploaded: dict[str, bytes] = {}
         self._cuts: dict[str, list[int]] = {}
         self._swapped: dict[str, bytes] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
@@ -130,6 +135,74 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
 
         def do_HEAD(self) -> None:
             self._answer()
+
+        def do_POST(self) -> None:
+            self._take()
+
+        def do_PUT(self) -> None:
+            self._take()
+
+        def _take(self) -> None:
+            """Play what a commit needs: the repository, how each file is sent, large ones, the commit."""
+            path = unquote(urlsplit(self.path).path)
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            hub.requests.append(Seen(self.command, path, "", self.headers.get("Authorization", "")))
+            if stored := re.fullmatch(r"/upload/([0-9a-f]{64})", path):
+                hub.uploaded[stored[1]] = body
+                return self._json({})
+            if self.headers.get("Authorization") != f"Bearer {hub.writer}":
+                return self._refuse(401, "")
+            asked = [json.loads(line) for line in body.splitlines() if line]
+            if path == "/api/repos/create":
+                return self._create(asked[0])
+            if path == "/api/validate-yaml":
+                return self._json({"errors": [], "warnings": []})
+            if re.fullmatch(r"/api/models/[^/]+/[^/]+/preupload/main", path):
+                modes = [
+                    {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(_LARGE) else "regular"}
+                    for f in asked[0]["files"]
+                ]
+                return self._json({"files": [mode | {"shouldIgnore": False} for mode in modes]})
+            if path.endswith(".git/info/lfs/objects/batch"):
+                return self._json({"transfer": "basic", "objects": [self._action(o) for o in asked[0]["objects"]]})
+            if commit := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
+                return self._commit(commit[1], asked)
+            return self._refuse(404, "EntryNotFound")
+
+        def _create(self, asked: dict[str, str]) -> None:
+            name = f"{asked['organization']}/{asked['name']}"
+            if name in hub.repos:
+                return self._json({"url": f"{hub.url}/{name}"}, 409)
+            if asked.get("visibility") == "private":
+                hub.private.add(name)
+            hub.commit(name, {".gitattributes": b"*.gguf filter=lfs\n"})
+            return self._json({"url": f"{hub.url}/{name}"})
+
+        def _action(self, wanted: dict[str, object]) -> dict[str, object]:
+            upload = {"href": f"{hub.url}/upload/{wanted['oid']}", "header": {}}
+            return wanted | {"actions": {"upload": upload}}
+
+        def _commit(self, name: str, lines: list[dict[str, dict[str, str]]]) -> None:
+            repo = hub.repos[name]
+            files = dict(repo.commits[repo.refs["main"]])
+            for line in lines:
+                kind, value = str(line["key"]), line["value"]
+                if kind == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif kind == "lfsFile":
+                    files[value["path"]] = hub.uploaded[value["oid"]]
+                elif kind == "deletedFile":
+                    del files[value["path"]]
+            made = hub.commit(name, files)
+            self._json({"commitUrl": f"{hub.url}/{name}/commit/{made}", "commitOid": made, "success": True})
+
+        def _json(self, document: object, status: int = 200) -> None:
+            data = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
             """Say nothing: tests read `requests`."""

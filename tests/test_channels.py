@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +14,8 @@ from tests.samples import manifest, version
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return open_store(tmp_path / "store")
+def store(place: str) -> Store:
+    return open_store(place)
 
 
 def publish(store: Store, variant: str, hardware: str = "") -> str:
@@ -86,11 +85,12 @@ def test_names_are_plain(store: Store, name: str) -> None:
 
 def test_a_damaged_channel_is_not_believed(store: Store) -> None:
     channels.promote(store, "m", "stable", {"a": publish(store, "a")}, "landed")
-    path = Path(store.uri) / "models" / "m" / "channels" / "stable.json"
-    path.with_name("other.json").write_bytes(path.read_bytes())
+    held = store.objects.read("models/m/channels/stable.json")
+    assert held is not None
+    store.objects.create("models/m/channels/other.json", held.data)
     with pytest.raises(VerificationError, match="it is the channel m/stable"):
         channels.read_channel(store, "m", "other")
-    path.write_text("{")
+    store.objects.replace("models/m/channels/stable.json", b"{")
     with pytest.raises(VerificationError, match="not a channel"):
         channels.read_channel(store, "m", "stable")
 

@@ -6,7 +6,8 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
-from tasks import experts, summarize
+from tasks import experts
+from tasks.marks import marks_of
 from tests import samples
 
 
@@ -52,4 +53,4 @@ def test_starved_experts_are_a_mark() -> None:
     assert found.artifact
     artifact = found.artifact.model_copy(update={"starved_experts": {"0.3": 4, "1.2": 0}})
     job = type("Job", (), {"snapshot": type("Snapshot", (), {"source_types": {}})()})()
-    assert "2 starved experts" in summarize._marks(job, found.model_copy(update={"artifact": artifact}), {})
+    assert "2 starved experts" in marks_of(job, found.model_copy(update={"artifact": artifact}), {})

@@ -12,7 +12,8 @@ from quantmill.errors import OutOfMemory
 from quantmill.settings import Settings
 from quantmill.variant_request import VariantRequest
 from quantmill.variants import VariantSpec
-from tasks import frugal, summarize
+from tasks import frugal
+from tasks.marks import marks_of
 from tasks.sandbox import JobResult, Sandbox
 from tests import samples
 from tests.quantizers.bench import QUICK, Bench
@@ -41,8 +42,8 @@ def test_what_is_given_up(request_: dict[str, object], device: str, words: list[
 def test_a_mark_says_so() -> None:
     outcome = samples.outcome("v")
     starved = outcome.artifact.model_copy(update={"given_up": "batch_size 1 in place of 8"})  # type: ignore[union-attr]
-    job: Any = SimpleNamespace(snapshot=SimpleNamespace(source_types={}))
-    marks = summarize._marks(job, outcome.model_copy(update={"artifact": starved}), {})
+    job: Any = SimpleNamespace(snapshot=SimpleNamespace(source_types={}), checkpoint=None)
+    marks = marks_of(job, outcome.model_copy(update={"artifact": starved}), {})
     assert marks == ("out of memory: batch_size 1 in place of 8",)
 
 

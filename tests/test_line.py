@@ -144,7 +144,7 @@ def test_another_calibration_text_remakes_only_what_it_calibrates(line: Line, tm
     from tasks.sandbox import Sandbox
 
     settings = Settings(home=line.home)
-    store, sandbox = open_store(settings.store_path), Sandbox(settings)
+    store, sandbox = open_store(settings.store_uri), Sandbox(settings)
     other = tmp_path / "text.txt"
     other.write_text("\n\n".join(f"Paragraph {n} of another text says {n * n}." for n in range(2000)))
 
@@ -152,7 +152,7 @@ def test_another_calibration_text_remakes_only_what_it_calibrates(line: Line, tm
         recipe = parse_recipe(RECIPE | {"calibration": RECIPE["calibration"] | {"source": source}})
         snapshot = download.fetch_snapshot(download.inspect_source(recipe.model, line.home), store, sandbox)
         tokens = calibrate.build_token_sets(recipe, snapshot, store, sandbox, True)
-        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, {})
         return {job.name: (job.artifact_key, job.report_key) for job in plan.variants}
 
     before, after = keys("builtin"), keys(str(other))

@@ -97,7 +97,7 @@ def test_what_the_transformers_flavour_writes(registry: Any) -> None:
 
 def publish(registry: Any, method: str) -> None:
     """Put the folder into the store as a published variant, and register it as `register` does."""
-    store, measured = open_store(load_settings().store_path), report(method)
+    store, measured = open_store(load_settings().store_uri), report(method)
     (registry.folder / "pytorch_model.bin").unlink(missing_ok=True)
     made = Manifest(
         name=f"base/{method}",

@@ -1,12 +1,6 @@
 """What MLflow holds after a run: on SQLite, and through a real server."""
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +12,9 @@ from quantmill.errors import RegistrationError
 from quantmill.files import FileEntry
 from quantmill.recipe import Recipe, VariantSpec
 from quantmill.report import BaselineMetrics, EvaluationReport, Outcome, Quality, RunSummary, Speed, VariantSummary
-from tasks.register import alias, register_run
+from tasks.register import register_run
+from tasks.registry import alias
+from tests.mlflow_server import MlflowServer
 
 MANIFEST = "d" * 64
 RECIPE = Recipe.model_validate(
@@ -152,13 +148,15 @@ def check(uri: str, parent: str) -> None:
         assert client.get_model_version_by_alias("tiny", name).version == version.version
 
 
-def test_sqlite_holds_the_run_and_each_manifest_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sqlite_holds_the_run_and_each_manifest_once(
+    tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     working = tmp_path / "working"
     working.mkdir()
     monkeypatch.chdir(working)
     folder = tmp_path / "mlflow"
     folder.mkdir()
-    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    uri = f"sqlite:///{shutil.copyfile(empty_mlflow, folder / 'mlflow.db')}"
     first = register(uri, tmp_path)
     check(uri, first)
     again = register(uri, tmp_path)
@@ -190,39 +188,12 @@ def test_alias_is_valid_for_mlflow(name: str, expected: str) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path, empty_mlflow: Path) -> Iterator[str]:
     """A real MLflow server on a free port of the loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    backend = f"--backend-store-uri=sqlite:///{tmp_path / 'server.db'}"
-    places = [backend, "--serve-artifacts", f"--artifacts-destination={tmp_path / 'served'}"]
-    with (tmp_path / "server.log").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", *places],
-            cwd=tmp_path,
-            env={**os.environ, **quiet},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, tmp_path / "server.log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 15)  # The server starts workers of its own.
-        process.wait(20)
-
-
-def wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    pytest.fail(log.read_text())
+    served = MlflowServer(tmp_path, empty_mlflow)
+    served.start()
+    yield served.url
+    served.stop()
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The folder store: create-only, first complete result wins, a missing blob undoes a result, racing writers lose nothing."""
+"""The store in a folder and in a bucket: create-only, first complete result wins, a missing blob undoes a result, races lose nothing."""
 
 import threading
 import time
@@ -10,14 +10,19 @@ from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
 from quantmill.files import FileEntry
 from quantmill.store.places import open_store
-from quantmill.store.store import Store
+from quantmill.store.store import Store, blob_key
 from tests.samples import manifest, version
 
 KEY = "cd" * 32
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(place: str) -> Store:
+    return open_store(place)
+
+
+@pytest.fixture
+def folder_store(tmp_path: Path) -> Store:
     return open_store(tmp_path / "store")
 
 
@@ -32,10 +37,10 @@ def result(files: tuple[FileEntry, ...], **value: object) -> StageResult:
     return StageResult(stage="artifact", key=KEY, blobs=files, value=dict(value), made_at=time.time())
 
 
-def test_it_is_a_store(store: Store) -> None:
-    held: Store = store
-    assert held.models() == {}
-    assert not Path(held.uri).exists(), "opening writes nothing"
+def test_an_empty_store_holds_nothing_and_opening_writes_nothing(store: Store) -> None:
+    assert store.models() == {}
+    assert not list(store.objects.under("models/"))
+    assert not Path(store.uri).exists()
 
 
 def test_a_folder_comes_back_byte_for_byte(store: Store, tmp_path: Path) -> None:
@@ -54,9 +59,10 @@ def test_a_folder_comes_back_byte_for_byte(store: Store, tmp_path: Path) -> None
     }
 
 
-def test_equal_bytes_are_kept_once_and_linked_not_copied(store: Store, tmp_path: Path) -> None:
+def test_equal_bytes_are_kept_once_and_linked_not_copied(folder_store: Store, tmp_path: Path) -> None:
+    store = folder_store
     entries = store.add_folder(fill(tmp_path / "a", one="same", two="same"))
-    blobs = [path for path in Path(store.uri).rglob("*") if path.is_file()]
+    blobs = [path for path in Path(store.uri, "blobs").rglob("*") if path.is_file()]
     assert len(blobs) == 1
     store.fetch(entries, tmp_path / "b")
     assert (tmp_path / "b" / "one").stat().st_ino == blobs[0].stat().st_ino
@@ -79,7 +85,7 @@ def test_the_first_complete_result_wins(store: Store, tmp_path: Path) -> None:
 def test_a_missing_blob_undoes_a_result_and_a_remake_replaces_it(store: Store, tmp_path: Path) -> None:
     first = result(store.add_folder(fill(tmp_path / "a", w="1")), who="first")
     store.record(first)
-    next(path for path in Path(store.uri).rglob(first.blobs[0].sha256)).unlink()
+    store.objects.delete(blob_key(first.blobs[0].sha256))
     assert store.look_up("artifact", KEY) is None
     with pytest.raises(BlobMissing, match=r"w: blob .* is not in"):
         store.fetch(first.blobs, tmp_path / "c")
@@ -90,9 +96,7 @@ def test_a_missing_blob_undoes_a_result_and_a_remake_replaces_it(store: Store, t
 
 def test_a_damaged_blob_is_not_handed_out(store: Store, tmp_path: Path) -> None:
     entries = store.add_folder(fill(tmp_path / "a", w="12345"))
-    blob = next(Path(store.uri).rglob(entries[0].sha256))
-    blob.chmod(0o644)
-    blob.write_text("12346")
+    store.objects.replace(blob_key(entries[0].sha256), b"12346")
     with pytest.raises(VerificationError, match=r"w: .*; dropped"):
         store.fetch(entries, tmp_path / "b")
     assert not store.has_blob(entries[0]), "the next run makes it again"
@@ -100,14 +104,13 @@ def test_a_damaged_blob_is_not_handed_out(store: Store, tmp_path: Path) -> None:
     store.fetch(entries, tmp_path / "d")
 
 
-def test_results_expire_and_damaged_ones_do_not_count(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "store", stage_days=1)
+def test_results_expire_and_damaged_ones_do_not_count(place: str) -> None:
+    store = open_store(place, stage_days=1)
     old = result(()).model_copy(update={"made_at": time.time() - 86401})
     store.record(old)
     assert store.look_up("artifact", KEY) is None
     assert store.record(result((), who="new")).value == {"who": "new"}
-    path = next(Path(store.uri).rglob(f"{KEY}.json"))
-    path.write_text("{")
+    store.objects.replace(f"stages/artifact/{KEY}.json", b"{")
     assert store.look_up("artifact", KEY) is None
 
 
@@ -118,7 +121,6 @@ def test_a_commit_needs_every_file_and_happens_once(store: Store, tmp_path: Path
     assert not store.commit(made, version(made, made_at=2.0)), "the same version is there already"
     assert [held.provenance.made_at for held in store.versions("m", "v")] == [1.0]
     assert store.manifest(made.digest) == made
-    (Path(store.uri) / "models" / "m" / "killed-before-its-first-version" / "versions").mkdir(parents=True)
     assert store.models() == {"m": ["v"]}
     lost = FileEntry(path="x", size_bytes=1, sha256="ef" * 32)
     bad = manifest((lost,))
@@ -131,8 +133,10 @@ def test_a_commit_needs_every_file_and_happens_once(store: Store, tmp_path: Path
 def test_a_changed_manifest_is_noticed(store: Store, tmp_path: Path) -> None:
     made = manifest(store.add_folder(fill(tmp_path / "a", w="1")))
     store.commit(made, version(made))
-    path = next(Path(store.uri).rglob(f"manifests/**/{made.digest}.json"))
-    path.write_text(path.read_text().replace('"hardware":""', '"hardware":"x"'))
+    key = f"manifests/sha256/{made.digest}.json"
+    held = store.objects.read(key)
+    assert held is not None
+    store.objects.replace(key, held.data.replace(b'"hardware":""', b'"hardware":"x"'))
     with pytest.raises(VerificationError, match=made.digest):
         store.manifest(made.digest)
     store.commit(made, version(made, variant="other"))
@@ -141,13 +145,16 @@ def test_a_changed_manifest_is_noticed(store: Store, tmp_path: Path) -> None:
 
 def test_damaged_bytes_are_not_published(store: Store, tmp_path: Path) -> None:
     entries = store.add_folder(fill(tmp_path / "a", w="12345"))
-    blob = next(Path(store.uri).rglob(entries[0].sha256))
-    blob.chmod(0o644)
-    blob.write_text("12346")
+    store.objects.replace(blob_key(entries[0].sha256), b"12346")
     made = manifest(entries)
     with pytest.raises(VerificationError, match="w: "):
         store.commit(made, version(made))
     assert store.models() == {}
+
+
+def test_a_folder_that_a_kill_left_empty_is_no_model(folder_store: Store) -> None:
+    (Path(folder_store.uri) / "models" / "m" / "killed-before-its-first-version" / "versions").mkdir(parents=True)
+    assert folder_store.models() == {}
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "/abs", "a\\b", "", "con"])

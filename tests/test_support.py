@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from quantmill.errors import RecipeError
 from quantmill.recipe_file import parse_recipe
-from tasks import architecture, gguf_support, support, tensors
+from tasks import architecture, gguf_support, pre_tokenizers, support, tensors
 
 SHAPE = {
     "hidden_size": 64,
@@ -69,7 +69,6 @@ def requests(method: str, **options: Any) -> Any:
         ("Phi3ForCausalLM", "phi3", PHI3, "awq", "takes gate_up_proj apart"),
         ("Phi3ForCausalLM", "phi3", PHI3, "autoround", ""),
         ("GlmForCausalLM", "glm", PHI3, "gptq", "takes gate_up_proj apart"),
-        ("PhiForCausalLM", "phi", PLAIN, "gguf", ""),
     ],
 )
 def test_refusals(
@@ -90,6 +89,10 @@ def test_refusals(
         ("Gemma3ForCausalLM", {"head_dim": 64, "query_pre_attn_scalar": 64}, ""),
         ("Gemma3ForCausalLM", {"head_dim": 64, "query_pre_attn_scalar": 32}, ""),  # width over heads, as in the 27B
         ("Qwen3MoeForCausalLM", {}, "norm_topk_prob"),
+        ("PhiForCausalLM", {}, "4 x hidden_size"),
+        ("PhiForCausalLM", {"intermediate_size": 256, "num_key_value_heads": 1}, "4 x hidden_size"),
+        ("PhiForCausalLM", {"intermediate_size": 256, "num_key_value_heads": 2}, ""),  # as in Phi 2
+        ("PhiForCausalLM", {"intermediate_size": 256}, ""),
         ("Qwen3MoeForCausalLM", {"norm_topk_prob": True}, ""),
     ],
 )
@@ -112,10 +115,29 @@ def test_a_vocabulary_that_is_there_is_no_reason(tmp_path: Path) -> None:
     support.require(requests("gguf"), place)
 
 
+@pytest.mark.parametrize(
+    ("kind", "named", "words"),
+    [
+        ("qwen2", "PreTrainedTokenizerFast", "opens this tokenizer as Qwen2Tokenizer"),
+        ("qwen3", "Qwen2TokenizerFast", "opens this tokenizer as Qwen2TokenizerFast"),
+        ("qwen3", "PreTrainedTokenizerFast", ""),
+    ],
+)
+def test_a_tokenizer_that_transformers_replaces_by_its_class(tmp_path: Path, kind: str, named: str, words: str) -> None:
+    place = folder(tmp_path, "Qwen2ForCausalLM", kind, PLAIN)
+    (place / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": named}))
+    for tokenizer, expected in (("smollm", words), ("qwen2", "")):
+        rule = pre_tokenizers.PRE_TOKENIZERS[tokenizer].rule
+        (place / "tokenizer.json").write_text(json.dumps({"pre_tokenizer": rule}))
+        found = gguf_support.obstacle("Qwen2ForCausalLM", place)
+        assert expected in found if expected else not found
+
+
 def test_the_engines_lists_are_found() -> None:
     """An engine that moved its list would switch the check off without a word."""
     assert len(gguf_support.architectures()) > 100
     assert len(support.gptqmodel_types()) > 50
+    assert gguf_support.fixed_tokenizers()["qwen2"] == "Qwen2Tokenizer"
 
 
 def test_rules_for_experts_that_have_another_name_are_refused(tmp_path: Path) -> None:

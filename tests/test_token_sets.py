@@ -32,7 +32,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.settings = Settings(home=folder / "home")
-        self.store, self.sandbox = open_store(self.settings.store_path), Sandbox(self.settings)
+        self.store, self.sandbox = open_store(self.settings.store_uri), Sandbox(self.settings)
         self.snapshot = self.made(TEMPLATE)
 
     def made(self, template: str) -> Snapshot:
@@ -57,7 +57,9 @@ class Bench:
         files = tuple(
             FileEntry(path=p.name, size_bytes=p.stat().st_size, sha256=keys.file_sha256(p)) for p in place.iterdir()
         )
-        shape = Architecture(name="L", model_type="l", layers=1, hidden_size=1, vocabulary_size=257, linear_inputs=(1,))
+        shape = Architecture(
+            name="L", model_type="l", layers=1, hidden_size=1, vocabulary_size=257, linear_inputs=(1,), packing=None
+        )
         origin = Origin(request=ModelRequest(source=str(place)), kind="folder", files=files, architecture=shape)
         snapshot = Snapshot(origin=origin, files=files, parameters=1)
         cached = self.settings.home / "snapshots" / snapshot.digest
@@ -98,7 +100,7 @@ class Bench:
         return ["".join("^" if i == 256 else tokenizer.decode([i]) for i in window) for window in ids.tolist()]
 
     def count(self) -> int:
-        return len(list((self.settings.store_path / "stages" / "tokens").glob("*.json")))
+        return len(list((Path(self.settings.store_uri) / "stages" / "tokens").glob("*.json")))
 
 
 @pytest.fixture

@@ -132,6 +132,14 @@ def test_tokenizer_derived_from_the_real_gguf_differs_until_repaired(folder: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("normalizer", "agrees"), [("NFC", True), ("NFD", False), ("Lowercase", False)])
+def test_only_composing_accents_is_no_mismatch(folder: Path, normalizer: str, agrees: bool) -> None:
+    repair(folder, real_gguf())
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": {"type": normalizer}}))
+    assert (compare(folder, real_gguf()) is None) is agrees
+
+
 def test_a_vocabulary_that_no_repair_explains_is_a_mismatch(folder: Path) -> None:
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())

@@ -8,15 +8,19 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantmill import keys
 from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
 from quantmill.files import safe_path
+from quantmill.manifest import Revocation
 from quantmill.store.store import Store
 
 MOVES_KEPT = 100
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")]
+_Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _ATTEMPTS = 60
 
 
@@ -29,7 +33,7 @@ class Move(BaseModel):
     id: str = Field(description="Random; tells a writer whose answer got lost that the move is its own.")
     made_at: float = Field(description="Seconds since 1970.")
     reason: str = Field(description="Why, in words.")
-    variants: dict[str, str] = Field(description="Variant -> digest of the manifest that is current.")
+    variants: dict[_Name, _Digest] = Field(description="Variant -> digest of the manifest that is current.")
 
 
 class Channel(BaseModel):
@@ -78,6 +82,11 @@ def promote(store: Store, model: str, name: str, variants: Mapping[str, str], re
     """
     if not variants:
         raise RequestError(f"{model}/{name}: no version named to promote")
+    with store.leases.holding(variants.values()):
+        return _promote(store, model, name, variants, reason)
+
+
+def _promote(store: Store, model: str, name: str, variants: Mapping[str, str], reason: str) -> Channel:
     for variant, digest in variants.items():
         if digest not in {version.manifest for version in store.versions(model, variant)}:
             raise NotFound(f"{model}/{variant}: no published version {digest}")
@@ -130,6 +139,16 @@ def drop(store: Store, model: str, name: str, digest: str, reason: str) -> Chann
         return kept
 
     return _move(store, model, name, reason, next_state)
+
+
+def withdraw(store: Store, model: str, variant: str, digest: str, reason: str) -> list[Channel]:
+    """Revoke a version for good and return the channels that held it, as they are without it; see `drop`.
+
+    One that was revoked before stays so, with its first reason; a channel that holds it all the same is moved now.
+    """
+    store.revoke(model, variant, Revocation(manifest=digest, reason=reason, made_at=time.time()))
+    dropped = [drop(store, model, channel.name, digest, f"revoked: {reason}") for channel in channels(store, model)]
+    return [channel for channel in dropped if channel]
 
 
 def _move(

@@ -3,8 +3,10 @@
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +14,9 @@ from pathlib import Path
 from quantmill import keys
 from quantmill.errors import BlobMissing, VerificationError
 from quantmill.files import FileEntry, safe_path
-from quantmill.store.objects import Held, Listed, OnBytes, ignore
+from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")
 
 
 class FolderObjects:
@@ -30,12 +34,20 @@ class FolderObjects:
     def size(self, key: str) -> int | None:
         """Return the object's length, or None where there is none."""
         try:
-            return self._path(key).stat().st_size
+            state = self._path(key).lstat()
         except FileNotFoundError:
             return None
+        if not stat.S_ISREG(state.st_mode):
+            raise VerificationError(f"{self.uri}/{key}: not a plain file")
+        return state.st_size
 
     def read(self, key: str) -> Held | None:
         """Return a small object; its tag is its digest."""
+        size = self.size(key)  # refuses what would lead elsewhere, or never end
+        if size is None:
+            return None
+        if size > RECORD_BYTES:
+            raise VerificationError(f"{self.uri}/{key}: {size} bytes; a record has at most {RECORD_BYTES}")
         try:
             data = self._path(key).read_bytes()
         except FileNotFoundError:
@@ -77,12 +89,20 @@ class FolderObjects:
     def under(self, prefix: str) -> Iterator[Listed]:
         """Yield the objects below a folder, by key; what a writer has not finished is none."""
         for path in sorted((self._root / safe_path(prefix.rstrip("/"))).rglob("*")):
-            try:
-                state = path.stat()
-            except FileNotFoundError:
-                continue  # removed since
-            if path.is_file() and not path.name.startswith("."):
-                yield Listed(path.relative_to(self._root).as_posix(), state.st_size, state.st_mtime)
+            with suppress(FileNotFoundError):  # removed since
+                if path.is_file() and not path.name.startswith("."):
+                    yield _listed(path, self._root)
+
+    def unfinished(self) -> Iterator[Listed]:
+        """Yield the files that were to be renamed or linked."""
+        for path in sorted(self._root.rglob(".*")):
+            with suppress(FileNotFoundError):
+                if _TEMPORARY.fullmatch(path.name) and path.is_file():
+                    yield _listed(path, self._root)
+
+    def drop_unfinished(self, left: Listed) -> None:
+        """Remove such a file."""
+        self._path(left.key).unlink(missing_ok=True)
 
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
         """Link a file into place, or copy it where the disks differ, and make it read-only."""
@@ -120,7 +140,7 @@ class FolderObjects:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)  # never written through: it may be a link to a blob
         if copy or not _link(self._path(key), target):
-            temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+            temporary = target.with_name(f".{target.name}.part")  # one name: what kills leave does not pile up
             _copy(self._path(key), temporary, entry.sha256)
             temporary.replace(target)
         on_bytes(entry.size_bytes)
@@ -134,6 +154,12 @@ class FolderObjects:
         with (self._root / ".swap.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _listed(path: Path, root: Path) -> Listed:
+    state = path.stat()
+    changed = max(state.st_mtime, state.st_ctime)  # a link has the first time of the file that it was made from
+    return Listed(path.relative_to(root).as_posix(), state.st_size, changed)
 
 
 def _link(source: Path, target: Path) -> bool:

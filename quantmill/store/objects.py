@@ -13,6 +13,9 @@ from quantmill.files import FileEntry
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that moved since the last call."""
 
+RECORD_BYTES = 64 << 20
+"""No record is longer: what is read whole into memory has a limit."""
+
 
 class Held(NamedTuple):
     """A small object that was read, with what `swap` needs to replace just this state of it."""
@@ -68,6 +71,14 @@ class Objects(Protocol):
 
     def under(self, prefix: str) -> Iterator[Listed]:
         """Yield the objects whose keys start with `prefix`, a folder's name with its slash, by key."""
+        ...
+
+    def unfinished(self) -> Iterator[Listed]:
+        """Yield what writers that were killed left: bytes under no key. The listed keys are for `drop_unfinished` alone."""
+        ...
+
+    def drop_unfinished(self, left: Listed) -> None:
+        """Remove such a rest; one that is gone is no error."""
         ...
 
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:

@@ -25,6 +25,8 @@ from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
 from quantmill.files import FileEntry, safe_path
 from quantmill.manifest import Manifest, Revocation, Version
+from quantmill.store.cache import BlobCache
+from quantmill.store.leases import Leases
 from quantmill.store.objects import Objects, OnBytes, ignore
 
 _FILES_AT_ONCE = 4
@@ -33,10 +35,10 @@ _FILES_AT_ONCE = 4
 class Store:
     """Blobs by sha256, stage results, manifests and versions. Safe with several writers; create-only writes decide races."""
 
-    def __init__(self, objects: Objects, stage_days: float = 90.0) -> None:
+    def __init__(self, objects: Objects, stage_days: float = 90.0, cache: BlobCache | None = None) -> None:
         """Use what `objects` holds; stage results count for `stage_days`. Nothing is written before the first record."""
-        self.objects = objects
-        self._stage_s = stage_days * 86400
+        self.objects, self.leases, self._cache = objects, Leases(objects), cache
+        self.stage_s = stage_days * 86400
 
     @property
     def uri(self) -> str:
@@ -50,6 +52,8 @@ class Store:
     def add_folder(self, folder: Path, on_bytes: OnBytes = ignore) -> tuple[FileEntry, ...]:
         """Store every file below `folder` and return their entries by path; on the same disk a link, no copy.
 
+        They are leased until a stage result or a version that names them is written.
+
         Raises:
             StoreError: the folder holds something that is not a plain file.
         """
@@ -58,14 +62,20 @@ class Store:
             if path.is_symlink() or not (path.is_file() or path.is_dir()):
                 raise StoreError(f"{path}: only plain files can be stored")
 
-        def add(path: Path) -> FileEntry:
+        def describe(path: Path) -> FileEntry:
             name = safe_path(path.relative_to(folder).as_posix())
-            entry = FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
-            self.objects.add_file(blob_key(entry.sha256), path, entry.sha256, on_bytes)
-            return entry
+            return FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
 
+        def add(path: Path, entry: FileEntry) -> None:
+            self.objects.add_file(blob_key(entry.sha256), path, entry.sha256, on_bytes)
+            self._keep(entry, path)
+
+        files = [path for path in paths if path.is_file()]
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            return tuple(pool.map(add, (path for path in paths if path.is_file())))
+            entries = tuple(pool.map(describe, files))
+            self.leases.hold(entry.sha256 for entry in entries)
+            list(pool.map(add, files, entries))
+        return entries
 
     def fetch(self, entries: tuple[FileEntry, ...], folder: Path, on_bytes: OnBytes = ignore) -> None:
         """Lay the files out in `folder`; on the same disk as links. They are for reading only.
@@ -76,9 +86,12 @@ class Store:
         """
 
         def lay_out(entry: FileEntry) -> None:
-            key = blob_key(entry.sha256)
+            key, target = blob_key(entry.sha256), folder / entry.path
+            if self._cache and self._cache.fetch(key, entry, target, on_bytes):
+                return
             try:
-                self.objects.fetch_file(key, entry, folder / entry.path, on_bytes)
+                self.objects.fetch_file(key, entry, target, on_bytes)
+                self._keep(entry, target)
             except VerificationError as error:
                 self.objects.delete(key)  # what is made again takes its place
                 raise VerificationError(f"{error}; dropped") from error
@@ -95,19 +108,18 @@ class Store:
             result = StageResult.model_validate_json(held.data)
         except ValidationError:
             return None  # written by another release, or damaged: the stage runs again and replaces it
-        if (result.stage, result.key) != (stage, key) or time.time() - result.made_at > self._stage_s:
+        if (result.stage, result.key) != (stage, key) or time.time() - result.made_at > self.stage_s:
             return None
         return result if all(self.has_blob(blob) for blob in result.blobs) else None
 
     def record(self, result: StageResult) -> StageResult:
         """Write a stage result and return the one in force: the first that is complete wins, a later one is dropped."""
         key, data = _stage_key(result.stage, result.key), keys.canonical(result)
-        if self.objects.create(key, data):
-            return result
-        if winner := self.look_up(result.stage, result.key):
-            return winner
-        self.objects.replace(key, data)
-        return result
+        winner = None
+        if not self.objects.create(key, data) and not (winner := self.look_up(result.stage, result.key)):
+            self.objects.replace(key, data)
+        self.leases.release(blob.sha256 for blob in result.blobs)
+        return winner or result
 
     def commit(self, manifest: Manifest, version: Version, attestation: bytes = b"") -> bool:
         """Publish: the manifest, its attestation, then its version pointer. False where that version was there already.
@@ -116,26 +128,38 @@ class Store:
             BlobMissing: a file of the manifest is not in the store.
             VerificationError: its bytes are not what the manifest says; nothing is published.
         """
-        for entry in manifest.files:
-            self._require(entry)
-        self._put(_manifest_key(manifest.digest), keys.canonical(manifest))
-        if attestation:
-            self._put(_attestation_key(manifest.digest), attestation)
-        return self.objects.create(_version_key(version), keys.canonical(version))
+        with self.leases.holding([manifest.digest, *(entry.sha256 for entry in manifest.files)]):
+            for entry in manifest.files:
+                self._require(entry)
+            self._put(_manifest_key(manifest.digest), keys.canonical(manifest))
+            if attestation:
+                self._put(_attestation_key(manifest.digest), attestation)
+            self.leases.require()
+            key = _version_key(version)
+            fresh = self.objects.create(key, keys.canonical(version))
+            if not fresh and (held := self.objects.read(key)):
+                self.objects.replace(key, held.data)  # published again it is young again: collection leaves it alone
+        self.leases.release(entry.sha256 for entry in manifest.files)  # since they were added
+        return fresh
 
     def manifest(self, digest: str) -> Manifest:
         """Return a manifest, checked against its digest.
 
         Raises:
             NotFound: there is none.
-            VerificationError: its bytes are not what the digest says.
+            VerificationError: its bytes are not what the digest says, or are no manifest.
         """
         held = self.objects.read(_manifest_key(digest))
         if held is None:
             raise NotFound(f"manifest {digest}: not in {self.uri}")
         if hashlib.sha256(held.data).hexdigest() != digest:
             raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
-        return Manifest.model_validate_json(held.data)
+        try:
+            return Manifest.model_validate_json(held.data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise VerificationError(f"manifest {digest}: {field}: {' '.join(first['msg'].split())}") from error
 
     def attestation(self, digest: str) -> bytes | None:
         """Return the signed statement about a manifest, unchecked, or None where it was published unsigned."""
@@ -180,12 +204,16 @@ class Store:
                 held[model].append(variant)
         return {model: variants for model, variants in held.items() if variants}
 
+    def _keep(self, entry: FileEntry, path: Path) -> None:
+        if self._cache:
+            self._cache.add(blob_key(entry.sha256), path, entry.sha256)
+
     def _require(self, entry: FileEntry) -> None:
         """Raise unless the blob is there with just the bytes that its name says."""
         key = blob_key(entry.sha256)
-        if not self.has_blob(entry):
-            raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self.uri}")
         if not self.objects.intact(key, entry):
+            if not self.has_blob(entry):
+                raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self.uri}")
             self.objects.delete(key)  # what is made again takes its place
             raise VerificationError(f"{entry.path}: the bytes in {self.uri} were not those of {entry.sha256}; dropped")
 
@@ -213,8 +241,12 @@ def _attestation_key(digest: str) -> str:
 
 
 def _variant_key(model: str, variant: str) -> str:
-    if "/" in safe_path(model) + safe_path(variant):
-        raise StoreError(f"{model}/{variant}: a name holds no /")
+    try:
+        plain = "/" not in safe_path(model) + safe_path(variant)
+    except ValueError:
+        plain = False
+    if not plain:
+        raise StoreError(f"{model!r}/{variant!r}: not plain names")
     return f"models/{model}/{variant}"
 
 

@@ -48,7 +48,7 @@ def quantize(
         low_gpu_mem_usage=spec.low_memory,
         dataset=[{"input_ids": ids[None]} for ids in windows],
         layer_config={name: {"bits": width} for name, width in chosen.items()} or None,
-        device_map=device,
+        device_map=device if device == "cpu" else spec.device_map or device,
         enable_torch_compile=False if device == "cpu" else None,  # from 10 steps on it would: half as long again here
         seed=0,
         trust_remote_code=False,

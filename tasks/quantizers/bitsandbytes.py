@@ -5,7 +5,7 @@ from pathlib import Path
 
 from quantmill.artifact import QuantizedTensor
 from quantmill.recipe import VariantSpec
-from tasks import tensors
+from tasks import placement, tensors
 
 
 def quantize(
@@ -34,7 +34,7 @@ def quantize(
         )
     progress("quantize", 0, 1)
     model = AutoModelForCausalLM.from_pretrained(
-        source, dtype=torch.bfloat16, device_map=device, quantization_config=config, local_files_only=True
+        source, dtype=torch.bfloat16, quantization_config=config, local_files_only=True, **placement.of(spec, device)
     )
     model.save_pretrained(out)
     progress("quantize", 1, 1)

@@ -16,13 +16,13 @@ class CausalModel:
 
     def __init__(self, model: Any, folder: Path, device: str, compute_dtype: str, kernel: str) -> None:
         """Take over `model`; `kernel` is what multiplies its quantized weights."""
-        self._model, self._folder, self._device, self._cache = model, folder, device, None
+        self.model, self._folder, self._device, self._cache = model, folder, device, None
         self.compute_dtype, self.kernel = compute_dtype, kernel
 
     @torch.inference_mode()
     def logits(self, ids: Ints) -> Floats:
         """Return the logits (length, vocabulary) after each of `ids` (length,)."""
-        return self._array(self._model(self._tensor(ids), use_cache=False).logits[0])
+        return self._array(self.model(self._tensor(ids), use_cache=False).logits[0])
 
     @torch.inference_mode()
     def start(self, ids: Ints) -> int:
@@ -41,13 +41,13 @@ class CausalModel:
 
     def close(self) -> None:
         """Free the weights."""
-        self._model = self._cache = None
+        self.model = self._cache = None
 
     @torch.inference_mode()
     def trace(self, ids: Ints) -> tuple[Floats, Floats]:
         """Return what goes into the head (length, hidden) at each of `ids`, and the logits that come of it."""
         kept: list[torch.Tensor] = []
-        hook = self._model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
         try:
             logits = self.logits(ids)
         finally:
@@ -56,16 +56,16 @@ class CausalModel:
 
     def head(self) -> Head:
         """Return the output projection in fp32."""
-        layer = self._model.get_output_embeddings()
+        layer = self.model.get_output_embeddings()
         bias = getattr(layer, "bias", None)
         return Head(
             weight=self._array(layer.weight.detach()),
             bias=None if bias is None else self._array(bias.detach()),
-            transform=Transform.of_config(self._model.config.get_text_config().to_dict()),
+            transform=Transform.of_config(self.model.config.get_text_config().to_dict()),
         )
 
     def _advance(self, ids: torch.Tensor, cache: Any) -> int:
-        out = self._model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        out = self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         self._cache = out.past_key_values
         return int(out.logits[0, -1].argmax())
 

@@ -1,7 +1,8 @@
 """What a runtime module gives: `load(folder, machine, context, scoring)` and `PACKAGE`, the package whose version counts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from tasks.metrics import Floats, Ints
 
@@ -13,6 +14,8 @@ class Machine:
     device: str
     threads: int
     hardware: str
+    placement: Mapping[str, Any] | None = None
+    """What transformers is told of where layers go; None: all on the device."""
 
 
 class LoadedModel(Protocol):

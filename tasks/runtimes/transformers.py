@@ -36,11 +36,12 @@ def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalM
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     quantization: dict[str, Any] = getattr(config, "quantization_config", None) or {}
     wide = scoring and fits_in_fp32(folder, quantization.get("bits"), machine.device)
-    options: dict[str, Any] = {"dtype": torch.float32} if wide else {"dtype": "auto"}
+    options: dict[str, Any] = {"dtype": torch.float32 if wide else "auto"}
+    options |= machine.placement or {"device_map": machine.device}
     if wide and (made := _UNPACKABLE.get(str(quantization.get("quant_method")))):
         options["quantization_config"] = made(bits=quantization["bits"])
     model, loaded = AutoModelForCausalLM.from_pretrained(
-        folder, device_map=machine.device, local_files_only=True, output_loading_info=True, **options
+        folder, local_files_only=True, output_loading_info=True, **options
     )
     if missing := sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]])):
         raise ValueError(f"the folder lacks {missing[0]} ({len(missing)} in all): transformers would make weights up")

@@ -6,9 +6,10 @@ from typing import Any
 from flows import jobs
 from quantmill.artifact import Artifact, VariantJob
 from quantmill.recipe_file import parse_recipe
+from quantmill.report import EvaluationReport
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import calibrate, convert, download, quantize
+from tasks import calibrate, convert, download, evaluate, quantize
 from tasks.sandbox import Sandbox
 
 MIXED = [{"match": "down_proj", "bits": 8}, {"match": r"layers\.1\.self_attn", "bits": 16}]
@@ -38,27 +39,37 @@ VARIANTS: list[tuple[dict[str, Any], set[str]]] = [
 class Bench:
     """A store, a sandbox and the jobs of all variants on the tiny model."""
 
-    def __init__(self, home: Path, model: Path, requests: list[dict[str, Any]] | None = None) -> None:
+    def __init__(
+        self, home: Path, model: Path, requests: list[dict[str, Any]] | None = None, device: str = "cpu"
+    ) -> None:
         settings = Settings(home=home)
-        self.store, self.sandbox = open_store(settings.store_path), Sandbox(settings)
-        recipe = parse_recipe(
+        self.store, self.sandbox = open_store(settings.store_uri), Sandbox(settings)
+        self.recipe = recipe = parse_recipe(
             {
                 "model": {"source": str(model)},
                 "calibration": {"samples": 2, "sequence_length": 64},
                 "evaluation": {"samples": 2, "sequence_length": 64},
                 "variants": requests or [request for request, _ in VARIANTS],
+                "device": device,
             }
         )
         origin = download.inspect_source(recipe.model, home)
         snapshot = download.fetch_snapshot(origin, self.store, self.sandbox)
+        checkpoints = download.inspect_checkpoints(recipe, origin, home)
         tokens = calibrate.build_token_sets(recipe, snapshot, self.store, self.sandbox, True)
-        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
         if plan.conversion_key:
             convert.convert_snapshot(snapshot, plan.conversion_key, plan.conversion_name, self.store, self.sandbox)
+        self.baseline = plan.baseline
         self.jobs = dict(zip([job.name for job in plan.variants], plan.variants, strict=True))
 
     def make(self, job: VariantJob) -> Artifact:
         return quantize.make_artifact(job, self.store, self.sandbox)
+
+    def measure(self, job: VariantJob) -> EvaluationReport:
+        """Measure the baseline, for its trace, and then the job's artifact."""
+        evaluate.measure_artifact(self.baseline, self.make(self.baseline), self.store, self.sandbox)
+        return evaluate.measure_artifact(job, self.make(job), self.store, self.sandbox)
 
     def forget(self, job: VariantJob) -> None:
         Path(self.store.uri, "stages", "artifact", f"{job.artifact_key}.json").unlink()

@@ -57,7 +57,7 @@ def test_a_packed_layer_is_its_format_s_arithmetic(bench: Bench, method: str, fo
     tensors = load_file(tmp_path / "folder" / "model.safetensors")
     part = {name.removeprefix(f"{LAYER}."): tensor for name, tensor in tensors.items() if name.startswith(LAYER)}
     loaded = transformers.load(tmp_path / "folder", Machine("cpu", 1, ""), 64, True)
-    layer = loaded._model.get_submodule(LAYER)
+    layer = loaded.model.get_submodule(LAYER)
     assert type(layer) is torch.nn.Linear
     assert layer.weight.dtype == torch.float32
     numpy.testing.assert_allclose(layer.weight.double().numpy(), formula(part, 4), rtol=1e-6, atol=1e-9)

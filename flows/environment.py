@@ -1,0 +1,34 @@
+"""What Prefect, MLflow and the hub's client read from the environment, for the time of a command."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from quantmill.settings import Settings
+
+
+@contextmanager
+def embedded_environment(settings: Settings) -> Iterator[None]:
+    """Switch telemetry off for the time of a run, and tell MLflow its login, before Prefect and MLflow are imported."""
+    wanted = {
+        "PREFECT_HOME": str(settings.home.absolute() / "prefect"),
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down costs minutes
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        **settings.tracking_login,
+    }
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,94 @@
+"""Commands about what leaves the store: register tells MLflow, export sends a version elsewhere, revoke takes one back."""
+
+from functools import wraps
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.environment import embedded_environment
+from flows.progress import say, show_progress
+from quantmill import store_commands
+from quantmill.answers import ModelName, configured_store
+from quantmill.errors import RegistrationError
+from quantmill.settings import Settings, load_settings
+from quantmill.signing import Keyring
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module; `revoke` takes the place of the consumers' command, which knows no MLflow."""
+    app.command(epilog="Example: quantmill register")(register)
+    app.command(epilog="Example: quantmill export smollm2-135m-instruct gguf-q8_0 hf://org/name --private")(export)
+    app.command(epilog="Example: quantmill revoke my-model gguf-q2_k@42f0314d --reason 'rambles in German'")(revoke)
+
+
+def register() -> None:
+    """Tell MLflow what it missed: runs that wait for it, and versions that were revoked.
+
+    `compress` does this too. Ends with 1 where MLflow does not answer.
+    """
+    settings, store = load_settings(), configured_store()
+    with embedded_environment(settings), show_progress():
+        from tasks import registry
+
+        waits = tell_mlflow(settings)
+        shown = sum(registry.show_revocations(store, model, settings.tracking_uri) for model in store.models())
+    typer.echo(f"{waits} runs wait for MLflow; {shown} revoked versions are newly shown there")
+    if waits:
+        raise typer.Exit(1)
+
+
+def export(
+    model: ModelName,
+    variant: Annotated[
+        str, typer.Argument(metavar="VARIANT[@DIGEST]", help="A variant; its newest version by default.")
+    ],
+    target: Annotated[str, typer.Argument(help="hf://org/name, s3://bucket/prefix or a folder.")],
+    private: Annotated[bool, typer.Option("--private", help="hf://: a repository that is made is private.")] = False,
+) -> None:
+    """Send a published version to a hub, a bucket or a folder, as `pull` would lay it out.
+
+    A revoked version is refused, and so is a place that holds something else. HF_TOKEN opens the hub.
+    """
+    from tasks import export as sending
+
+    settings = load_settings()
+    keyring = Keyring.load(settings.keyring) if settings.keyring else None
+    with embedded_environment(settings):
+        typer.echo(sending.export(configured_store(), model, variant, target, private, keyring))
+
+
+def tell_mlflow(settings: Settings) -> int:
+    """Deliver the runs that wait for MLflow, say what came of it, and return how many still wait."""
+    from tasks import outbox
+
+    store = configured_store()
+    if not waiting_runs():
+        return 0
+    delivery = outbox.deliver(store, settings.tracking_uri)
+    for line in (*delivery.problems, f"{len(delivery.runs)} waiting runs registered in MLflow"):
+        say(line)
+    return delivery.waiting
+
+
+def waiting_runs() -> list[str]:
+    """Return the names of the runs that MLflow has not been told of."""
+    from tasks import outbox
+
+    return outbox.waiting(configured_store())
+
+
+@wraps(store_commands.revoke)
+def revoke(model: str, version: str, reason: str, store_uri: str = "", json_file: Path | None = None) -> None:
+    """As the consumers' command, and MLflow is told."""
+    store_commands.take_back(model, version, reason, store_uri, json_file)
+    settings = load_settings()
+    with embedded_environment(settings):
+        from tasks import registry
+
+        try:
+            shown = registry.show_revocations(configured_store(store_uri), model, settings.tracking_uri)
+        except RegistrationError as error:  # it is revoked all the same
+            typer.echo(str(error), err=True)
+        else:
+            typer.echo(f"MLflow shows it ({shown} versions there)", err=True)

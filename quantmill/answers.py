@@ -1,0 +1,47 @@
+"""What commands share: the store that is asked for, and answers as a table or as JSON."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from quantmill.errors import RequestError
+from quantmill.settings import load_settings
+from quantmill.store import places
+from quantmill.store.places import open_store
+from quantmill.store.store import Store
+from quantmill.tables import screen
+
+JsonFile = Annotated[
+    Path | None, typer.Option("--json", help="Also write the answer as JSON to this file (- for the screen).")
+]
+StoreUri = Annotated[
+    str, typer.Option("--store", metavar="URI", help="The store: a folder or s3://bucket/prefix. [QUANTMILL_STORE]")
+]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model that `quantmill list` names.")]
+
+
+def configured_store(uri: str = "") -> Store:
+    """Return the store that was asked for, else the one that the settings name."""
+    settings = load_settings()
+    return open_store(uri, settings.stage_days) if uri else places.configured_store(settings)
+
+
+def answer(shown: Table | str, document: Any, json_file: Path | None) -> None:
+    """Print a table or lines, or the document where `-` asks for it there; write the document where a file is named."""
+    check_json_file(json_file)
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    if json_file is not None and str(json_file) == "-":
+        typer.echo(text)
+        return
+    if json_file is not None:
+        json_file.write_text(text + "\n", encoding="utf-8")
+    typer.echo(shown) if isinstance(shown, str) else screen().print(shown)
+
+
+def check_json_file(json_file: Path | None) -> None:
+    """Raise RequestError where the document could not be written, before anything runs."""
+    if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
+        raise RequestError(f"--json: {json_file}: must be a file in a folder that exists, or - for the screen")

@@ -1,0 +1,224 @@
+"""Commands of those who use what was published: pull, verify, watch."""
+
+import re
+import shlex
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from quantmill import client, signing
+from quantmill.answers import JsonFile, ModelName, StoreUri, answer, check_json_file, configured_store
+from quantmill.errors import RequestError
+from quantmill.manifest import Manifest
+from quantmill.pulled import Place
+from quantmill.selection import Goal, loaders
+from quantmill.settings import load_settings
+from quantmill.signing import Keyring
+from quantmill.tree import read_records
+from quantmill.watch import Watch
+from quantmill.where import FIELDS
+
+To = Annotated[
+    Path, typer.Option("--to", metavar="DIR", help="A new folder, or one that this model was pulled into before.")
+]
+KeyringFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--keyring", metavar="DIR", help="Public keys; what they did not sign is refused. [QUANTMILL_KEYRING]"
+    ),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where", metavar="EXPR", help=f"Conditions, as format=gguf,memory<12GB. Fields: {', '.join(FIELDS)}."
+    ),
+]
+Best = Annotated[Goal, typer.Option("--best", help="Which of several that would do.")]
+Variant = Annotated[str, typer.Option("--variant", metavar="NAME", help="This variant and no other.")]
+
+_SECONDS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(s|m|h|)")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands of this module to the command line."""
+    app.command(
+        epilog="Examples: quantmill pull my-model --to model; "
+        "quantmill pull my-model --where 'memory<12GB,runtime=llama.cpp' --best quality --to model; "
+        "quantmill pull my-model --channel stable --variant gptq-4bit-g64 --keyring keys/keyring --to model"
+    )(pull)
+    app.command(epilog="Example: quantmill verify model --keyring keys/keyring")(verify)
+    app.command(
+        epilog="Example: quantmill watch my-model --channel stable --where runtime=llama.cpp --to model "
+        "--run 'systemctl restart llama-server'"
+    )(watch)
+
+
+def pull(
+    model: ModelName,
+    to: To,
+    variant: Variant = "",
+    where: Where = None,
+    best: Best = "quality",
+    channel: Annotated[str | None, typer.Option("--channel", metavar="NAME", help="What this channel holds.")] = None,
+    store_uri: StoreUri = "",
+    keyring_folder: KeyringFolder = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Fetch a version into a folder, every byte checked; DIR/current is swapped once all is there.
+
+    Without --channel the newest version of each variant is looked at. The same command again fetches what is missing, and
+    nothing where DIR is up to date.
+    """
+    check_json_file(json_file)
+    keyring = _keyring(keyring_folder)
+    store = configured_store(store_uri)
+    chosen = client.resolve(store, model, channel, ",".join(where or ()), best, variant)
+    before, began = Place(to).current, time.monotonic()
+    with _progress() as bar:
+        task = bar.add_task(chosen.variant, total=chosen.size_bytes)
+        tree = client.pull(store, chosen, to, keyring, lambda moved: bar.advance(task, moved))
+    seconds, new = time.monotonic() - began, before != chosen.digest
+    key, current = _key(tree, keyring), to / "current"
+    held = f" (channel {channel}, sequence {chosen.seq})" if channel else ""
+    how = (
+        f"{chosen.size_bytes / 1e6:.1f} MB in {seconds:.1f} s"
+        if new
+        else "current already, looked at but not read again"
+    )
+    lines = [
+        f"Pulled  {model}/{chosen.variant}@{chosen.digest[:12]}{held}: {how}",
+        f"Signed  {_signed(tree, key)}",
+        f"Folder  {current}",
+        f"Verify  quantmill verify {shlex.quote(str(to))}",
+        f"Load    {how_to_load(current, chosen.manifest)}",
+    ]
+    document = {
+        "model": model, "variant": chosen.variant, "manifest": chosen.digest, "channel": channel, "seq": chosen.seq or None,
+        "size_bytes": chosen.size_bytes, "folder": str(current.absolute()), "tree": str(tree), "changed": new, "signed_by": key,
+    }  # fmt: skip
+    answer("\n".join(lines), document, json_file)
+
+
+def verify(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where something was pulled to, or a copy of a version.")
+    ],
+    keyring_folder: KeyringFolder = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Read every byte of what was pulled and compare: files, names, manifest and, with a keyring, the signature.
+
+    Ends with 4 where anything is wrong; the line names the file.
+    """
+    check_json_file(json_file)
+    if not folder.is_dir():
+        raise RequestError(f"{folder}: must be a folder")
+    keyring = _keyring(keyring_folder)
+    manifest = client.verify(folder, keyring)
+    tree = (Place(folder).root / "current" if (folder / "current").is_symlink() else folder).resolve()
+    key, size = _key(tree, keyring), sum(file.size_bytes for file in manifest.files)
+    lines = [
+        f"Right   {manifest.name}@{manifest.digest[:12]}: {len(manifest.files)} files, {size / 1e6:.1f} MB, every byte",
+        f"Signed  {_signed(tree, key)}",
+    ]
+    document = {
+        "name": manifest.name,
+        "manifest": manifest.digest,
+        "size_bytes": size,
+        "tree": str(tree),
+        "signed_by": key,
+    }
+    answer("\n".join(lines), document, json_file)
+
+
+def watch(
+    model: ModelName,
+    channel: Annotated[str, typer.Option("--channel", metavar="NAME", help="The channel to follow.")],
+    to: To,
+    every: Annotated[str, typer.Option("--every", metavar="TIME", help="How often to look: 30s, 5m, 1h.")] = "30s",
+    command: Annotated[
+        str,
+        typer.Option(
+            "--run", metavar="COMMAND", help="Called after a change with its folder in QUANTMILL_PULLED; no shell."
+        ),
+    ] = "",
+    variant: Variant = "",
+    where: Where = None,
+    best: Best = "quality",
+    store_uri: StoreUri = "",
+    keyring_folder: KeyringFolder = None,
+) -> None:
+    """Follow a channel: pull whenever it moves, then call a command. Runs until SIGTERM or Ctrl-C, and then ends with 0.
+
+    Where the store does not answer, what is current stays, and the next look comes later (up to 16 times --every). A command
+    that fails is called again in the next round, also after a restart, until it ends with 0.
+    """
+    found = _SECONDS.fullmatch(every)
+    if not found or not float(found[1]):
+        raise RequestError(f"--every: {every!r}: must be a time such as 30s, 5m or 1h")
+    seconds = float(found[1]) * {"m": 60, "h": 3600}.get(found[2], 1)
+    watched = Watch(
+        configured_store(store_uri), model, channel, to, where=",".join(where or ()), best=best, variant=variant,
+        keyring=_keyring(keyring_folder), command=command, every_s=seconds, say=_log,
+    )  # fmt: skip
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as Ctrl-C does
+    try:
+        _log(f"watching {model}/{channel} every {every}")
+        watched.run()
+    except KeyboardInterrupt:
+        _log("stopped")
+
+
+def how_to_load(folder: Path, manifest: Manifest) -> str:
+    """Return the command that loads a version, or where to read how."""
+    method, runtime = str(manifest.variant.get("method")), manifest.evaluation.runtime
+    if method == "hqq":
+        return f"see {folder / 'README.md'}: it needs the hqq package"
+    if manifest.variant.get("format") == "gguf":
+        file = next((f.path for f in manifest.files if f.path.endswith(".gguf")), "")
+        code = f"from llama_cpp import Llama; print(Llama({str(folder / file)!r}, verbose=False)('Paris is', max_tokens=8))"
+    elif "transformers" in loaders(method, runtime):
+        code = f"from transformers import AutoModelForCausalLM as M; M.from_pretrained({str(folder)!r})"
+    else:
+        code = f"from gptqmodel import GPTQModel; GPTQModel.load({str(folder)!r})"
+    plain = not set(code) & set('"$`\\!')
+    return f'python -c "{code}"' if plain else shlex.join(["python", "-c", code])
+
+
+def _keyring(folder: Path | None) -> Keyring | None:
+    place = folder or load_settings().keyring
+    return Keyring.load(place) if place else None
+
+
+def _key(tree: Path, keyring: Keyring | None) -> str | None:
+    """Return the key that signed what lies in a version's folder, or None where nobody was asked."""
+    manifest, attestation = read_records(tree)
+    return signing.verify(attestation, manifest, keyring) if keyring else None
+
+
+def _signed(tree: Path, key: str | None) -> str:
+    if key:
+        return f"by key {key}"
+    return "not checked: no keyring (--keyring, QUANTMILL_KEYRING)" if read_records(tree)[1] else "no"
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns: list[Any] = [
+        "{task.description}",
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    ]
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def _log(line: str) -> None:
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)  # noqa: T201  a log

@@ -1,0 +1,178 @@
+"""Garbage collection: mark what versions, channels, stage results and leases need, sweep the rest once it is old.
+
+A version stays while a channel's history names it, while it is younger than the retention, and while it is among the newest
+of its variant. Every digest that a record mentions counts as needed, so a record of another release keeps what it names.
+What cannot be read stops the collection: nothing is removed on a guess.
+"""
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from quantmill.errors import StoreError
+from quantmill.store import channels
+from quantmill.store.leases import leased, sweeping
+from quantmill.store.objects import Listed
+from quantmill.store.store import Store
+
+_DIGEST = re.compile(rb"[0-9a-f]{64}")
+_RECORDS = ("stages/", "outbox/")
+_BY_DIGEST = {"attestations": "attestations/", "manifests": "manifests/", "blobs": "blobs/"}
+_ROUND = 500
+UNFINISHED = "unfinished writes"
+KINDS = ("versions", "stage results", *_BY_DIGEST, "leases", UNFINISHED)
+
+
+class Rules(NamedTuple):
+    """How long what is kept."""
+
+    grace_s: float = 48 * 3600.0
+    """Nothing younger is removed: at least twice the longest publish."""
+    retention_s: float = 90 * 86400.0
+    """Versions that no channel names are kept for this time."""
+    newest: int = 3
+    """Versions of each variant that are kept whatever their age."""
+
+
+class Garbage(NamedTuple):
+    """Something that nothing needs."""
+
+    kind: str
+    listed: Listed
+
+
+def find(store: Store, rules: Rules) -> list[Garbage]:
+    """Return what a collection would remove now, in the order in which it would.
+
+    Raises:
+        StoreError: a record cannot be read.
+        VerificationError: a record is damaged.
+    """
+    return list(_Marks(store, rules).garbage())
+
+
+def collect(store: Store, rules: Rules) -> list[Garbage]:
+    """Remove what nothing needs and return it; what others begin to use meanwhile stays.
+
+    Raises:
+        StoreError: another collection is at work, or a record cannot be read.
+        VerificationError: a record is damaged.
+    """
+    marks = _Marks(store, rules)
+    waiting, removed = list(marks.garbage()), list[Garbage]()
+    while waiting:
+        with sweeping(store.objects) as time_left:
+            needed, done = marks.look(), 0
+            for garbage in waiting[:_ROUND]:
+                if not time_left():
+                    break
+                done += 1
+                if needed.allows(garbage):
+                    _remove(store, garbage)
+                    removed.append(garbage)
+        if not done:
+            raise StoreError(
+                f"{store.uri}: its records cannot be read within the time of a sweep; nothing more is removed"
+            )
+        del waiting[:done]
+    return removed
+
+
+def _remove(store: Store, garbage: Garbage) -> None:
+    if garbage.kind == UNFINISHED:
+        store.objects.drop_unfinished(garbage.listed)
+    else:
+        store.objects.delete(garbage.listed.key)
+
+
+class _Needed(NamedTuple):
+    """What was found needed at one moment, and which pointers are not."""
+
+    digests: set[str]
+    pointers: list[Garbage]
+
+    def allows(self, garbage: Garbage) -> bool:
+        """Return whether something may go."""
+        if garbage.kind in _BY_DIGEST:
+            return _digest(garbage.listed) not in self.digests
+        return garbage.kind == UNFINISHED or garbage in self.pointers
+
+
+class _Marks:
+    """What is needed. A second look reads only the records that are new."""
+
+    def __init__(self, store: Store, rules: Rules) -> None:
+        self._store, self._rules = store, rules
+        self._read: dict[Listed, set[str]] = {}
+
+    def garbage(self) -> Iterator[Garbage]:
+        """Yield what nothing needs: pointers before what they point to, so that a kill leaves nothing that lacks a part."""
+        needed, young = self.look(), time.time() - self._rules.grace_s
+        yield from needed.pointers
+        for kind, folder in _BY_DIGEST.items():
+            for listed in self._store.objects.under(folder):
+                if _digest(listed) not in needed.digests and listed.modified_at < young:
+                    yield Garbage(kind, listed)
+        for listed in self._store.objects.unfinished():
+            if listed.modified_at < young:
+                yield Garbage(UNFINISHED, listed)
+
+    def look(self) -> _Needed:
+        """Return what is needed now. Leases first: what one of them protected has its record once it is released."""
+        now = time.time()
+        digests, expired = leased(self._store.objects)
+        kept, pointers = self._versions(digests, now)
+        for digest in kept:
+            digests |= self._digests(Listed(f"manifests/sha256/{digest}.json", 0, 0.0)) | {digest}
+        oldest = now - self._store.stage_s - self._rules.grace_s
+        for folder in _RECORDS:
+            for listed in self._store.objects.under(folder):
+                if folder == "stages/" and listed.modified_at < oldest:
+                    pointers.append(Garbage("stage results", listed))
+                else:
+                    digests |= self._digests(listed)
+        return _Needed(digests, [*pointers, *(Garbage("leases", listed) for listed in expired)])
+
+    def _versions(self, leased_now: set[str], now: float) -> tuple[set[str], list[Garbage]]:
+        """Return the digests of the versions that stay, and the pointers of those that go."""
+        pointers, models = defaultdict[str, list[Listed]](list), set[str]()
+        for listed in self._store.objects.under("models/"):
+            folder, _, _ = listed.key.rpartition("/")
+            models.add(listed.key.split("/")[1])
+            if folder.endswith("/versions"):
+                pointers[folder].append(listed)
+        named = {
+            digest
+            for model in models
+            for channel in channels.channels(self._store, model)
+            for move in channel.moves
+            for digest in move.variants.values()
+        } | leased_now
+        kept, dead = set[str](), list[Garbage]()
+        oldest = now - max(self._rules.retention_s, self._rules.grace_s)
+        for held in pointers.values():
+            held.sort(key=lambda listed: listed.modified_at, reverse=True)
+            for place, listed in enumerate(held):
+                digest = _digest(listed)
+                if place < self._rules.newest or listed.modified_at > oldest or digest in named:
+                    kept.add(digest)
+                else:
+                    dead.append(Garbage("versions", listed))
+        return kept, dead
+
+    def _digests(self, listed: Listed) -> set[str]:
+        """Return every digest that a record mentions."""
+        if listed not in self._read:
+            if listed.key.startswith("manifests/"):
+                self._store.manifest(_digest(listed))  # raises where it is damaged
+            held = self._store.objects.read(listed.key)
+            found = _DIGEST.findall(held.data) if held else []
+            self._read[listed] = {digest.decode() for digest in found}
+        return self._read[listed]
+
+
+def _digest(listed: Listed) -> str:
+    """Return the digest that an object's name is."""
+    return listed.key.rpartition("/")[2].partition(".")[0]

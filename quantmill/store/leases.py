@@ -1,0 +1,166 @@
+"""Leases: what a publish in progress uses, garbage collection leaves alone.
+
+A blob that is there already is not sent again, so a publish may come to rely on one that nothing refers to yet. It says so
+first, in `leases/<id>.json`, and only then looks whether a sweep is on; a sweep says so first, in `sweep.json`, and only then
+reads the leases. Whoever is second sees the other: the publish waits for the sweep's end, the sweep leaves what is leased.
+Clocks may differ by a minute.
+"""
+
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantmill import keys
+from quantmill.errors import StoreError
+from quantmill.store.objects import Listed, Objects
+
+LEASE_S = 900.0
+SWEEP_S = 120.0
+_CLOCKS_S = 60.0
+_FOLDER, _SWEEP = "leases/", "sweep.json"
+
+
+class _Lease(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digests: tuple[str, ...] = Field(description="Blobs and manifests in use.")
+    expires_at: float = Field(description="Seconds since 1970; renewed while its holder lives.")
+
+
+class _Sweep(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    expires_at: float
+
+
+class Leases:
+    """What one store object holds: one lease, renewed by a thread for as long as anything is in it."""
+
+    def __init__(self, objects: Objects) -> None:
+        """Nothing is written before the first hold."""
+        self._objects, self._key = objects, f"{_FOLDER}{secrets.token_hex(8)}.json"
+        self._held: Counter[str] = Counter()
+        self._changing = threading.RLock()
+        self._renewed_at = 0.0
+        self._renewal: threading.Timer | None = None
+
+    def hold(self, digests: Iterable[str]) -> None:
+        """Keep these from collection until `release`, or until this process has been dead for 15 minutes."""
+        with self._changing:
+            self._held.update(set(digests))
+            self._renew()
+        while _sweep_in_force(self._objects):
+            time.sleep(0.05)
+
+    def release(self, digests: Iterable[str]) -> None:
+        """Hold these no longer: a record refers to them, or nobody wants them."""
+        with self._changing:
+            self._held.subtract({digest for digest in digests if self._held[digest] > 0})
+            self._held = +self._held
+            if not self._renewal:
+                return
+            if self._held:
+                self._write()
+            else:
+                self._renewal.cancel()
+                self._renewal = None
+                self._objects.delete(self._key)
+
+    @contextmanager
+    def holding(self, digests: Iterable[str]) -> Iterator[None]:
+        """Hold for the time of a block."""
+        kept = set(digests)
+        self.hold(kept)
+        try:
+            yield
+        finally:
+            self.release(kept)
+
+    def require(self) -> None:
+        """Raise StoreError where this process slept through its lease: what it looked at may be gone."""
+        if time.time() - self._renewed_at > LEASE_S:
+            raise StoreError(
+                f"{self._objects.uri}: this process was stopped for more than {LEASE_S:.0f} s; run it again"
+            )
+
+    def _renew(self) -> None:
+        self._write()
+        if self._renewal:
+            self._renewal.cancel()
+        self._renewal = threading.Timer(LEASE_S / 3, self._renew_again)
+        self._renewal.daemon = True
+        self._renewal.start()
+
+    def _renew_again(self) -> None:
+        with self._changing, suppress(StoreError):  # `require` tells whoever relies on it
+            if self._held:
+                self._renew()
+
+    def _write(self) -> None:
+        now = time.time()
+        lease = _Lease(digests=tuple(sorted(self._held)), expires_at=now + LEASE_S)
+        self._objects.replace(self._key, keys.canonical(lease))
+        self._renewed_at = now
+
+
+def leased(objects: Objects) -> tuple[set[str], list[Listed]]:
+    """Return what leases in force name, and the leases that have expired.
+
+    Raises:
+        StoreError: a lease cannot be read; what it protects is not known.
+    """
+    digests, expired = set[str](), list[Listed]()
+    for listed in objects.under(_FOLDER):
+        held = objects.read(listed.key)
+        if held is None:
+            continue  # released since
+        try:
+            lease = _Lease.model_validate_json(held.data)
+        except ValidationError as error:
+            raise StoreError(f"{objects.uri}/{listed.key}: not a lease; nothing more is removed") from error
+        if lease.expires_at + _CLOCKS_S < time.time():
+            expired.append(listed)
+        else:
+            digests.update(lease.digests)
+    return digests, expired
+
+
+@contextmanager
+def sweeping(objects: Objects) -> Iterator[Callable[[], bool]]:
+    """Let nobody begin a publish for the time of a block; lends a function that says whether there still is time.
+
+    Raises:
+        StoreError: another collection is sweeping.
+    """
+    deadline = time.monotonic() + SWEEP_S - _CLOCKS_S
+    mine = _Sweep(id=secrets.token_hex(8), expires_at=time.time() + SWEEP_S)
+    held = objects.read(_SWEEP)
+    if held and _in_force(held.data):
+        raise StoreError(f"{objects.uri}: another collection is at work; try again in {SWEEP_S:.0f} s")
+    data = keys.canonical(mine)
+    if not (objects.swap(_SWEEP, data, held.tag) if held else objects.create(_SWEEP, data)):
+        raise StoreError(f"{objects.uri}: another collection is at work; try again in {SWEEP_S:.0f} s")
+    try:
+        yield lambda: time.monotonic() < deadline
+    finally:
+        held = objects.read(_SWEEP)
+        if held and held.data == data:
+            objects.delete(_SWEEP)
+
+
+def _sweep_in_force(objects: Objects) -> bool:
+    held = objects.read(_SWEEP)
+    return held is not None and _in_force(held.data)
+
+
+def _in_force(data: bytes) -> bool:
+    try:
+        return _Sweep.model_validate_json(data).expires_at > time.time()
+    except ValidationError:
+        return False  # damaged: its collection, if it lives, ends within its time

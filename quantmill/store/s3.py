@@ -1,0 +1,217 @@
+"""Objects in a bucket: conditional writes decide races, every write names its sha256, large files go in parallel parts.
+
+A write that only one may win carries `If-None-Match: *`, one that replaces a state `If-Match`. 412 says that another
+was first, or that our own earlier try was and its answer got lost: then the bytes tell. 409 says to try again.
+"""
+
+import base64
+import hashlib
+import random
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quantmill.errors import BlobMissing, StoreError, VerificationError
+from quantmill.files import FileEntry, safe_path
+from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
+from quantmill.store.s3_client import code_of, connect, one_line, status_of, was_retried
+from quantmill.store.s3_download import Download
+from quantmill.store.s3_parts import Parts
+from quantmill.store.s3_upload import SINGLE_BYTES, Upload, abort, parts_of, unfinished
+
+_CONFLICTS = 8
+
+
+class S3Objects:
+    """`Objects` under a prefix of a bucket. Nothing is asked before the first use; the bucket must exist."""
+
+    def __init__(self, bucket: str, prefix: str = "", client: Any = None, single_bytes: int = SINGLE_BYTES) -> None:
+        """Take the place. `client` is boto3's, made from the environment; longer files than `single_bytes` go in parts."""
+        self._bucket, self._given, self._single_bytes = bucket, client, single_bytes
+        self._prefix = f"{safe_path(prefix)}/" if prefix else ""
+
+    @property
+    def uri(self) -> str:
+        """Where it lies."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    def size(self, key: str) -> int | None:
+        """Return the object's length, or None where there is none."""
+        head = self._head(key)
+        return int(head["ContentLength"]) if head else None
+
+    def read(self, key: str) -> Held | None:
+        """Return a small object; its tag is its ETag."""
+        from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+
+        with one_line(f"{self.uri}/{key}"):
+            for last in (False, False, True):
+                try:
+                    answer = self._client.get_object(**self._at(key))
+                    if (size := int(answer["ContentLength"])) > RECORD_BYTES:
+                        raise VerificationError(f"{self.uri}/{key}: {size} bytes; a record has at most {RECORD_BYTES}")
+                    return Held(answer["Body"].read(), answer["ETag"])
+                except ClientError as error:
+                    if code_of(error) not in ("NoSuchKey", "404"):
+                        raise
+                    return None
+                except (HTTPClientError, IncompleteReadError):  # boto3 tries again what breaks off before the body
+                    if last:
+                        raise
+        raise AssertionError
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write an object that must not exist yet; False where another's does. Of several writers one wins."""
+        return self._write(key, data, IfNoneMatch="*")
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Write an object, whatever was there."""
+        self._write(key, data)
+
+    def swap(self, key: str, data: bytes, tag: str) -> bool:
+        """Replace the object that was read with `tag`; False where it is another one by now, or gone."""
+        return self._write(key, data, IfMatch=tag)
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        with one_line(f"{self.uri}/{key}"):
+            self._client.delete_object(**self._at(key))
+
+    def under(self, prefix: str) -> Iterator[Listed]:
+        """Yield the objects below a folder, by key, a thousand a request."""
+        start = f"{self._prefix}{safe_path(prefix.rstrip('/'))}/"
+        with one_line(f"{self.uri}/{prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start)
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    key = str(entry["Key"])[len(self._prefix) :]
+                    yield Listed(key, int(entry["Size"]), entry["LastModified"].timestamp())
+
+    def unfinished(self) -> Iterator[Listed]:
+        """Yield the uploads in parts that nobody completed."""
+        with one_line(self.uri):
+            for upload in unfinished(self._client, self._bucket, self._prefix):
+                at = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+                size = sum(part["Size"] for part in parts_of(self._client, at).values())
+                key = f"{upload['Key'][len(self._prefix) :]}#{upload['UploadId']}"
+                yield Listed(key, size, upload["Initiated"].timestamp())
+
+    def drop_unfinished(self, left: Listed) -> None:
+        """Abort such an upload."""
+        key, _, upload = left.key.rpartition("#")
+        with one_line(f"{self.uri}/{key}"):
+            abort(self._client, self._at(key) | {"UploadId": upload})
+
+    def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
+        """Send a file; one that is there with its size is not sent again, one of another size is damaged and replaced."""
+        size, held = path.stat().st_size, self.size(key)
+        if held == size:
+            on_bytes(size)
+            return
+        condition = {} if held is not None else {"IfNoneMatch": "*"}
+        with one_line(f"{self.uri}/{key}"):
+            if size > self._single_bytes:
+                Upload(self._client, self._at(key), self._parts, condition).send(path, sha256, on_bytes)
+            else:
+                self._send(key, path, sha256, condition)
+                on_bytes(size)
+
+    def intact(self, key: str, entry: FileEntry) -> bool:
+        """Return whether the object has the entry's length and, where it went in one piece, the store's checksum of it.
+
+        Of an object of parts the store checked each part as it came; it keeps no sha256 of the whole.
+        """
+        head = self._head(key)
+        if head is None or head["ContentLength"] != entry.size_bytes:
+            return False
+        stated = str(head.get("ChecksumSHA256", ""))
+        return not stated or "-" in stated or stated == _base64(entry.sha256)
+
+    def fetch_file(
+        self,
+        key: str,
+        entry: FileEntry,
+        target: Path,
+        on_bytes: OnBytes = ignore,
+        copy: bool = False,  # noqa: ARG002 (it always is one)
+    ) -> None:
+        """Download an object in parallel ranges; what a killed attempt left beside `target` is not fetched again."""
+        head = self._head(key)
+        if head is None:
+            raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self.uri}")
+        if head["ContentLength"] != entry.size_bytes:
+            raise VerificationError(f"{entry.path}: the bytes in {self.uri} are not those of {entry.sha256}")
+        at = self._at(key) | {"IfMatch": head["ETag"]}
+        with one_line(f"{self.uri}/{key}"):
+            for on_moved in (on_bytes, ignore):
+                if Download(self._client, at, self._parts, entry, target).run(on_moved):
+                    return
+        raise VerificationError(f"{entry.path}: the bytes in {self.uri} are not those of {entry.sha256}; fetched twice")
+
+    @cached_property
+    def _client(self) -> Any:
+        with one_line(self.uri):
+            return self._given or connect(self._parts.threads + 8)
+
+    @cached_property
+    def _parts(self) -> Parts:
+        return Parts()
+
+    def _at(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + safe_path(key)}
+
+    def _head(self, key: str) -> dict[str, Any] | None:
+        from botocore.exceptions import ClientError
+
+        with one_line(f"{self.uri}/{key}"):
+            try:
+                return dict(self._client.head_object(**self._at(key), ChecksumMode="ENABLED"))
+            except ClientError as error:
+                if status_of(error) != 404:
+                    raise
+                return None
+
+    def _send(self, key: str, path: Path, sha256: str, condition: dict[str, str]) -> None:
+        """Send a file in one piece, from the disk; equal bytes that another sent meanwhile are as good."""
+        from botocore.exceptions import ClientError
+
+        for attempt in range(_CONFLICTS):
+            try:
+                with path.open("rb") as file:
+                    self._client.put_object(**self._at(key), Body=file, ChecksumSHA256=_base64(sha256), **condition)
+                return
+            except ClientError as error:
+                if status_of(error) == 412 and self.size(key) == path.stat().st_size:
+                    return
+                if status_of(error) != 409:
+                    raise
+            _pause(attempt)
+        raise StoreError(f"{self.uri}/{key}: others kept writing it")
+
+    def _write(self, key: str, data: bytes, **condition: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        checksum = _base64(hashlib.sha256(data).hexdigest())
+        for attempt in range(_CONFLICTS):
+            with one_line(f"{self.uri}/{key}"):
+                try:
+                    self._client.put_object(**self._at(key), Body=data, ChecksumSHA256=checksum, **condition)
+                    return True
+                except ClientError as error:
+                    if condition and (status_of(error) == 412 or code_of(error) == "NoSuchKey"):
+                        sent_before = attempt > 0 or was_retried(error)
+                        return sent_before and (held := self.read(key)) is not None and held.data == data
+                    if status_of(error) != 409:
+                        raise
+            _pause(attempt)
+        raise StoreError(f"{self.uri}/{key}: others kept writing it")
+
+
+def _base64(sha256: str) -> str:
+    return base64.b64encode(bytes.fromhex(sha256)).decode()
+
+
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0, min(2.0, 0.05 * 2**attempt)))

@@ -1,0 +1,101 @@
+"""boto3's client for a bucket, and what boto3 raises as one line.
+
+Where the bucket is (AWS_ENDPOINT_URL) and whose keys open it are boto3's own matters.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from quantmill.errors import QuantmillError, StoreError, VerificationError
+
+_ATTEMPTS = 6
+_SILENCE_S = 30
+REFUSED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AllAccessDisabled"}
+_WRONG_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
+
+
+def connect(connections: int = 10) -> Any:
+    """Return a client that tries again what can be tried again: six times, with pauses that double, as boto3 does it.
+
+    AWS_MAX_ATTEMPTS and AWS_RETRY_MODE say otherwise. A server that is silent for 30 s counts as one that broke off.
+    """
+    import boto3
+    import botocore.session
+    from botocore.config import Config
+
+    core = botocore.session.Session()
+    session = boto3.session.Session(
+        botocore_session=core
+    )  # the default one is shared by threads, and keeps credentials
+    named = core.get_config_variable("max_attempts")
+    config = Config(
+        max_pool_connections=connections,
+        connect_timeout=10,
+        read_timeout=_SILENCE_S,
+        retries={} if named else {"total_max_attempts": _ATTEMPTS},
+        response_checksum_validation="when_required",  # what is read is checked against a sha256 of our own
+        s3={
+            "payload_signing_enabled": False
+        },  # a write names its sha256 in a header that is signed: one hash is enough
+    )
+    client = session.client("s3", config=config)
+    if "amazonaws.com" in client.meta.endpoint_url:
+        return client
+    by_path = config.merge(Config(s3={"payload_signing_enabled": False, "addressing_style": "path"}))
+    return session.client("s3", config=by_path)  # others have no host for each bucket
+
+
+def code_of(error: Any) -> str:
+    """Return the code of a `ClientError`, such as `NoSuchKey`; of an answer without a body its HTTP status."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: Any) -> int:
+    """Return the HTTP status of a `ClientError`."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def was_retried(error: Any) -> bool:
+    """Return whether boto3 had sent the request before: then an earlier one may have been carried out unheard."""
+    return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0
+
+
+@contextmanager
+def one_line(where: str) -> Iterator[None]:
+    """Raise what boto3 raises as an error of ours; its words hold addresses and key ids, and are left out.
+
+    Raises:
+        StoreError: the store refuses, or does not answer.
+        VerificationError: bytes did not arrive as they were sent.
+    """
+    from botocore import exceptions
+
+    try:
+        yield
+    except exceptions.ClientError as error:
+        raise _refused(where, code_of(error)) from error
+    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound) as error:
+        raise StoreError(f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+    except exceptions.ParamValidationError as error:
+        raise StoreError(f"{where}: not a bucket and prefix; write it as s3://bucket/prefix") from error
+    except ValueError as error:
+        raise StoreError(f"{where}: AWS_ENDPOINT_URL must be an address such as https://host:port") from error
+    except (exceptions.BotoCoreError, exceptions.HTTPClientError) as error:
+        raise StoreError(
+            f"{where}: the store does not answer, or broke off ({type(error).__name__}); the same command goes on"
+        ) from error
+
+
+def _refused(where: str, code: str) -> QuantmillError:
+    if code in REFUSED:
+        return StoreError(
+            f"{where}: the store refuses ({code}); the credentials must be allowed to list, read and write"
+        )
+    if code == "NoSuchBucket":
+        return StoreError(f"{where}: no such bucket; it must exist before it is used")
+    if code in _WRONG_BYTES:
+        return VerificationError(
+            f"{where}: the store received other bytes than were sent ({code}); nothing is left there"
+        )
+    return StoreError(f"{where}: the store answered {code or 'an error'}; the same command goes on")

@@ -1,0 +1,34 @@
+"""Licences: what a folder states, and whether what is made of a source may be published."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import yaml
+
+from quantmill.artifact import Origin
+
+OWN = "own"
+"""Stands in the policy for a source of one's own that states none: a disk, a bucket, MLflow."""
+ANY = "*"
+_THIRD_PARTY = ("hf://", "package://")
+
+
+def obstacle(origin: Origin, allowed: Collection[str]) -> str:
+    """Return why what is made of a source may not be published, or nothing."""
+    stated = origin.license.lower()
+    own = not stated and not origin.request.source.startswith(_THIRD_PARTY)
+    if ANY in allowed or stated in allowed or (own and OWN in allowed):
+        return ""
+    said = f"its licence {stated[:60]!r} is not allowed" if stated else "its source states no licence"
+    return f"not published: {said}; QUANTMILL_LICENSES allows {', '.join(allowed)} ({ANY}: any)"
+
+
+def stated_in(folder: Path) -> str:
+    """Return the licence that the front matter of a model folder's README.md states, or nothing."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")[: 1 << 20]
+        front = yaml.safe_load(text[4:].partition("\n---")[0]) if text.startswith("---\n") else None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError):
+        return ""  # a card that cannot be read states nothing
+    stated = front.get("license") if isinstance(front, dict) else None
+    return stated if isinstance(stated, str) else ""

@@ -1,0 +1,41 @@
+"""What qualifies a variant's figures, in a word or two each: `source-grid`, `within noise`, `42% fallback`."""
+
+from collections.abc import Mapping
+
+from quantmill import selection
+from quantmill.artifact import Artifact, Snapshot, VariantJob
+from quantmill.report import Outcome
+
+NOTABLE_SHARE = 0.05
+SAME_GRID_SHARE = 0.5
+
+
+def marks_of(job: VariantJob, outcome: Outcome, noise_floor: Mapping[str, float]) -> tuple[str, ...]:
+    """Return the marks of a variant; `noise_floor`: runtime -> mean KL that the baseline's own weights show there."""
+    marks = []
+    if artifact := outcome.artifact:
+        itself = job.checkpoint is not None and job.checkpoint.digest == job.snapshot.origin.digest
+        if itself or source_grid_share(artifact, job.snapshot) > SAME_GRID_SHARE:
+            marks.append(selection.SOURCE_GRID)
+        if (share := artifact.fallback_share) > NOTABLE_SHARE:
+            marks.append(f"{share:.0%} fallback")
+        if artifact.given_up:
+            marks.append(f"out of memory: {artifact.given_up}")
+        if artifact.starved_experts:
+            marks.append(f"{len(artifact.starved_experts)} starved experts")
+    if (report := outcome.report) and report.quality.mean_kl <= noise_floor.get(report.runtime, 0.0):
+        marks.append("within noise")
+    return tuple(marks)
+
+
+def source_grid_share(artifact: Artifact, snapshot: Snapshot) -> float:
+    """Return the share of weights that land on the grid they came from: the same GGUF type in source and artifact.
+
+    Such a tensor loses next to nothing, whatever its type would cost a model that was never quantized.
+    """
+    same = [
+        tensor.parameters
+        for tensor in artifact.tensors
+        if tensor.scheme == snapshot.source_types.get(tensor.name) and tensor.scheme not in ("F32", "F16", "BF16")
+    ]
+    return sum(same) / artifact.parameters

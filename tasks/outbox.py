@@ -1,0 +1,115 @@
+"""The outbox: what MLflow still has to be told. A run is kept in the store before MLflow is asked, and dropped after.
+
+It lies in the store, not in the home: the machine that ran may be gone when MLflow answers again, and any other that sees
+the store can deliver. One at a time takes an entry, by compare-and-swap, for as long as a delivery may last.
+
+    outbox/<milliseconds>-<random>.json
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantmill.errors import RegistrationError
+from quantmill.recipe import Recipe
+from quantmill.report import Outcome, RunSummary
+from quantmill.store.store import Store
+from tasks import register, registry, report
+
+_FOLDER = "outbox/"
+_TAKEN_S = 600.0
+
+
+class PendingRun(BaseModel):
+    """A run that MLflow has not been told of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(description="Names the delivery: MLflow has one run of it, however often it is tried.")
+    recipe: Recipe = Field(description="What was asked for.")
+    summary: RunSummary = Field(description="What came of it.")
+    outcomes: dict[str, Outcome] = Field(description="Variant -> its artifact and report.")
+    logs: dict[str, Path] = Field(description="Variant -> its job's log; sent where the file still exists.")
+    taken_until: float = Field(default=0.0, description="Seconds since 1970 until which somebody delivers it.")
+
+
+class Delivery(NamedTuple):
+    """What became of the outbox."""
+
+    runs: dict[str, str]
+    """Entry -> the MLflow run that it became."""
+    waiting: int
+    """Entries that are still there."""
+    problems: tuple[str, ...]
+    """Why, a line each."""
+
+
+def keep(
+    recipe: Recipe, summary: RunSummary, outcomes: Mapping[str, Outcome], logs: Mapping[str, Path], store: Store
+) -> str:
+    """Keep a run for MLflow and return the entry's name."""
+    name = f"{time.time_ns() // 1_000_000:014d}-{secrets.token_hex(4)}"
+    places = {variant: path.absolute() for variant, path in logs.items()}
+    pending = PendingRun(id=name, recipe=recipe, summary=summary, outcomes=dict(outcomes), logs=places)
+    store.objects.create(_key(name), _document(pending))
+    return name
+
+
+def waiting(store: Store) -> list[str]:
+    """Return the names of the entries, oldest first."""
+    return [listed.key.removeprefix(_FOLDER).removesuffix(".json") for listed in store.objects.under(_FOLDER)]
+
+
+def deliver(store: Store, uri: str) -> Delivery:
+    """Tell MLflow of every run that waits, oldest first, so that its aliases end at the newest."""
+    names, runs, problems = waiting(store), dict[str, str](), list[str]()
+    try:
+        if names:
+            registry.require_answer(uri, f"{len(names)} runs wait for it: `quantmill register` delivers them")
+    except RegistrationError as error:
+        return Delivery({}, len(names), (str(error),))
+    for name in names:
+        try:
+            if run := _deliver(name, store, uri):
+                runs[name] = run
+        except (RegistrationError, ValidationError) as error:
+            words = " ".join(str(error).split())[:300]
+            problems.append(words if isinstance(error, RegistrationError) else f"{store.uri}/{_key(name)}: {words}")
+    return Delivery(runs, len(waiting(store)), tuple(problems))
+
+
+def _deliver(name: str, store: Store, uri: str) -> str:
+    """Return the MLflow run that an entry became; nothing where somebody else takes care of it."""
+    held = store.objects.read(_key(name))
+    if held is None:
+        return ""
+    pending = PendingRun.model_validate_json(held.data)
+    taken = pending.model_copy(update={"taken_until": time.time() + _TAKEN_S})
+    if pending.taken_until > time.time() or not store.objects.swap(_key(name), _document(taken), held.tag):
+        return ""
+    summary = pending.summary
+    manifests = {row.name: row.manifest for row in summary.variants if row.manifest}
+    pages = report.pages(summary, pending.recipe.gates)
+    try:
+        run = register.register_run(
+            pending.recipe, summary, pending.outcomes, manifests, uri, pages, pending.logs, delivery=name
+        )
+        registry.show_revocations(store, summary.model, uri)
+    except RegistrationError:
+        store.objects.replace(_key(name), held.data)
+        raise
+    store.objects.delete(_key(name))
+    return run
+
+
+def _document(pending: PendingRun) -> bytes:
+    return json.dumps(pending.model_dump(mode="json")).encode()  # not canonical: a figure may be NaN
+
+
+def _key(name: str) -> str:
+    return f"{_FOLDER}{name}.json"

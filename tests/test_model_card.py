@@ -1,0 +1,102 @@
+"""The model card: the hub's own parser reads it, hostile words stay words. Its lines are run in `quantizers/`."""
+
+import re
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from quantmill.files import FileEntry
+from quantmill.manifest import Manifest
+from quantmill.report import BaselineMetrics
+from tasks.model_card import model_card
+from tests import samples
+
+WEIGHTS = (FileEntry(path="model.safetensors", size_bytes=5_000_000, sha256=samples.DIGEST),)
+
+
+def manifest(uri: str = "hf://org/name", license_name: str = "apache-2.0", **variant: Any) -> Manifest:
+    """Return a made-up manifest with every fact that a card tells."""
+    made = samples.manifest(WEIGHTS, "tiny/gptq-4bit-g64")
+    windows = {"source": "builtin", "samples": 2, "sequence_length": 64, "seed": 1, "sha256": samples.DIGEST}
+    evaluation = made.evaluation.model_copy(
+        update={
+            "baseline": BaselineMetrics.of(samples.outcome("baseline-bf16", 9_000_000, perplexity=16.0)),
+            "runtime": "transformers",
+            "marks": ("80% fallback",),
+            "windows": windows,
+            "gate": {"max_mean_kl": 0.2, "max_p99_kl": 1e6},
+        }
+    )
+    return made.model_copy(
+        update={
+            "model": made.model.model_copy(update={"uri": uri, "notes": ("weights went through Q4_1 once",)}),
+            "variant": {"method": "gptq", "bits": 4, "group_size": 64, "format": "safetensors"} | variant,
+            "license": license_name,
+            "calibration": windows | {"seed": 0},
+            "evaluation": evaluation,
+            "toolchain": {"gptqmodel": "7.6.0", "transformers": "5.23.0"},
+        }
+    )
+
+
+def test_the_hub_reads_the_metadata() -> None:
+    card = ModelCard(model_card(manifest()))
+    assert card.data.to_dict() == {
+        "license": "apache-2.0",
+        "base_model": "org/name",
+        "base_model_relation": "quantized",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["gptq", "4-bit", "safetensors", "quantmill"],
+    }
+
+
+def test_it_says_how_it_measured_beside_the_baseline() -> None:
+    text = model_card(manifest())
+    for line in (
+        "| perplexity | 17.000 | 16.000 |",
+        "| perplexity ratio | 1.062 | 1.000 |",
+        "| size, MB | 5.0 | 9.0 |",
+        "Of its figures: 80% fallback.",
+        "- max_mean_kl 0.2",
+        "- weights went through Q4_1 once",
+        "pip install gptqmodel==7.6.0 transformers==5.23.0",
+        "vllm serve .",
+    ):
+        assert line in text
+    assert "p99" not in text, "a limit that does not bind"
+
+
+def test_the_card_of_a_card_is_the_same() -> None:
+    """Whoever has the manifest can make the card again: its own entry changes nothing."""
+    made = manifest()
+    listed = FileEntry(path="README.md", size_bytes=9, sha256="c" * 64)
+    assert model_card(made.model_copy(update={"files": (listed, *made.files)})) == model_card(made)
+
+
+HOSTILE = 'x"]\n---\nlicense: mit\n<script>alert(1)</script> `rm` | [a](http://b) *b* \u2028: {yes}'
+
+
+def test_hostile_words_stay_words() -> None:
+    made = manifest(uri=f"package://{HOSTILE}", license_name=HOSTILE)
+    made = made.model_copy(update={"hardware": HOSTILE, "model": made.model.model_copy(update={"notes": (HOSTILE,)})})
+    text = model_card(made)
+    card = ModelCard(text)
+    assert card.data.license == "other"
+    assert re.fullmatch(r"[a-z0-9.-]+", card.data.license_name)
+    assert card.data.base_model is None
+    assert "<script" not in card.text.replace("\\<", "")
+    assert not re.search(r"(?<!\\)\[a", card.text)
+    assert "\nlicense: mit" not in text
+
+
+def test_a_local_folder_is_named_by_its_last_part() -> None:
+    text = model_card(manifest(uri="/srv/secret-project/my-model"))
+    assert "my-model" in text
+    assert "secret-project" not in text
+
+
+def test_a_licence_that_nobody_stated_is_not_made_up() -> None:
+    text = model_card(manifest(license_name=""))
+    assert "license" not in ModelCard(text).data.to_dict()
+    assert "The source states none." in text

@@ -1,0 +1,124 @@
+"""Fault 10: MLflow is down for a while. What was published stays published, and MLflow hears of it once."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from quantmill.manifest import Revocation
+from quantmill.store.places import open_store
+from quantmill.store.store import Store
+from tasks import outbox, register, registry
+from tests.mlflow_server import MlflowServer
+from tests.test_register import GOOD, MANIFEST, OUTCOMES, RECIPE, SUMMARY
+
+
+@pytest.fixture
+def server(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    served = MlflowServer(tmp_path, empty_mlflow)
+    yield served
+    served.stop()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "store")
+
+
+def keep(store: Store) -> str:
+    return outbox.keep(RECIPE, SUMMARY, OUTCOMES, {}, store)
+
+
+def parents(client: MlflowClient) -> list[Run]:
+    experiment = client.get_experiment_by_name("tiny")
+    return list(client.search_runs([experiment.experiment_id], "tags.`quantmill.model` = 'tiny'")) if experiment else []
+
+
+@pytest.mark.slow
+def test_fault_10_mlflow_is_down_and_comes_back(server: MlflowServer, store: Store) -> None:
+    first, second = keep(store), keep(store)
+    down = outbox.deliver(store, server.url)
+    assert (down.runs, down.waiting) == ({}, 2)
+    assert len(down.problems) == 1
+    assert "\n" not in down.problems[0]
+    assert "`quantmill register` delivers them" in down.problems[0]
+    server.start()
+    up = outbox.deliver(store, server.url)
+    assert (list(up.runs), up.waiting, up.problems) == ([first, second], 0, ())
+    client = MlflowClient(tracking_uri=server.url, registry_uri=server.url)
+    (version,) = client.search_model_versions("name = 'tiny'")
+    assert version.tags["quantmill.manifest"] == MANIFEST
+    assert {run.info.run_id for run in parents(client)} == set(up.runs.values())
+    assert outbox.deliver(store, server.url) == ({}, 0, ())
+    revoked_is_shown(client, server.url, store)
+
+
+def revoked_is_shown(client: MlflowClient, uri: str, store: Store) -> None:
+    """Check that MLflow shows a version that was withdrawn, and that nothing puts its aliases back."""
+    assert registry.show_revocations(store, "tiny", uri) == 0
+    assert set(client.get_registered_model("tiny").aliases) == {"gguf-q8_0", "best-quality", "best-size", "best-speed"}
+    store.revoke("tiny", GOOD.name, Revocation(manifest=MANIFEST, reason="wrong tokenizer", made_at=1.0))
+    assert registry.show_revocations(store, "tiny", uri) == 1
+    (version,) = client.search_model_versions("name = 'tiny'")
+    assert version.tags["quantmill.revoked"] == "wrong tokenizer"
+    assert version.description == "REVOKED: wrong tokenizer"
+    assert client.get_registered_model("tiny").aliases == {}
+    assert registry.show_revocations(store, "tiny", uri) == 0
+    keep(store)
+    assert outbox.deliver(store, uri).problems == ()
+    assert client.get_registered_model("tiny").aliases == {}, "a run of before the revocation that was delivered late"
+
+
+@pytest.fixture
+def database(tmp_path: Path, empty_mlflow: Path) -> str:
+    return f"sqlite:///{shutil.copyfile(empty_mlflow, tmp_path / 'mlflow.db')}"
+
+
+def test_a_delivery_that_broke_off_is_made_whole_once(
+    store: Store, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed half-way, and killed after the last word to MLflow: one run and one version either way."""
+    name = keep(store)
+    held = store.objects.read(f"outbox/{name}.json")
+    assert held
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(registry, "move_aliases", killed)
+        outbox.deliver(store, database)
+    assert outbox.deliver(store, database).runs == {}, "whoever has it may still be at work"
+    store.objects.replace(f"outbox/{name}.json", held.data)  # ten minutes later
+    delivered = outbox.deliver(store, database).runs[name]
+    store.objects.create(f"outbox/{name}.json", held.data)  # killed before it was dropped
+    assert outbox.deliver(store, database).runs == {name: delivered}
+    client = MlflowClient(tracking_uri=database, registry_uri=database)
+    assert [run.info.run_id for run in parents(client)] == [delivered]
+    assert len(client.search_model_versions("name = 'tiny'")) == 1
+
+
+def test_an_entry_that_cannot_be_read_stops_no_other(store: Store, database: str) -> None:
+    store.objects.create("outbox/00000000000001-damaged.json", b"{}")
+    name = keep(store)
+    delivery = outbox.deliver(store, database)
+    assert list(delivery.runs) == [name]
+    assert delivery.waiting == 1
+    assert "00000000000001-damaged.json" in delivery.problems[0]
+
+
+def test_two_that_register_one_manifest_leave_one_version(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other's version appears between our look and our own: ours goes."""
+    register.register_run(RECIPE, SUMMARY, OUTCOMES, {GOOD.name: MANIFEST}, database, {}, {})
+    client = MlflowClient(tracking_uri=database, registry_uri=database)
+    (first,) = client.search_model_versions("name = 'tiny'")
+    looks = iter([[]])
+    real = registry._versions
+    monkeypatch.setattr(registry, "_versions", lambda *asked: next(looks, None) or real(*asked))
+    run = first.run_id
+    assert registry.register_version(client, "tiny", GOOD, MANIFEST, run) == str(first.version)
+    assert len(client.search_model_versions("name = 'tiny'")) == 1

@@ -1,0 +1,141 @@
+"""Where-expressions and picks: what is asked for in words, over the figures of a run and of published manifests."""
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from quantmill import where
+from quantmill.errors import RequestError
+from quantmill.manifest import Manifest
+from quantmill.methods import METHODS
+from quantmill.selection import LOADERS, Candidate, best, loaders, of_manifest
+from quantmill.where import COMPARISONS, FIELDS, parse
+from tests.samples import manifest
+
+GGUF: dict[str, Any] = {
+    "name": "gguf-q4_k_m", "method": "gguf", "format": "gguf", "runtimes": loaders("gguf"), "bits": 4, "size_bytes": 109 * 10**6,
+    "peak_memory_bytes": 220 * 10**6, "decode_tokens_per_s": 129.0, "mean_kl": 0.06, "perplexity_ratio": 1.078,
+}  # fmt: skip
+ROWS = [
+    Candidate(**GGUF),
+    Candidate(**GGUF | {"name": "gguf-q8_0", "bits": 8, "size_bytes": 148 * 10**6, "mean_kl": 0.005, "decode_tokens_per_s": 109.0}),
+    Candidate(**GGUF | {"name": "gptq-4bit-g64", "method": "gptq", "format": "safetensors", "runtimes": loaders("gptq"),
+                        "mean_kl": 0.18, "perplexity_ratio": None, "peak_memory_bytes": 1052 * 10**6, "decode_tokens_per_s": 39.6}),
+]  # fmt: skip
+
+
+def chosen(expression: str) -> list[str]:
+    terms = parse(expression)
+    return [row.name for row in ROWS if all(term.holds(row) for term in terms)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "names"),
+    [
+        ("", ["gguf-q4_k_m", "gguf-q8_0", "gptq-4bit-g64"]),
+        ("format=gguf", ["gguf-q4_k_m", "gguf-q8_0"]),
+        ("format!=gguf", ["gptq-4bit-g64"]),
+        ("bits<=4,size<120MB, kl<0.1", ["gguf-q4_k_m"]),
+        ("size<=109MB", ["gguf-q4_k_m", "gptq-4bit-g64"]),
+        ("size<109000000", []),
+        ("size<104MiB", ["gguf-q4_k_m", "gptq-4bit-g64"]),
+        ("size < 0.1 gb", []),
+        ("memory<12GB,runtime=llama.cpp", ["gguf-q4_k_m", "gguf-q8_0"]),
+        ("memory>1000000kB", ["gptq-4bit-g64"]),
+        ("runtime=llama_cpp", ["gguf-q4_k_m", "gguf-q8_0"]),
+        ("runtime=vLLM", ["gptq-4bit-g64"]),
+        ("runtime!=vllm", ["gguf-q4_k_m", "gguf-q8_0"]),
+        ("method=gptq", ["gptq-4bit-g64"]),
+        ("name=gguf-q8_0", ["gguf-q8_0"]),
+        ("tokens_per_s>100", ["gguf-q4_k_m", "gguf-q8_0"]),
+        ("perplexity_ratio<=1.2", ["gguf-q4_k_m", "gguf-q8_0"]),
+        ("perplexity_ratio>0,bits!=8", ["gguf-q4_k_m"]),
+        ("kl>=5e-3,kl<6e-2", ["gguf-q8_0"]),
+    ],
+)
+def test_where(expression: str, names: list[str]) -> None:
+    assert chosen(expression) == names
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        ("colour=red", "colour: no such field; fields: name, method, format, runtime, bits"),
+        ("size<12 parsecs", "size: '12 parsecs': must be a number with B, kB, MB, GB, KiB, MiB, GiB or no unit"),
+        ("kl<1MB", "kl: '1MB': must be a number"),
+        ("kl<x", "kl: 'x': must be a number"),
+        ("kl<1e999", "must be a number"),
+        ("kl<nan", "must be a number"),
+        ("bits<=-1", "must be a number"),
+        ("bits<=٤", "must be a number"),
+        ("format<gguf", "format<'gguf': format takes = and != only"),
+        ("runtime=abacus", "'abacus': allowed are transformers, gptqmodel, vllm, hqq, llama.cpp, ollama, lm studio"),
+        ("bits", "'bits': write FIELD, one of = != < <= > >=, and a value"),
+        ("bits=4,", "'': write FIELD"),
+        ("bits==4", "'bits==4': write FIELD"),
+        ("bits=<4", "'bits=<4': write FIELD"),
+        ("kl<" + "1" * 3000, "3003 signs; at most 2000"),
+    ],
+)
+def test_malformed(expression: str, words: str) -> None:
+    with pytest.raises(RequestError) as raised:
+        parse(expression)
+    assert words in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+_PIECES = st.sampled_from(
+    [*FIELDS, *COMPARISONS, "gguf", "12GB", "0.1", "1e9", ",", " ", "", "=", "\n", "\0", "é", "9" * 40, "e", "."]
+)
+_WRITTEN = st.one_of(st.text(max_size=80), st.lists(_PIECES, max_size=12).map("".join))
+
+
+@settings(max_examples=10_000, deadline=1000, suppress_health_check=list(HealthCheck))
+@given(_WRITTEN)
+@example("size<" + "9" * 1990)
+@example(("a" * 999 + " ") * 2)
+@example("kl<" + " " * 1990)
+def test_19_any_string_is_an_expression_or_one_line_of_error(expression: str) -> None:
+    """10,000 strings, most of them malformed: conditions that can be asked, or RequestError; each in under a second."""
+    began = time.monotonic()
+    try:
+        terms = parse(expression)
+    except RequestError as error:
+        assert "\n" not in str(error)
+    else:
+        assert bool(terms) == bool(expression.strip())
+        for term in terms:
+            term.holds(ROWS[0])
+    assert time.monotonic() - began < 1
+
+
+def test_best() -> None:
+    assert best(ROWS, "quality").name == "gguf-q8_0"
+    assert best(ROWS, "size").name == "gguf-q4_k_m", "of two of a size the one that is closer to the baseline"
+    assert best(ROWS, "speed").name == "gguf-q4_k_m"
+
+
+def test_every_method_is_opened_by_a_program_that_can_be_asked_for() -> None:
+    assert all(loaders(name) for name in METHODS)
+    assert {loader for name in METHODS for loader in loaders(name)} == set(LOADERS)
+    assert loaders("gptq", "gptqmodel") == ("gptqmodel",), "several widths in one model"
+
+
+def test_a_manifest_s_figures() -> None:
+    made = manifest((), name="m/gguf-q8_0")
+    row = of_manifest(made)
+    assert (row.name, row.method, row.mean_kl, row.perplexity_ratio) == ("gguf-q8_0", "gguf", 0.05, None)
+    told = made.model_copy(update={"evaluation": made.evaluation.model_copy(update={"perplexity_ratio": 1.1})})
+    assert of_manifest(told).perplexity_ratio == 1.1
+    assert set(where.NUMBERS.values()) | set(where.BYTES.values()) <= set(Candidate.model_fields)
+
+
+def test_a_manifest_of_before_keeps_its_digest() -> None:
+    """What was not recorded then is left out of the canonical JSON, so that published digests stay true."""
+    made = manifest((), name="m/v")
+    held = made.model_dump(mode="json")
+    assert not {"perplexity_ratio", "runtime"} & set(held["evaluation"])
+    assert Manifest.model_validate(held).digest == made.digest
