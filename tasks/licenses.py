@@ -17,7 +17,8 @@ def obstacle(origin: Origin, allowed: Collection[str]) -> str:
     """Return why what is made of a source may not be published, or nothing."""
     stated = origin.license.lower()
     own = not stated and not origin.request.source.startswith(_THIRD_PARTY)
-    if ANY in allowed or stated in allowed or (own and OWN in allowed):
+    named = stated != OWN and stated in allowed  # `own` is a word of the policy, whatever a source calls its terms
+    if ANY in allowed or named or (own and OWN in allowed):
         return ""
     said = f"its licence {stated[:60]!r} is not allowed" if stated else "its source states no licence"
     return f"not published: {said}; QUANTMILL_LICENSES allows {', '.join(allowed)} ({ANY}: any)"

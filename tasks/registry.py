@@ -6,7 +6,9 @@ A version of a manifest is made once, ever. Aliases name what is good now; a ver
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from quantmill.errors import RegistrationError
 from quantmill.report import RunSummary, VariantSummary
@@ -101,7 +103,7 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
     """
     places = [listed.key.split("/") for listed in store.objects.under(f"models/{model}/")]
     withdrawn = [(parts[2], parts[4].removesuffix(".json")) for parts in places if parts[3:4] == ["revoked"]]
-    if not withdrawn:
+    if not withdrawn or _nothing_yet(uri):
         return 0
     shown = 0
     with failing_in_a_line(uri, "`quantmill register` shows there what was revoked") as client:
@@ -110,6 +112,11 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
             for version in _versions(client, model, digest) if revocation else []:
                 shown += _show(client, version, revocation.reason if revocation else "")
     return shown
+
+
+def _nothing_yet(uri: str) -> bool:
+    """Return whether nothing was ever registered: to ask would make an empty database."""
+    return uri.startswith("sqlite:") and not Path(urlsplit(uri).path.removeprefix("/")).exists()
 
 
 def _show(client: "MlflowClient", version: "ModelVersion", reason: str) -> bool:

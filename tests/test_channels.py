@@ -5,8 +5,10 @@ import time
 
 import pytest
 
+import tasks.publish
 from quantmill.errors import NotFound, RequestError, VerificationError
 from quantmill.manifest import Revocation
+from quantmill.recipe import Recipe
 from quantmill.store import channels
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
@@ -112,3 +114,26 @@ def test_13_sixteen_publishers_lose_no_update(store: Store) -> None:
     assert channel is not None
     assert channel.current.variants == digests
     assert [move.seq for move in channel.moves] == list(range(1, 17))
+
+
+def test_a_run_moves_its_channel_only_to_what_it_never_held(store: Store) -> None:
+    """A rerun finds its versions there and moves nothing, also where somebody rolled back meanwhile."""
+    recipe = Recipe.model_validate(
+        {
+            "model": {"source": "./m"},
+            "variants": [{"method": "gguf", "type": "Q8_0"}],
+            "publish": {"model": "m", "channel": "stable"},
+        }
+    )
+    first, second = (publish(store, "v", name) for name in ("first", "second"))
+    assert tasks.publish.promote(recipe, {}, store) == 0
+    assert tasks.publish.promote(recipe, {"v": first}, store) == 1
+    assert tasks.publish.promote(recipe, {"v": first}, store) == 1
+    assert tasks.publish.promote(recipe, {"v": second}, store) == 2
+    channels.roll_back(store, "m", "stable", "rambles")
+    assert tasks.publish.promote(recipe, {"v": second}, store) == 3
+    held = channels.read_channel(store, "m", "stable")
+    assert held
+    assert held.current.variants == {"v": first}
+    silent = recipe.model_copy(update={"publish": recipe.publish.model_copy(update={"channel": ""})})
+    assert tasks.publish.promote(silent, {"v": second}, store) == 0

@@ -77,6 +77,7 @@ def test_what_was_accepted_reaches_those_who_wait_for_it(
     (held,) = stopped["variants"]
     assert (held["status"], held["manifest"], held["marks"][-1]) == ("accepted", None, "not published")
     assert "not published: its licence 'apache-2.0' is not allowed; QUANTMILL_LICENSES allows mit, own" in said
+    assert stopped["mlflow_run"], "it was made and measured, and MLflow is told"
     assert len(store.versions("tiny", NAME)) == 1
 
 
