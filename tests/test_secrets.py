@@ -98,7 +98,7 @@ def line(trained: Path, mlflow: MlflowServer, tmp_path: Path, monkeypatch: pytes
 
 def finish(line: Line, *arguments: str) -> tuple[int, bytes]:
     process = line.start(*arguments)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     return process.returncode, output.encode()
 
 
