@@ -9,9 +9,11 @@ import os
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -82,6 +84,26 @@ def service(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Ite
         made.stop()
 
 
+@pytest.fixture(scope="module")
+def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A webhook's address and what was posted there."""
+    posted: list[dict[str, Any]] = []
+
+    class Taker(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Taker) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/canary-4711", posted
+        server.shutdown()
+
+
 def _named(spec: dict[str, Any] | None) -> str:
     from quantmill.variants import VariantSpec
 
@@ -123,16 +145,17 @@ def test_two_bootstraps_at_once_make_everything_once(service: Service) -> None:
     assert len(automations) == len({automation["name"] for automation in automations}) == 2
 
 
-def test_what_the_lists_change_is_updated(service: Service, tmp_path: Path) -> None:
+def test_what_the_lists_change_is_updated(
+    service: Service, tmp_path: Path, hook: tuple[str, list[dict[str, Any]]]
+) -> None:
     pools = service.folder / "pools.yaml"
     other = tmp_path / "pools.yaml"
     other.write_text(pools.read_text().replace("name: gpu", "name: gpu\n  slots: 7"))
-    url = "https://example.invalid/hook/canary-4711"
-    made = service.quantmill("bootstrap", "--pools", str(other), QUANTMILL_NOTIFY_URL=url)
+    made = service.quantmill("bootstrap", "--pools", str(other), QUANTMILL_NOTIFY_URL=hook[0])
     changed = [line for line in made.stdout.splitlines() if not line.endswith("unchanged")]
     assert changed == ["queue gpu/variants: updated", "automation quantmill: line failed: created"], made.stderr
     assert "4711" not in made.stdout + json.dumps(service.call("POST", "/automations/filter", {}))
-    again = service.quantmill("bootstrap", QUANTMILL_NOTIFY_URL=url).stdout.splitlines()
+    again = service.quantmill("bootstrap", QUANTMILL_NOTIFY_URL=hook[0]).stdout.splitlines()
     assert [line for line in again if not line.endswith("unchanged")] == ["queue gpu/variants: updated"]
 
 
@@ -185,13 +208,21 @@ def test_what_the_server_does_not_know_is_refused(service: Service, change: dict
         asyncio.run(check_pools(pools))
 
 
-def test_a_line_with_an_unknown_pool_fails_before_any_work(service: Service, embedded: Embedded) -> None:
+def test_a_line_with_an_unknown_pool_fails_before_any_work_and_somebody_is_told(
+    service: Service, embedded: Embedded, hook: tuple[str, list[dict[str, Any]]]
+) -> None:
     pools = service.list_pools("unknown-pools", [{"name": "gpu-80", "memory": "8GB"}])
     before = (len(list(service.starts.iterdir())), len(service.runs()))
     line = service.wait(service.trigger(ask(embedded.recipe, "Q2_K"), QUANTMILL_POOLS=str(pools)))
     assert line["state_name"] == "Failed"
     assert "RequestError: pool gpu-80: the Prefect server has no such pool" in line["state"]["message"]
     assert (len(list(service.starts.iterdir())), len(service.runs())) == (before[0], before[1] + 1)
+    deadline = time.monotonic() + 60
+    while not hook[1] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    (told,) = hook[1]
+    assert told["flow_run"] == line["id"]
+    assert "Failed: Flow run encountered an exception: RequestError: pool gpu-80" in told["text"]
 
 
 @pytest.fixture(scope="module")
