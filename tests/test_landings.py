@@ -308,3 +308,19 @@ def test_the_watch_list_that_is_shipped_can_be_read() -> None:
     entries = read_watchlist(root / "deployments" / "watchlist.yaml")
     assert entries[0].matches(f"{root}/landing/a-model")
     assert not entries[0].matches("hf://org/a-model")
+
+
+def test_an_announced_source_is_looked_for_by_the_entry_that_matches(tmp_path: Path) -> None:
+    from flows.watch import entries_for
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(RECIPE))
+    watched = [{"source": "hf://org/x-*", "recipe": "a.yaml"}, {"source": "hf://org/*", "recipe": "b.yaml"}]
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump({"watch": watched}))
+    assert [one.source for one in entries_for("", tmp_path / "list.yaml")] == ["hf://org/x-*", "hf://org/*"]
+    (first,), (second,) = (entries_for(f"hf://org/{name}", tmp_path / "list.yaml") for name in ("x-1", "y"))
+    assert (first.recipe.name, first.wants("x-1"), first.wants("x-2")) == ("a.yaml", True, False)
+    assert second.recipe.name == "b.yaml"
+    for stranger in ("hf://other/x-1", "s3://org/x-1", "x-1"):
+        with pytest.raises(RequestError, match=f"^source: {stranger}: no entry of .*list.yaml matches it$"):
+            entries_for(stranger, tmp_path / "list.yaml")
