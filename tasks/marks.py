@@ -25,7 +25,7 @@ def marks_of(job: VariantJob, outcome: Outcome, noise_floor: Mapping[str, float]
             marks.append(f"{len(artifact.starved_experts)} starved experts")
     if (report := outcome.report) and report.quality.mean_kl <= noise_floor.get(report.runtime, 0.0):
         marks.append("within noise")
-    return (*marks, *outcome.tried)
+    return tuple(marks)
 
 
 def source_grid_share(artifact: Artifact, snapshot: Snapshot) -> float:
