@@ -50,7 +50,7 @@ class JobFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str = Field(description="A function of `tasks.job`.")
+    kind: str = Field(description="A function of `tasks.job_kinds`.")
     name: str = Field(description="What it works for: a variant.")
     arguments: dict[str, Any] = Field(description="Its arguments, as JSON.")
     folder: Path = Field(description="Scratch; `out` in it is what the job fills.")
@@ -85,7 +85,7 @@ class Sandbox:
         """Run one job to its end and lend its result.
 
         Args:
-            kind: the function of `tasks.job`.
+            kind: the function of `tasks.job_kinds`.
             name: what it works for, shown with its progress and in the log's name.
             arguments: JSON.
             packages: those whose locked versions must be installed.
