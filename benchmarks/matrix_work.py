@@ -20,7 +20,7 @@ from quantmill import planning
 from quantmill.methods import IMATRIX_TYPES, METHODS
 from quantmill.recipe import VariantSpec
 from quantmill.variant_request import VariantRequest
-from tasks import architecture, tensors
+from tasks import architecture, job_kinds, tensors
 from tasks.sandbox import JobFile
 
 TOKENS = 64
