@@ -134,4 +134,4 @@ def _marks(job: VariantJob, outcome: Outcome, noise_floor: dict[str, float]) -> 
             marks.append(f"{len(artifact.starved_experts)} starved experts")
     if (report := outcome.report) and report.quality.mean_kl <= noise_floor.get(report.runtime, 0.0):
         marks.append("within noise")
-    return tuple(marks)
+    return (*marks, *outcome.tried)

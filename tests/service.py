@@ -143,7 +143,7 @@ class Service:
         body = {"parameters": {"recipe": recipe}, "job_variables": {"env": environment} if environment else {}}
         return UUID(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
 
-    def wait_for_start(self, job: str, timeout_s: float = 120.0) -> int:
+    def wait_for_start(self, job: str, timeout_s: float = 300.0) -> int:
         """Return the process of the job `kind name` as soon as it has started."""
         return wait_for_start(self.starts, job, timeout_s)
 
@@ -155,7 +155,7 @@ class Service:
         """Return a run as the API shows it."""
         return dict(self.call("GET", f"/flow_runs/{run}"))
 
-    def wait(self, run: UUID, timeout_s: float = 300.0, states: set[str] = _FINAL) -> dict[str, Any]:
+    def wait(self, run: UUID, timeout_s: float = 600.0, states: set[str] = _FINAL) -> dict[str, Any]:
         """Return a run once it is in one of the states."""
         deadline, seen = time.monotonic() + timeout_s, dict[str, Any]()
         while time.monotonic() < deadline:

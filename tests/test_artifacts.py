@@ -97,8 +97,8 @@ def test_report_leaves_table_plot_text_and_links(prefect_url: str, tmp_path: Pat
         "variants-tiny-model-q8": "table",
         "pareto-tiny-model-q8": "image",
         "report-tiny-model-q8": "markdown",
-        "store-tiny-model-q8": "link",
-        "mlflow-tiny-model-q8": "link",
+        "store-tiny-model-q8": "markdown",
+        "mlflow-tiny-model-q8": "markdown",
     }
     assert "https://mlflow.example.invalid/tracking/#/runs/0123" in left["mlflow-tiny-model-q8"].data
     assert "canary" not in str([artifact.data for artifact in left.values()])

@@ -3,19 +3,27 @@
 The tests of this module follow each other on one server and one store: what one made the next one finds.
 """
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows.pool_runs import check_pools
+from flows.pools import read_pools
+from quantmill.errors import RequestError
 from quantmill.store.places import open_store
 from tests.line import Line
 from tests.service import Service
@@ -59,8 +67,8 @@ def service(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The service, with all that the embedded run made but the three variants themselves."""
     made = Service(tmp_path_factory.mktemp("service") / "it")
     try:
-        shutil.copytree(embedded.home / "store", made.home / "store", copy_function=os.link)
-        shutil.rmtree(made.home / "store" / "models")
+        own = shutil.ignore_patterns("mlflow", "prefect", "logs", "reports", "scratch", "models")
+        shutil.copytree(embedded.home, made.home, copy_function=os.link, ignore=own, dirs_exist_ok=True)
         for stage in ("artifact", "report", "run"):
             for path in (made.home / "store" / "stages" / stage).glob("*.json"):
                 value = json.loads(path.read_bytes())["value"]
@@ -74,6 +82,26 @@ def service(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield made
     finally:
         made.stop()
+
+
+@pytest.fixture(scope="module")
+def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A webhook's address and what was posted there."""
+    posted: list[dict[str, Any]] = []
+
+    class Taker(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *words: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Taker) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/canary-4711", posted
+        server.shutdown()
 
 
 def _named(spec: dict[str, Any] | None) -> str:
@@ -117,16 +145,17 @@ def test_two_bootstraps_at_once_make_everything_once(service: Service) -> None:
     assert len(automations) == len({automation["name"] for automation in automations}) == 2
 
 
-def test_what_the_lists_change_is_updated(service: Service, tmp_path: Path) -> None:
+def test_what_the_lists_change_is_updated(
+    service: Service, tmp_path: Path, hook: tuple[str, list[dict[str, Any]]]
+) -> None:
     pools = service.folder / "pools.yaml"
     other = tmp_path / "pools.yaml"
     other.write_text(pools.read_text().replace("name: gpu", "name: gpu\n  slots: 7"))
-    url = "https://example.invalid/hook/canary-4711"
-    made = service.quantmill("bootstrap", "--pools", str(other), QUANTMILL_NOTIFY_URL=url)
+    made = service.quantmill("bootstrap", "--pools", str(other), QUANTMILL_NOTIFY_URL=hook[0])
     changed = [line for line in made.stdout.splitlines() if not line.endswith("unchanged")]
     assert changed == ["queue gpu/variants: updated", "automation quantmill: line failed: created"], made.stderr
     assert "4711" not in made.stdout + json.dumps(service.call("POST", "/automations/filter", {}))
-    again = service.quantmill("bootstrap", QUANTMILL_NOTIFY_URL=url).stdout.splitlines()
+    again = service.quantmill("bootstrap", QUANTMILL_NOTIFY_URL=hook[0]).stdout.splitlines()
     assert [line for line in again if not line.endswith("unchanged")] == ["queue gpu/variants: updated"]
 
 
@@ -158,11 +187,42 @@ def test_variants_run_on_both_pools_and_are_those_of_the_embedded_run(service: S
         {path.name for path in (home / "store/stages/artifact").iterdir()} for home in (service.home, embedded.home)
     ]
     assert keys[0] == keys[1]
-    kinds = {artifact["type"] for artifact in service.artifacts_of(run["id"])}
-    assert kinds >= {"table", "image", "markdown", "link"}
+    left = {artifact["key"] for artifact in service.artifacts_of(run["id"])}
+    assert left >= {"variants-tiny", "pareto-tiny", "report-tiny", "store-tiny"}
     (child,) = variant_runs(service, "gptq-4bit-g64")
     assert {"quantmill", "gptq", "safetensors", "trained"} <= set(child["tags"])
     assert any(artifact["type"] == "progress" for artifact in service.artifacts_of(child["id"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "gpu-80"}, "pool gpu-80: the Prefect server has no such pool, or no deployment variant/gpu-80"),
+        ({"queue": "varaints"}, "pool gpu: no work queue 'varaints'; it has default, variants"),
+        ({"job_variables": {"gpu_count": 2}}, "pool gpu: unknown job variable 'gpu_count'; its template takes name, "),
+    ],
+)
+def test_what_the_server_does_not_know_is_refused(service: Service, change: dict[str, Any], words: str) -> None:
+    pools = read_pools(service.list_pools("unknown-pools", [{"name": "gpu", "memory": "8GB"} | change]))
+    with temporary_settings({PREFECT_API_URL: service.url}), pytest.raises(RequestError, match=re.escape(words)):
+        asyncio.run(check_pools(pools))
+
+
+def test_a_line_with_an_unknown_pool_fails_before_any_work_and_somebody_is_told(
+    service: Service, embedded: Embedded, hook: tuple[str, list[dict[str, Any]]]
+) -> None:
+    pools = service.list_pools("unknown-pools", [{"name": "gpu-80", "memory": "8GB"}])
+    before = (len(list(service.starts.iterdir())), len(service.runs()))
+    line = service.wait(service.trigger(ask(embedded.recipe, "Q2_K"), QUANTMILL_POOLS=str(pools)))
+    assert line["state_name"] == "Failed"
+    assert "RequestError: pool gpu-80: the Prefect server has no such pool" in line["state"]["message"]
+    assert (len(list(service.starts.iterdir())), len(service.runs())) == (before[0], before[1] + 1)
+    deadline = time.monotonic() + 60
+    while not hook[1] and time.monotonic() < deadline:
+        time.sleep(0.2)
+    (told,) = hook[1]
+    assert told["flow_run"] == line["id"]
+    assert "Failed: Flow run encountered an exception: RequestError: pool gpu-80" in told["text"]
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +301,9 @@ def test_what_is_tried_again_depends_on_how_it_ended(service: Service, embedded:
         "gguf-q3_k_m": [("gpu", "EngineError")],
         "gguf-q4_1": [("gpu", "OutOfMemory"), ("cpu", "Completed")],
     }
+    marks = {row["name"]: row["marks"] for row in summary_of(service, "tried")["variants"]}
+    assert marks["gguf-q4_1"][-1] == "OutOfMemory on gpu"
+    assert marks["gguf-q5_1"][-1] == "Killed on gpu"
     found = verdicts(service, "tried")
     assert found["gguf-q3_k_m"][0] == "failed"
     assert "code 7" in found["gguf-q3_k_m"][1]
@@ -250,7 +313,7 @@ def test_what_is_tried_again_depends_on_how_it_ended(service: Service, embedded:
 def test_twenty_triggers_make_one_version(service: Service, embedded: Embedded) -> None:
     recipe = ask(embedded.recipe, "Q4_K_M", model="twenty")
     lines = [service.trigger(recipe) for _ in range(20)]
-    assert [service.wait(line, 400)["state_name"] for line in lines] == ["Completed"] * 20
+    assert [service.wait(line)["state_name"] for line in lines] == ["Completed"] * 20
     assert service.started("gguf-q4_k_m") == ["artifact", "report"]
     assert versions(service, "twenty") == {"gguf-q4_k_m": 1}
 
