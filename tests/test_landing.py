@@ -49,7 +49,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         done = made.quantmill("bootstrap", "--pools", str(made.folder / "pools.yaml"))
         assert done.returncode == 0, done.stdout + done.stderr
         watch = made.call("GET", "/deployments/name/watch/watch")["id"]
-        often = {"schedule": {"interval": 15, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
+        often = {"schedule": {"interval": 20, "anchor_date": "2026-01-01T00:00:00Z"}, "active": True}
         made.call("POST", f"/deployments/{watch}/schedules", [often])
         made.start_worker("cpu")
         yield made
