@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import yaml
@@ -62,6 +62,7 @@ class Service:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite on a busy machine
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_WORKER_PREFETCH_SECONDS": "1",
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
@@ -132,15 +133,23 @@ class Service:
         )  # fmt: skip
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """Return the API's answer."""
-        response = httpx.request(method, f"{self.url}{path}", json=body, timeout=60)
+        """Return the API's answer; a busy SQLite answers 503, which Prefect's own clients meet with patience too."""
+        for wait_s in (0.5, 1, 2, 4, 8, 0):
+            response = httpx.request(method, f"{self.url}{path}", json=body, timeout=60)
+            if response.status_code < 500:
+                break
+            time.sleep(wait_s)
         response.raise_for_status()
         return response.json() if response.content else None
 
     def trigger(self, recipe: dict[str, Any], **environment: str) -> UUID:
         """Start a line as the dashboard does; return its run."""
         found = self.call("GET", "/deployments/name/compress/compress")
-        body = {"parameters": {"recipe": recipe}, "job_variables": {"env": environment} if environment else {}}
+        body = {
+            "parameters": {"recipe": recipe},
+            "job_variables": {"env": environment} if environment else {},
+            "idempotency_key": str(uuid4()),  # of this call, should it have to be repeated
+        }
         return UUID(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
 
     def wait_for_start(self, job: str, timeout_s: float = 300.0) -> int:
