@@ -30,14 +30,17 @@ def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with the source as a bf16 folder whose tokenizer was checked."""
     source, out = Path(job.arguments["source"]), job.folder / "out"
     if job.arguments["kind"] == "folder":
-        from tasks import folder_source
+        from tasks import chat_templates, folder_source
 
-        return {"source_types": {}, "notes": folder_source.take_in(source, job.arguments["files"], out, progress)}
+        changed = folder_source.take_in(source, job.arguments["files"], out, progress)
+        chat_templates.try_out(out)
+        return {"source_types": {}, "notes": changed}
     if job.arguments["kind"] == "packed":
         return _unpacked(job, progress)
-    from tasks import dequantize, tokenizer_check
+    from tasks import chat_templates, dequantize, tokenizer_check
 
     types = dequantize.dequantize(source, out, progress)
+    chat_templates.try_out(out)
     repaired = tokenizer_check.make_agree(out, source)
     notes = [f"weights went through {', '.join(sorted(set(types.values()) - {'F32'}))} once", repaired]
     return {"source_types": types, "notes": [note for note in notes if note]}
@@ -46,9 +49,10 @@ def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
 def _unpacked(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with the weights of a finished checkpoint, unpacked."""
     _compile_nothing("cpu")
-    from tasks import unpack
+    from tasks import chat_templates, unpack
     from tasks.runtimes.protocol import Machine
 
+    chat_templates.try_out(Path(job.arguments["source"]))
     source, packing = Path(job.arguments["source"]), Packing.model_validate(job.arguments["packing"])
     runtime = importlib.import_module(f"tasks.runtimes.{job.arguments['runtime']}")
     opened = runtime.load(source, Machine("cpu", job.threads, hardware("cpu")), context=0, scoring=True)
