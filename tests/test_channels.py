@@ -97,7 +97,7 @@ def test_a_damaged_channel_is_not_believed(store: Store) -> None:
         channels.read_channel(store, "m", "stable")
 
 
-def test_13_sixteen_publishers_lose_no_update(store: Store) -> None:
+def test_fault_13_sixteen_publishers_lose_no_update(store: Store) -> None:
     digests = {f"v{n}": publish(store, f"v{n}") for n in range(16)}
     start = threading.Barrier(16)
 

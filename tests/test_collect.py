@@ -151,8 +151,8 @@ def test_a_sweep_that_was_killed_holds_nobody_up_for_ever(store: Store, tmp_path
 def test_unfinished_writes_are_removed(folder_or_bucket_with_a_rest: Store) -> None:
     store = folder_or_bucket_with_a_rest
     settle(store)
-    assert kinds(store, Rules(grace_s=3600)) == []
-    (found,) = collect(store, Rules(grace_s=0))
+    assert kinds(store, Rules(grace_s=0)) == []
+    (found,) = collect(store, Rules(grace_s=0, unfinished_s=0))
     assert (found.kind, found.listed.size_bytes) == ("unfinished writes", 5 << 20)
     assert not list(store.objects.unfinished())
 

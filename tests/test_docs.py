@@ -21,6 +21,7 @@ DOCUMENTS = [
     "docs/calibration.md",
     "docs/consuming.md",
     "docs/methods.md",
+    "docs/operations.md",
     "docs/security.md",
 ]
 

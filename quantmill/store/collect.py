@@ -34,6 +34,8 @@ class Rules(NamedTuple):
     """Versions that no channel names are kept for this time."""
     newest: int = 3
     """Versions of each variant that are kept whatever their age."""
+    unfinished_s: float = 48 * 3600.0
+    """Writes that nobody finished are removed after this time."""
 
 
 class Garbage(NamedTuple):
@@ -116,7 +118,7 @@ class _Marks:
                 if _digest(listed) not in needed.digests and listed.modified_at < young:
                     yield Garbage(kind, listed)
         for listed in self._store.objects.unfinished():
-            if listed.modified_at < young:
+            if listed.modified_at < time.time() - self._rules.unfinished_s:
                 yield Garbage(UNFINISHED, listed)
 
     def look(self) -> _Needed:

@@ -7,6 +7,7 @@
     models/<model>/<variant>/versions/<manifest-hex>.json    the commit point of a publish: create-only
     models/<model>/<variant>/revoked/<manifest-hex>.json     a version that was withdrawn, with the reason: create-only
     models/<model>/channels/<channel>.json                   compare-and-swap (channels.py)
+    landings/<model>/<revision>.json and .run                what landed, and which run took it: create-only (tasks/landings.py)
     leases/<id>.json                                         keeps a publish in progress from garbage collection
 
 Order of a publish: blobs (already when a stage result is made), manifest, attestation, version, then whoever announces it.
@@ -82,7 +83,7 @@ class Store:
 
         Raises:
             BlobMissing: a blob is gone.
-            VerificationError: its bytes are not what the digest says; it counts as missing from now on.
+            VerificationError: its bytes are not what the digest says; where they lie so, the blob counts as missing from now on.
         """
 
         def lay_out(entry: FileEntry) -> None:
@@ -93,6 +94,8 @@ class Store:
                 self.objects.fetch_file(key, entry, target, on_bytes)
                 self._keep(entry, target)
             except VerificationError as error:
+                if self.objects.intact(key, entry):
+                    raise  # it is whole where it lies: only its copies came out wrong
                 self.objects.delete(key)  # what is made again takes its place
                 raise VerificationError(f"{error}; dropped") from error
 

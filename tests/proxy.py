@@ -1,0 +1,124 @@
+"""A TCP proxy that breaks connections in chosen ways: what lies between a client and its store."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+
+@dataclass
+class Fault:
+    """What happens to answers once their request matches: `count` times."""
+
+    matches: bytes
+    """What the request's head must hold, such as `PUT /bucket/key`."""
+    action: str
+    """`reset`, `cut`, `stall` or `flip` after `after` bytes of the answer; `lose`: it arrives, the answer does not; `503`."""
+    after: int = 0
+    count: int = 1
+    seen: int = field(default=0, init=False)
+
+
+class Proxy:
+    """Passes on to a server; understands just enough of HTTP to see where a request begins."""
+
+    def __init__(self, endpoint: str) -> None:
+        parts = urlsplit(endpoint)
+        self._server = (parts.hostname or "", parts.port or 80)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.faults: list[Fault] = []
+        self.requests: list[str] = []
+        self.sent_back = 0
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+
+    def close(self) -> None:
+        self._listening.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError), socket.create_connection(self._server) as server:
+            current: list[Fault | None] = [None]
+            done = threading.Event()
+            answers = threading.Thread(target=self._answer, args=(client, server, current, done), daemon=True)
+            answers.start()
+            with suppress(OSError):
+                while data := client.recv(1 << 16):
+                    if data.split(b" ", 1)[0] in (b"GET", b"PUT", b"POST", b"HEAD", b"DELETE"):
+                        current[0] = self._fault_of(data)
+                        if current[0] and current[0].action == "503":
+                            body = b"<Error><Code>SlowDown</Code></Error>"
+                            client.sendall(
+                                b"HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+                            )
+                            client.sendall(body)
+                            break
+                    server.sendall(data)
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+                server.shutdown(socket.SHUT_RDWR)
+            done.set()
+
+    def _fault_of(self, head: bytes) -> Fault | None:
+        with self._lock:
+            self.requests.append(head.split(b"\r\n", 1)[0].decode())
+            for fault in self.faults:
+                if fault.matches in head and fault.seen < fault.count:
+                    fault.seen += 1
+                    return fault
+        return None
+
+    def _answer(
+        self, client: socket.socket, server: socket.socket, current: list[Fault | None], done: threading.Event
+    ) -> None:
+        passed, last = 0, None
+        with suppress(OSError):
+            while data := server.recv(1 << 16):
+                fault = current[0]
+                if fault is not last:
+                    passed, last = 0, fault
+                if data.startswith(b"HTTP/1.1 100"):
+                    client.sendall(data)
+                    continue
+                if fault and passed + len(data) > fault.after:
+                    if fault.action == "lose":
+                        break
+                    head = max(0, fault.after - passed)
+                    if fault.action == "flip":
+                        data = data[:head] + bytes([data[head] ^ 1]) + data[head + 1 :]
+                        current[0] = last = None
+                    else:
+                        client.sendall(data[:head])
+                        self.sent_back += head
+                        if fault.action == "stall":
+                            done.wait(60)
+                        if fault.action == "reset":
+                            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                        break
+                client.sendall(data)
+                passed += len(data)
+                self.sent_back += len(data)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+        client.close()
+
+
+@contextmanager
+def proxy(endpoint: str) -> Iterator[Proxy]:
+    """Lend a proxy in front of a server."""
+    lent = Proxy(endpoint)
+    try:
+        yield lent
+    finally:
+        lent.close()
