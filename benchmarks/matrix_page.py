@@ -26,6 +26,8 @@ For each cell the artifact was made in one process and opened in another, in its
 - `partly: 63 %`: the same, but only this share of the decoder's weights became what was asked for.
 - `refused`: a recipe that asks for it ends with this reason before any work (exit code 2).
 - `fails`: it ends with this error after work began.
+
+GGUF of `qwen2`, `gemma2` and `phi3` is refused for the borrowed tokenizer, not for the architecture: these need one of their own kind.
 """
 
 

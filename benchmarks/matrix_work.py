@@ -20,7 +20,7 @@ from quantmill import planning
 from quantmill.methods import IMATRIX_TYPES, METHODS
 from quantmill.recipe import VariantSpec
 from quantmill.variant_request import VariantRequest
-from tasks import architecture, job, tensors
+from tasks import architecture, job_kinds, tensors
 from tasks.sandbox import JobFile
 
 TOKENS = 64
@@ -51,7 +51,7 @@ def quantize(model: Path, method: str, place: Path) -> Iterator[tuple[str, dict[
             "device": "cpu",
         }
         try:
-            made = job.artifact(_job("artifact", place / column, arguments), _silent)
+            made = job_kinds.artifact(_job("artifact", place / column, arguments), _silent)
         except Exception as error:  # noqa: BLE001 (whatever an engine raises becomes the cell)
             traceback.print_exc()
             yield column, {"status": "failed", "reason": _words(error)}
@@ -141,7 +141,7 @@ def _account(spec: VariantSpec, made: list[dict[str, Any]], model: Path) -> dict
 
 def _convert(model: Path, place: Path) -> Path:
     arguments = {"source": str(model), "name": model.name}
-    job.conversion(_job("conversion", place / "conversion", arguments), _silent)
+    job_kinds.conversion(_job("conversion", place / "conversion", arguments), _silent)
     return place / "conversion" / "out"
 
 

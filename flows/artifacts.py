@@ -9,9 +9,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from quantmill.report import RunSummary
+from quantmill.settings import Settings
 from tasks import report
 
 # A progress artifact costs about 23 ms of the job's thread; a page that moves once a second is lively enough.
@@ -20,19 +22,43 @@ _PERIOD_S = 1.0
 _PAUSE_S = 30.0
 
 
-def leave_report(summary: RunSummary, plot_png: bytes, markdown: str) -> tuple[UUID, UUID, UUID]:
-    """Leave the table, the Pareto plot and the report in the current flow run; return their ids in that order."""
-    from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+def leave_report(summary: RunSummary, settings: Settings) -> list[UUID]:
+    """Leave the table, the Pareto plot, the report and where to look further in the current flow run; return their ids.
 
+    Plot and report are those that the run wrote under the home.
+    """
+    from prefect.artifacts import (
+        create_image_artifact,
+        create_link_artifact,
+        create_markdown_artifact,
+        create_table_artifact,
+    )
+
+    folder = settings.home / "reports" / summary.model
     outcome = f"{len(summary.accepted)} of {len(summary.variants)} variants of {summary.model} accepted"
     table = create_table_artifact(table=report.table(summary), key=_key("variants", summary.model), description=outcome)
     # The page shows an image by its address; as a data URI the plot lies in Prefect's database, on no other host.
-    address = "data:image/png;base64," + base64.b64encode(plot_png).decode()
+    address = "data:image/png;base64," + base64.b64encode((folder / "pareto.png").read_bytes()).decode()
     plot = create_image_artifact(
         image_url=address, key=_key("pareto", summary.model), description=f"{summary.model}: size against KL divergence"
     )
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
     text = create_markdown_artifact(markdown=markdown, key=_key("report", summary.model), description=outcome)
-    return _id(table), _id(plot), _id(text)
+    made = [table, plot, text]
+    for kind, (link, words) in _places(summary, settings).items():
+        made.append(create_link_artifact(link=link, link_text=words, key=_key(kind, summary.model), description=words))
+    return [_id(each) for each in made]
+
+
+def _places(summary: RunSummary, settings: Settings) -> dict[str, tuple[str, str]]:
+    """Return where the run is found outside Prefect: kind -> address and words."""
+    store = settings.store_uri
+    places = {"store": (store, f"{summary.model} in {store}")}
+    uri = urlsplit(settings.tracking_uri)
+    if uri.scheme.startswith("http") and summary.mlflow_run:
+        server = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path.rstrip('/')}"
+        places["mlflow"] = (f"{server}/#/runs/{summary.mlflow_run}", f"{summary.model} in MLflow")
+    return places
 
 
 def _key(kind: str, model: str) -> str:
@@ -50,12 +76,14 @@ def _id(made: object) -> UUID:
 @contextmanager
 def progress_shown(logger: logging.Logger) -> Iterator[None]:
     """Show what a logger of progress says on the page of the current flow run."""
-    relay = ProgressRelay()
+    relay, level = ProgressRelay(), logger.level
     logger.addHandler(relay)
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         logger.removeHandler(relay)
+        logger.setLevel(level)
 
 
 class ProgressRelay(logging.Handler):

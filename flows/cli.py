@@ -4,7 +4,7 @@ import asyncio
 import json
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -25,6 +25,42 @@ def add_to(app: typer.Typer) -> None:
         epilog="Example: quantmill compress deployments/recipes/demo.yaml --json run.json --set model.source=./my-model"
     )(compress)
     publish_commands.add_to(app)
+    app.command(epilog="Example: quantmill bootstrap --pools deployments/pools.yaml")(bootstrap)
+    app.command(epilog="Example: quantmill landed --dry-run")(landed)
+
+
+def bootstrap(
+    pools: Annotated[
+        Path | None,
+        typer.Option(help="The list of pools; default: QUANTMILL_POOLS, or deployments/pools.yaml."),
+    ] = None,
+) -> None:
+    """Make pools, queues, deployments and automations on the Prefect server that PREFECT_API_URL names."""
+    settings = load_settings()
+    with embedded_environment(settings):
+        from flows import bootstrap as server
+        from flows.embedded import require_server
+        from flows.pools import read_pools
+
+        require_server()
+        listed = read_pools(pools or settings.pools or server.POOLS)
+        asyncio.run(server.bootstrap(listed, settings.notify_url, typer.echo))
+
+
+def landed(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what landed; remember and start nothing.")] = False,
+) -> None:
+    """Look where the watch list says for base models that landed, and start their runs: `watch/watch` does so by its schedule."""
+    settings = load_settings()
+    with embedded_environment(settings):
+        from flows.embedded import require_server
+        from flows.watch import preview, watch
+
+        if dry_run:
+            preview(settings, typer.echo)
+        else:
+            require_server()
+            asyncio.run(watch())
 
 
 def compress(
@@ -65,6 +101,7 @@ def compress(
 
 def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
+    from flows import approval
     from flows.jobs import choose_device
     from tasks import calibrate, download, sources, support
 
@@ -74,7 +111,10 @@ def check(recipe: Recipe, settings: Settings) -> None:
         except SigningError as error:
             raise SettingsError(str(error)) from error
     recipe.expand()
-    _ = recipe.model_name, choose_device(recipe.device)  # both raise where there is none
+    approval.require_somebody_to_ask(recipe)
+    _ = recipe.model_name  # raises where there is none
+    if settings.pools is None:
+        choose_device(recipe.device)
     calibrate.check_texts(recipe)
     origin = download.preview_source(recipe.model, settings.home)
     specs = recipe.expand(origin.architecture.linear_inputs)
@@ -116,4 +156,4 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
 
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as Ctrl-C does
         with tags("quantmill", recipe.model_name):
-            return asyncio.run(flow(recipe))
+            return cast("RunSummary", asyncio.run(flow(recipe)))  # a state only where it was started for a landing

@@ -1,14 +1,20 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from pydantic import ValidationError
 
-from flows import artifacts, dispatch, jobs, progress
-from flows.stages import Stages
+from flows import approval, artifacts, jobs, progress
+from flows.dispatch import Dispatcher
+from flows.pool_runs import check_pools
+from flows.pools import Pool, read_pools
+from flows.stages import Stages, is_deployed
 from flows.variant import recall
 from quantmill import keys
 from quantmill.artifact import StageResult, VariantJob
@@ -19,13 +25,31 @@ from quantmill.settings import Settings, load_settings
 from quantmill.store.channels import read_channel
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import calibrate, convert, download, gate, licenses, outbox, publish, report, snapshots, summarize, support
+from tasks import (
+    calibrate,
+    convert,
+    download,
+    gate,
+    landings,
+    licenses,
+    outbox,
+    publish,
+    report,
+    snapshots,
+    summarize,
+    support,
+)
+from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, ClosedSandbox, Sandbox
 
 
 @flow(name="compress", flow_run_name="compress {recipe.model.source}", persist_result=False)
-async def compress(recipe: Recipe) -> RunSummary:
+async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None]:
     """Return one verdict per variant, in the recipe's order; accepted ones are published.
+
+    Args:
+        recipe: The model, its texts, the variants to make, the gates, and where accepted variants go.
+        landing: Leave it empty. `watch` fills it in, so that a model that landed is taken by one run.
 
     Raises:
         RequestError: the model or a text cannot be used; nothing was quantized.
@@ -33,6 +57,13 @@ async def compress(recipe: Recipe) -> RunSummary:
     """
     settings, stages = load_settings(), Stages()
     store, sandbox = configured_store(settings), Sandbox(settings)
+    if landing and not landings.begin(store, landing, str(flow_run.id)):
+        return Completed(name="Duplicate", message="another run took this landing")
+    approval.require_somebody_to_ask(recipe)
+    pools = await pools_in_use(settings)
+    if is_deployed() and (done := await asyncio.to_thread(recall_run, recipe, settings)):
+        await stages.run(artifacts.leave_report, done, settings)
+        return done
     with artifacts.progress_shown(PROGRESS):
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
         checkpoints = await stages.run(download.inspect_checkpoints, recipe, origin, sandbox.home)
@@ -41,16 +72,18 @@ async def compress(recipe: Recipe) -> RunSummary:
         tokens = await stages.run(
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
-        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
+        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
+        dispatcher = Dispatcher(store, pools, recipe.device)
         progress.announce([plan.baseline.name, *(job.name for job in _all(plan))])
-        baseline = await stages.watch("baseline", dispatch.build(plan.baseline, store))
+        baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
         if baseline.report is None:
             raise error_named(baseline.error, f"baseline: {baseline.message}")
         unconverted = await _convert(plan, stages, store, sandbox)
         known = unconverted | {baseline.name: baseline}
         ready = {job.name: job for job in _all(plan) if job.name not in known}
-        outcomes = known | await stages.watch("variants", dispatch.build_all(list(ready.values()), store))
+        outcomes = known | await stages.watch("variants", dispatcher.build_all(list(ready.values())))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
+        verdicts = await approval.ask(recipe, outcomes, verdicts)
         run_id, forbidden = str(flow_run.id or ""), licenses.obstacle(origin, settings.licenses)
         floor = noise_floor(plan, baseline, outcomes)
         published = await stages.run(
@@ -85,9 +118,9 @@ async def compress(recipe: Recipe) -> RunSummary:
         summary = summary.model_copy(
             update={"mlflow_run": delivery.runs.get(entry, ""), "timings": stages.timings} | moved
         )
-        pages = write_report(summary, recipe, settings)
-        await stages.run(artifacts.leave_report, summary, pages["pareto.png"], pages["report.md"].decode())
-        _remember(_run_key(recipe, outcomes, forbidden), summary, store)
+        _remember(_run_key(recipe, outcomes, forbidden), recipe, summary, store)
+        write_report(summary, recipe, settings)
+        await stages.run(artifacts.leave_report, summary, settings)
         return summary
 
 
@@ -101,7 +134,8 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
     except NotCached:
         return None
-    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
+    pools = read_pools(settings.pools) if settings.pools else ()
+    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
     recalled = {job.name: recall(job, store) for job in (plan.baseline, *_all(plan))}
     outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
     done = store.look_up("run", _run_key(recipe, outcomes, licenses.obstacle(origin, settings.licenses)))
@@ -141,6 +175,13 @@ def _seq_of(summary: RunSummary, store: Store) -> int | None:
     return held.seq if held else 0
 
 
+async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
+    """Return the pools that the settings name, each looked up at the server; none: variants run on this machine."""
+    pools = read_pools(settings.pools) if settings.pools else ()
+    await check_pools(pools)
+    return pools
+
+
 def noise_floor(plan: jobs.Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:
     """Return runtime -> mean KL that the baseline's own weights show there."""
     reports = {runtime: outcomes[job.name].report for runtime, job in plan.floors.items() if job.name in outcomes}
@@ -154,7 +195,7 @@ async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandb
     if not plan.conversion_key:
         return {}
     snapshot, needed = plan.baseline.snapshot, [job for job in _all(plan) if job.conversion_key]
-    if all(recall(job, store) for job in needed):
+    if all(recall(job, store) or find_body(job, store) for job in needed):
         return {}
     try:
         await stages.run(convert.convert_snapshot, snapshot, plan.conversion_key, plan.conversion_name, store, sandbox)
@@ -179,12 +220,17 @@ def _all(plan: jobs.Plan) -> list[VariantJob]:
 
 def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: str) -> str:
     """Return the key of a run's summary: the recipe, just what was made and measured, and whether it may be published."""
+    made = {name: outcome.artifact.digest for name, outcome in outcomes.items() if outcome.artifact}
     reports = {name: keys.digest(outcome.report) for name, outcome in outcomes.items() if outcome.report}
-    return keys.stage_key("run", recipe=recipe, reports=reports, forbidden=forbidden)
+    return keys.stage_key("run", recipe=recipe, artifacts=made, reports=reports, forbidden=forbidden)
 
 
-def _remember(key: str, summary: RunSummary, store: Store) -> None:
-    """Leave the summary of a run in which no variant failed: a rerun answers from it."""
-    if all(row.status != "failed" for row in summary.variants):
+def _remember(key: str, recipe: Recipe, summary: RunSummary, store: Store) -> None:
+    """Leave the summary of a run in which no variant failed: a rerun answers from it.
+
+    Where a person is asked, only one that published what it could: what was held back is asked for again.
+    """
+    held_back = recipe.publish.approval and any(not row.manifest and row.status != "failed" for row in summary.variants)
+    if not held_back and all(row.status != "failed" for row in summary.variants):
         value = summary.model_dump(mode="json")
         store.record(StageResult(stage="run", key=key, value=value, made_at=time.time()))

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from flows.embedded_server import READY
-from quantmill.errors import ServerError
+from quantmill.errors import ServerError, SettingsError
 
 # The first start migrates an empty database: 15 s on two busy cores; it waits while another process migrates it.
 _START_S = 180.0
@@ -60,6 +60,15 @@ def prefect_api(home: Path) -> Iterator[str]:
             yield url
     finally:
         _stop(server)
+
+
+def require_server() -> None:
+    """Raise where no server is named, or nobody answers there."""
+    from prefect.settings import PREFECT_API_URL
+
+    if not (url := PREFECT_API_URL.value()):
+        raise SettingsError("PREFECT_API_URL: not set; name the server's API, for example http://127.0.0.1:4200/api")
+    _require_answer(url)
 
 
 def _require_answer(url: str) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from quantmill import keys
+from flows.pools import Pool, candidates
+from quantmill import keys, planning
 from quantmill.artifact import Origin, Snapshot, TokenSet, VariantJob
 from quantmill.errors import RecipeError
 from quantmill.methods import METHODS
@@ -14,6 +15,13 @@ from tasks import convert, engines, evaluate
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
 LOSSLESS = {"llama_cpp": VariantSpec(method="gguf", bits=32, type="F32")}
 """Runtime -> the variant that changes no weight there: its KL is the runtime's noise floor. transformers has the baseline."""
+
+
+class Place(NamedTuple):
+    """Where a variant's jobs run, as far as its keys depend on it."""
+
+    device: str
+    threads: int
 
 
 class Plan(NamedTuple):
@@ -33,9 +41,16 @@ def make_plan(
     evaluation: TokenSet,
     threads: int,
     checkpoints: Mapping[str, Origin],
+    pools: tuple[Pool, ...] = (),
 ) -> Plan:
-    """Return the jobs in the recipe's order; `checkpoints`: source -> what lies there, of variants taken as they are."""
-    asked, device = recipe.expand(snapshot.origin.architecture.linear_inputs), choose_device(recipe.device)
+    """Return the jobs in the recipe's order; without pools they run on this machine.
+
+    `checkpoints`: source -> what lies there, of variants that are taken as they are.
+
+    Raises:
+        RequestError: no pool takes a variant.
+    """
+    asked = recipe.expand(snapshot.origin.architecture.linear_inputs)
     specs = [_as_found(spec, checkpoints) for spec in asked]
     taken = {
         spec.name: checkpoints[before.source or ""] for spec, before in zip(specs, asked, strict=True) if spec.packing
@@ -43,23 +58,23 @@ def make_plan(
     name = conversion_name(recipe)
     needed = {spec.runtime(snapshot.origin.architecture.experts) for spec in specs}
     floors = {runtime: spec for runtime, spec in LOSSLESS.items() if runtime in needed}
-    conversion_key = keys.stage_key(
-        "conversion",
-        source=snapshot.digest,
-        name=name,
-        revision=convert.REVISION,
-        engines=engines.locked(convert.PACKAGES),
-    )
+    converted = any(spec.row.converted for spec in (*specs, *floors.values()))
+
+    def place(spec: VariantSpec) -> Place:
+        if not pools:
+            return Place(choose_device(recipe.device), threads)
+        first = places(spec, snapshot, recipe.device, pools)[0]
+        return Place(first.device, first.threads or threads)
 
     def job(spec: VariantSpec) -> VariantJob:
-        made = _job(spec, snapshot, calibration, evaluation, conversion_key, device, threads)
+        made = _job(spec, snapshot, calibration, evaluation, name, place(spec), place(BASELINE))
         return made.model_copy(update={"checkpoint": taken.get(spec.name)})
 
     return Plan(
         baseline=job(BASELINE),
         floors={runtime: job(spec) for runtime, spec in floors.items()},
         variants=[job(spec) for spec in specs],
-        conversion_key=conversion_key if any(spec.row.converted for spec in (*specs, *floors.values())) else "",
+        conversion_key=_conversion_key(snapshot.digest, name) if converted else "",
         conversion_name=name,
     )
 
@@ -69,6 +84,17 @@ def _as_found(spec: VariantSpec, checkpoints: Mapping[str, Origin]) -> VariantSp
     origin = checkpoints.get(spec.source or "") if spec.source is not None else None
     packing = origin.architecture.packing if origin else None
     return spec.found(packing, origin.digest) if origin and packing else spec
+
+
+def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool, ...]) -> list[Pool]:
+    """Return the pools that can run a variant, the first choice first, all giving the same keys.
+
+    Raises:
+        RequestError: there is none.
+    """
+    fitting = candidates(spec, planning.memory_bytes(spec, snapshot.parameters), device, pools)
+    same = (fitting[0].device, fitting[0].threads)
+    return [pool for pool in fitting if (pool.device, pool.threads) == same]
 
 
 def choose_device(asked: str) -> str:
@@ -101,18 +127,17 @@ def _job(
     snapshot: Snapshot,
     calibration: TokenSet | None,
     evaluation: TokenSet,
-    conversion_key: str,
-    device: str,
-    threads: int,
+    conversion_name: str,
+    place: Place,
+    reference: Place,
 ) -> VariantJob:
-    row, kind = spec.row, device.partition(":")[0]  # which GPU of a machine is no part of a key
-    place = device if kind in spec.maker.devices else "cpu"
-    made_on = place.partition(":")[0]
+    row, kind = spec.row, reference.device.partition(":")[0]  # which GPU of a machine is no part of a key
+    device = place.device if place.device.partition(":")[0] in spec.maker.devices else "cpu"
+    made_on = device.partition(":")[0]
     runtime = spec.runtime(snapshot.origin.architecture.experts)
     seen = calibration if row.calibrated else None
-    conversion = conversion_key if row.converted else ""
-    artifact_key = _artifact_key(spec, snapshot, seen, conversion, made_on, threads)
-    baseline_key = _artifact_key(BASELINE, snapshot, None, "", kind, threads)
+    body_key = _artifact_key(spec, snapshot.core_digest, conversion_name, seen, made_on, place.threads)
+    baseline_key = _artifact_key(BASELINE, snapshot.core_digest, conversion_name, None, kind, reference.threads)
     trace_key = keys.stage_key(
         "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **_measured_by("transformers", ())
     )
@@ -122,31 +147,39 @@ def _job(
         snapshot=snapshot,
         calibration=seen,
         evaluation=evaluation,
-        conversion_key=conversion,
+        conversion_key=_conversion_key(snapshot.digest, conversion_name) if row.converted else "",
         trace_key=trace_key,
-        artifact_key=artifact_key,
+        artifact_key=_artifact_key(spec, snapshot.digest, conversion_name, seen, made_on, place.threads),
+        body_key=body_key,
         report_key=keys.stage_key(
             "report",
-            artifact=artifact_key,
+            artifact=body_key,
             trace=trace_key,
             device=made_on,
             **_measured_by(runtime, spec.maker.engines),
         ),
-        device=place,
-        threads=threads,
+        device=device,
+        threads=place.threads,
+    )
+
+
+def _conversion_key(source: str, name: str) -> str:
+    return keys.stage_key(
+        "conversion", source=source, name=name, revision=convert.REVISION, engines=engines.locked(convert.PACKAGES)
     )
 
 
 def _artifact_key(
-    spec: VariantSpec, snapshot: Snapshot, seen: TokenSet | None, conversion: str, device: str, threads: int
+    spec: VariantSpec, source: str, conversion_name: str, seen: TokenSet | None, device: str, threads: int
 ) -> str:
+    """Return the key of what is made of a snapshot; `source` is its digest, or that of its core."""
     row = spec.row
     return keys.stage_key(
         "artifact",
-        source=snapshot.digest,
+        source=source,
         spec=spec.canonical(),
         calibration=seen.digest if seen else "",
-        conversion=conversion,
+        conversion=_conversion_key(source, conversion_name) if row.converted else "",
         device=device,
         threads=threads if row.thread_dependent else 0,
         revision=row.revision,

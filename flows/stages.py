@@ -10,12 +10,19 @@ from typing import ParamSpec, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.tasks import Task
 
 from tasks.sandbox import stop_all
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+
+def is_deployed() -> bool:
+    """Return whether a Prefect server started this run: it is neither the command line's nor a part of another run."""
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.deployment_id)
 
 
 def as_task(work: Callable[_P, _T], run_name: str | None = None) -> Task[_P, _T]:

@@ -1,10 +1,13 @@
 """One variant: quantize, then evaluate. What a pool runs; all that it needs is its job, all that it leaves is in the store."""
 
+from contextlib import nullcontext
+
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.stages import as_task
+from flows.artifacts import progress_shown
+from flows.stages import as_task, is_deployed
 from quantmill.artifact import VariantJob
 from quantmill.errors import QuantmillError
 from quantmill.report import Outcome
@@ -13,7 +16,7 @@ from quantmill.store.places import configured_store
 from quantmill.store.store import Store
 from tasks.evaluate import find_report, measure_artifact
 from tasks.quantize import find_artifact, make_artifact
-from tasks.sandbox import Sandbox
+from tasks.sandbox import PROGRESS, Sandbox
 
 make = as_task(make_artifact, "quantize {job.name}")
 measure = as_task(measure_artifact, "evaluate {job.name}")
@@ -28,8 +31,10 @@ def variant(job: VariantJob) -> State[None]:
     settings = load_settings()
     store, sandbox = configured_store(settings), Sandbox(settings)
     try:
-        artifact = make(job, store, sandbox)
-        report = measure(job, artifact, store, sandbox)
+        # A line that runs its variants itself shows the progress of all of them.
+        with progress_shown(PROGRESS) if is_deployed() else nullcontext():
+            artifact = make(job, store, sandbox)
+            report = measure(job, artifact, store, sandbox)
     except QuantmillError as error:
         return Failed(name=type(error).__name__, message=str(error))
     return Completed(message=f"perplexity {report.quality.perplexity:.2f}, mean KL {report.quality.mean_kl:.4g}")

@@ -13,6 +13,10 @@ from quantmill.packing import Packing
 from quantmill.recipe import ModelRequest, TokenRequest, VariantSpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
+COMPANIONS = frozenset(
+    ("chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE")
+)
+"""Files of a model folder that lie beside the model: no weight, no token id and no figure depends on them."""
 
 
 class Architecture(BaseModel):
@@ -95,6 +99,11 @@ class Snapshot(BaseModel):
         return sum(file.size_bytes for file in self.files)
 
     @property
+    def core_digest(self) -> str:
+        """The digest of the files that weights, token ids and figures depend on: all but the companions."""
+        return files_digest(tuple(file for file in self.files if file.path not in COMPANIONS))
+
+    @property
     def tokenizer_digest(self) -> str:
         """The sha256 of `tokenizer.json`."""
         return next(file.sha256 for file in self.files if file.path == "tokenizer.json")
@@ -149,6 +158,10 @@ class Artifact(BaseModel):
     source_digest: str = Field(description="The snapshot that it was made from.")
     calibration_digest: str = Field(default="", description="The token set that it saw; empty: none.")
     chat_template_sha256: str = Field(default="", description="Digest of the chat template; empty: none.")
+    dressed_from: str = Field(
+        default="",
+        description="The artifact whose weights it has, with other companions beside them; empty: it was made.",
+    )
     toolchain: dict[str, str] = Field(description="Package -> version that made it.")
     hardware: str = Field(description="Processor or GPU that made it.")
     given_up: str = Field(default="", description="What was changed after a job ran out of memory; empty: nothing.")
@@ -164,6 +177,11 @@ class Artifact(BaseModel):
     def size_bytes(self) -> int:
         """Bytes of all files."""
         return sum(file.size_bytes for file in self.files)
+
+    @property
+    def made_digest(self) -> str:
+        """The digest of what the engine made: figures are of it, whatever lies beside its weights by now."""
+        return self.dressed_from or self.digest
 
     @property
     def parameters(self) -> int:
@@ -198,6 +216,7 @@ class VariantJob(BaseModel):
     )
     trace_key: str = Field(default="", description="Stage key of the baseline's trace; empty: this job makes it.")
     artifact_key: str = Field(description="Stage key of the quantize stage.")
+    body_key: str = Field(description="The same without the companions: what has it differs in those alone.")
     report_key: str = Field(description="Stage key of the evaluate stage.")
     device: str = Field(description="`cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(ge=1, description="Threads of the engine; some engines' tensors depend on it.")
@@ -214,7 +233,8 @@ class StageResult(BaseModel):
     model_config = _FROZEN
 
     stage: str = Field(
-        pattern=r"^[a-z]+$", description="`snapshot`, `tokens`, `conversion`, `artifact`, `trace`, `report`, `run`."
+        pattern=r"^[a-z]+$",
+        description="`snapshot`, `tokens`, `conversion`, `artifact`, `body`, `trace`, `report`, `run`.",
     )
     key: str = Field(pattern=r"^[0-9a-f]{64}$", description="From the inputs, by `keys.stage_key`.")
     blobs: tuple[FileEntry, ...] = Field(default=(), description="Files that must be in the store for it to count.")

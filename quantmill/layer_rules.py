@@ -20,9 +20,13 @@ class LayerRule(BaseModel):
         min_length=1,
         max_length=_MATCH_SIGNS,
         description="Regular expression, searched in names such as model.layers.0.mlp.down_proj.",
+        title="Layers",
+        examples=["down_proj"],
         json_schema_extra={"position": 0},
     )
-    bits: int = Field(description="Bit width of these layers; 16: left as they are.", json_schema_extra={"position": 1})
+    bits: int = Field(
+        description="Bit width of these layers; 16: left as they are.", examples=[8], json_schema_extra={"position": 1}
+    )
 
     @field_validator("match")
     @classmethod

@@ -81,6 +81,7 @@ METHODS: dict[str, Method] = {
             engines=("gptqmodel", *_TRANSFORMERS),
             loaders=("transformers", "gptqmodel", "vLLM (not run here)"),
             fine_tuning=_PEFT,
+            deterministic=True,
         ),
         Method(
             name="hqq",
@@ -92,6 +93,7 @@ METHODS: dict[str, Method] = {
             engines=("hqq", *_TRANSFORMERS),
             loaders=("hqq, by the lines in the artifact's README.md",),
             rule_bits=(1, 2, 3, 4, 8, 16),
+            deterministic=True,
         ),
         Method(
             name="autoround",
@@ -116,6 +118,7 @@ METHODS: dict[str, Method] = {
             engines=("auto-round", *_TRANSFORMERS),
             loaders=("transformers with auto-round", "vLLM (not run here)"),
             rule_bits=(2, 3, 4, 8, 16),
+            deterministic=True,
         ),
         Method(
             name="gguf",

@@ -38,6 +38,7 @@ class ModelRequest(BaseModel):
         " start with; empty: take what is there.",
         pattern=r"^([A-Za-z0-9_][A-Za-z0-9_/+-]*(\.[A-Za-z0-9_/+-]+)*)?$",
         max_length=128,
+        examples=["main"],
         json_schema_extra={"position": 1},
     )
 
@@ -53,18 +54,24 @@ class GatePolicy(BaseModel):
     model_config = _NUMBERS
 
     max_perplexity_ratio: float = Field(
-        default=1.25, gt=0, description="Perplexity over the baseline's.", json_schema_extra={"position": 0}
+        default=1.25,
+        gt=0,
+        description="Perplexity over the baseline's.",
+        title="Most perplexity, over the baseline's",
+        json_schema_extra={"position": 0},
     )
     max_mean_kl: float = Field(
         default=0.2,
         ge=0,
         description="Mean KL divergence from the baseline, nats per token.",
+        title="Most mean KL divergence",
         json_schema_extra={"position": 1},
     )
     max_p99_kl: float = Field(
         default=1e6,
         ge=0,
         description="99th percentile of the KL divergence, nats; the default does not bind.",
+        title="Most KL divergence at the 99th percentile",
         json_schema_extra={"position": 2},
     )
     min_top1_agreement: float = Field(
@@ -72,10 +79,15 @@ class GatePolicy(BaseModel):
         ge=0,
         le=1,
         description="Share of positions where baseline and variant rank the same token first.",
+        title="Least top-1 agreement",
         json_schema_extra={"position": 3},
     )
     max_size_ratio: float = Field(
-        default=1.0, gt=0, description="Bytes on disk over the baseline's.", json_schema_extra={"position": 4}
+        default=1.0,
+        gt=0,
+        description="Bytes on disk over the baseline's.",
+        title="Most bytes, over the baseline's",
+        json_schema_extra={"position": 4},
     )
 
 
@@ -88,13 +100,23 @@ class PublishRequest(BaseModel):
         default="",
         description="The published model's name; empty: made from the source's last segment.",
         pattern=r"^([a-z0-9][a-z0-9._-]{0,95})?$",
+        title="Name",
+        examples=["smollm2-135m-instruct"],
         json_schema_extra={"position": 0},
     )
     channel: str = Field(
         default="",
         description="The channel, such as `stable`, that is moved to the accepted variants; empty: none.",
         pattern=r"^([a-z0-9][a-z0-9._-]{0,63})?$",
+        title="Channel",
+        examples=["stable"],
         json_schema_extra={"position": 1},
+    )
+    approval: bool = Field(
+        default=False,
+        description="Wait before publishing until somebody resumes the run in the dashboard; only for runs of a server.",
+        title="Wait for an approval",
+        json_schema_extra={"position": 2},
     )
 
     @field_validator("model", "channel")
@@ -135,6 +157,7 @@ class Recipe(BaseModel):
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$",
         description="Where engines work: auto (CUDA where there is any), cpu, cuda or cuda:N.",
+        examples=["auto", "cpu", "cuda:1"],
         json_schema_extra={"position": 6},
     )
 

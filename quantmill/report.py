@@ -202,3 +202,4 @@ class Outcome(BaseModel):
     error: str = Field(default="", description="Class name of the failure; empty: none.")
     message: str = Field(default="", description="Its message.")
     cached: bool = Field(default=False, description="Both came from the store.")
+    tried: tuple[str, ...] = Field(default=(), description="What failed on a pool before this, in words.")

@@ -26,6 +26,15 @@ class Settings(BaseSettings):
     local_jobs: int = Field(
         default=1, ge=1, le=64, description="Jobs at once on this machine; a measurement always runs alone."
     )
+    pools: Path | None = Field(
+        default=None, description="File that lists the pools that variants run on; default: this machine."
+    )
+    notify_url: str = Field(
+        default="", pattern=r"^(https?://.+)?$", repr=False, description="Webhook that is told of lines that failed."
+    )
+    watchlist: Path | None = Field(
+        default=None, description="File that lists where base models land; default: deployments/watchlist.yaml."
+    )
     python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
     signing_key: Path | None = Field(
@@ -84,6 +93,13 @@ class Settings(BaseSettings):
     @classmethod
     def _by_comma(cls, names: object) -> object:
         return tuple(n.strip().lower() for n in names.split(",") if n.strip()) if isinstance(names, str) else names
+
+    @field_validator("pools", "watchlist")
+    @classmethod
+    def _file(cls, pools: Path | None) -> Path | None:
+        if pools is not None and not pools.is_file():
+            raise ValueError("must be a file that exists")
+        return pools
 
     @property
     def engine_threads(self) -> int:

@@ -94,15 +94,15 @@ def rollback(
     channel: ChannelName,
     reason: Reason,
     to: Annotated[
-        int, typer.Option(min=1, metavar="SEQ", help="The move to go back to; default: the last but one.")
-    ] = 0,
+        int | None, typer.Option(min=1, metavar="SEQ", help="The move to go back to; default: the last but one.")
+    ] = None,
     store_uri: StoreUri = "",
     json_file: JsonFile = None,
 ) -> None:
     """Let a channel hold what it held before. That is a move of its own: the sequence number grows."""
     store = configured_store(store_uri)
     _variants(store, model)
-    _answer_channels(model, [moves.roll_back(store, model, channel, reason, to)], json_file)
+    _answer_channels(model, [moves.roll_back(store, model, channel, reason, to or 0)], json_file)
 
 
 def revoke(

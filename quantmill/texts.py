@@ -34,6 +34,7 @@ class TextSource(BaseModel):
         max_length=200,
         pattern=r"^[^\x00-\x1f]*$",
         description="Rows: the field that holds text or messages; empty: `text`, else `messages`.",
+        examples=["text"],
         json_schema_extra={"position": 4},
     )
     chat_template: bool = Field(
@@ -46,6 +47,7 @@ class TextSource(BaseModel):
         max_length=200,
         pattern=r"^[^\x00-\x1f]*$",
         description="Data sets: the configuration; empty: the only one.",
+        examples=["wikitext-2-raw-v1"],
         json_schema_extra={"position": 6},
     )
     split: str = Field(
@@ -59,6 +61,7 @@ class TextSource(BaseModel):
         default="",
         max_length=200,
         description="Data sets: the commit, 40 hex digits.",
+        examples=["b08601e04326c79dfdd32d625aee71d232d685c3"],
         json_schema_extra={"position": 8},
     )
 
@@ -105,6 +108,7 @@ class MixedText(TextSource):
         pattern=_PLACE,
         max_length=4096,
         description="As the source of a request that has just one.",
+        examples=["./text.txt"],
         json_schema_extra={"position": 0},
     )
     weight: float = Field(

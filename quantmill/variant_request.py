@@ -3,7 +3,7 @@
 import itertools
 import reprlib
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -39,31 +39,46 @@ class VariantRequest(BaseModel):
         default=[], description="Weights that share a scale; -1: a whole row.", json_schema_extra={"position": 3}
     )
     double_quant: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="bitsandbytes 4 bit: quantize the scales too.", json_schema_extra={"position": 4}
+        default=[],
+        description="bitsandbytes 4 bit: quantize the scales too.",
+        title="Double quantization",
+        json_schema_extra={"position": 4},
     )
     compute_dtype: Annotated[list[ComputeType], _Wrap] = Field(
         default=[],
         description="bitsandbytes 4 bit: arithmetic of the loaded layers.",
+        title="Compute type",
         json_schema_extra={"position": 5},
     )
     threshold: Annotated[list[float], _Wrap] = Field(
         default=[],
         description="bitsandbytes int8: activations above it stay in 16 bits.",
+        examples=[[6.0]],
         json_schema_extra={"position": 6},
     )
     desc_act: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="GPTQ: columns by falling activation.", json_schema_extra={"position": 7}
+        default=[],
+        description="GPTQ: columns by falling activation.",
+        title="Descending activation order",
+        json_schema_extra={"position": 7},
     )
     sym: Annotated[list[bool], _Wrap] = Field(
-        default=[], description="GPTQ, AutoRound: symmetric grid.", json_schema_extra={"position": 8}
+        default=[],
+        description="GPTQ, AutoRound: symmetric grid.",
+        title="Symmetric grid",
+        json_schema_extra={"position": 8},
     )
     damp_percent: Annotated[list[float], _Wrap] = Field(
-        default=[], description="GPTQ: dampening of the Hessian.", json_schema_extra={"position": 9}
+        default=[],
+        description="GPTQ: dampening of the Hessian.",
+        title="Dampening",
+        examples=[[0.05]],
+        json_schema_extra={"position": 9},
     )
     zero_point: Annotated[list[bool], _Wrap] = Field(
         default=[], description="AWQ: asymmetric grid.", json_schema_extra={"position": 10}
     )
-    axis: Annotated[list[int], _Wrap] = Field(
+    axis: Annotated[list[Literal[0, 1]], _Wrap] = Field(
         default=[],
         description="HQQ: 1 groups weights along the input, 0 along the output.",
         json_schema_extra={"position": 11},
@@ -71,22 +86,36 @@ class VariantRequest(BaseModel):
     iterations: Annotated[list[int], _Wrap] = Field(
         default=[],
         description="AutoRound: steps a block; 0 rounds to nearest with tuned ranges.",
+        examples=[[200]],
         json_schema_extra={"position": 12},
     )
     learning_rate: Annotated[list[float], _Wrap] = Field(
-        default=[], description="AutoRound: step size of the rounding.", json_schema_extra={"position": 13}
+        default=[],
+        description="AutoRound: step size of the rounding.",
+        examples=[[0.005]],
+        json_schema_extra={"position": 13},
     )
     minmax_learning_rate: Annotated[list[float], _Wrap] = Field(
-        default=[], description="AutoRound: step size of the range.", json_schema_extra={"position": 14}
+        default=[],
+        description="AutoRound: step size of the range.",
+        title="Learning rate of the range",
+        examples=[[0.005]],
+        json_schema_extra={"position": 14},
     )
     samples: Annotated[list[int], _Wrap] = Field(
-        default=[], description="AutoRound: calibration windows used; 0: all.", json_schema_extra={"position": 15}
+        default=[],
+        description="AutoRound: calibration windows used; 0: all.",
+        examples=[[128]],
+        json_schema_extra={"position": 15},
     )
     sequence_length: Annotated[list[int], _Wrap] = Field(
-        default=[], description="AutoRound: tokens used of each window; 0: all.", json_schema_extra={"position": 16}
+        default=[],
+        description="AutoRound: tokens used of each window; 0: all.",
+        examples=[[512]],
+        json_schema_extra={"position": 16},
     )
     batch_size: Annotated[list[int], _Wrap] = Field(
-        default=[], description="AutoRound: windows a step.", json_schema_extra={"position": 17}
+        default=[], description="AutoRound: windows a step.", examples=[[8]], json_schema_extra={"position": 17}
     )
     low_memory: Annotated[list[bool], _Wrap] = Field(
         default=[], description="AutoRound: keep only the block at work in memory.", json_schema_extra={"position": 18}

@@ -1,23 +1,31 @@
 """The model's chat template: whether there is one, what its digest is, and (inside a job) what it makes of conversations.
 
-A template is code from whoever made the model. transformers runs it in Jinja's sandbox, and that in a process of its own,
-which a time limit ends: a sandbox stops no loop.
+A template is code from whoever made the model. transformers runs it in Jinja's sandbox, which keeps it from Python's objects, and
+that inside a job, within limits of time and memory: a sandbox stops no loop. Each model's is tried when the model is taken in.
 """
 
 import datetime
 import hashlib
+import math
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from quantmill import gguf_header, keys
 from quantmill.artifact import Snapshot
-from quantmill.errors import TextError
+from quantmill.errors import SourceError, TextError
 from quantmill.recipe import ModelRequest
 from tasks import sources
 from tasks.architecture import read_json
 
 PACKAGES = ("jinja2", "tokenizers", "transformers")
 _FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+_CPU_S = 5  # for one conversation; templates take milliseconds
+_MEMORY_BYTES = 2 << 30
+_TALK = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello to you"}]
 _DAY = datetime.datetime(2024, 7, 26)
 
 
@@ -62,6 +70,7 @@ def render(folder: Path, conversations: list[list[dict[str, str]]], where: str) 
 
     Raises:
         TextError: there is no template, or it refuses a conversation.
+        SourceError: it takes more time or memory than any template needs.
     """
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
@@ -76,13 +85,67 @@ def render(folder: Path, conversations: list[list[dict[str, str]]], where: str) 
     rendered = []
     for number, messages in enumerate(conversations, start=1):
         try:
-            text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
-        except (TemplateError, ValueError, TypeError) as error:
+            with limits():
+                text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
+        except (TemplateError, ValueError, TypeError, RecursionError) as error:
             words = " ".join(str(error).split())[:200]
             shown = messages[0]["content"][:40] if messages else ""
             raise TextError(f"{where}: the chat template refuses document {number} ({shown!r}): {words}") from error
         rendered.append(text.removeprefix(str(tokenizer.bos_token)) if opens else text)
     return rendered
+
+
+def try_out(folder: Path) -> None:
+    """Render a short conversation, for what a template does to whoever opens the model. Inside a job only.
+
+    Raises:
+        SourceError: it takes more time or memory than any template needs.
+    """
+    from jinja2 import TemplateError
+    from transformers import AutoTokenizer
+
+    if not sha256_in(folder):
+        return
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with limits(), suppress(TemplateError, ValueError, TypeError):  # what it refuses is told where it is needed
+        tokenizer.apply_chat_template(_TALK, tokenize=False, add_generation_prompt=True)
+
+
+@contextmanager
+def limits() -> Iterator[None]:
+    """End what is rendered in here after some seconds of processor time, or with gigabytes of memory. Inside a job only.
+
+    A calculation that Python cannot be interrupted in (9 ** (9 ** 9)) takes the job with it: the kernel ends the process.
+
+    Raises:
+        SourceError: it went beyond; `model.source` is whose template it is.
+    """
+
+    def stop(*_: object) -> None:
+        raise SourceError(f"model.source: the chat template runs for more than {_CPU_S} s; it is not rendered")
+
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)}
+    handler = signal.signal(signal.SIGPROF, stop)
+    try:
+        _lower(resource.RLIMIT_CPU, math.ceil(used) + 2 * _CPU_S)
+        _lower(resource.RLIMIT_AS, held + _MEMORY_BYTES)
+        signal.setitimer(signal.ITIMER_PROF, _CPU_S)
+        yield
+    except MemoryError as error:
+        raise SourceError("model.source: the chat template takes gigabytes of memory; it is not rendered") from error
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
+        for kind, limit in before.items():
+            resource.setrlimit(kind, limit)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Lower a soft limit, unless it is lower already."""
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit if soft == resource.RLIM_INFINITY else min(limit, soft), hard))
 
 
 class _Clock:

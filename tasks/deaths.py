@@ -18,12 +18,46 @@ def peak_memory(pid: int | str = "self") -> int:
     return 0
 
 
-def memory_kills() -> int:
-    """Return how often the kernel killed in our memory group; 0 where the system does not say."""
+class KillWatch:
+    """Notices kills for want of memory, by the counts that the kernel keeps of each control group (version 2, and 1)."""
+
+    def __init__(self) -> None:
+        """Start with our own group, which a job is in unless it is moved."""
+        self._before: dict[Path, int] = {}
+        self.look("self")
+
+    def look(self, pid: int | str) -> None:
+        """Take note of the group that a process is in now."""
+        events = memory_events(pid)
+        if events is not None and events not in self._before:
+            self._before[events] = memory_kills(events)
+
+    def struck(self) -> bool:
+        """Return whether the kernel has killed in one of these groups since."""
+        return any(memory_kills(events) > before for events, before in self._before.items())
+
+
+def memory_events(
+    pid: int | str, processes: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
+) -> Path | None:
+    """Return the file in which the kernel counts its kills in a process's group; None where the system has none."""
+    with suppress(OSError, ValueError):
+        for line in (processes / str(pid) / "cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            root, name = {"memory": (groups / "memory", "memory.oom_control"), "": (groups, "memory.events")}.get(
+                controllers, (groups, "")
+            )
+            # A container sees its own group at the root, whatever its path is called outside.
+            for place in (root / path.lstrip("/"), root):
+                if name and (place / name).is_file():
+                    return place / name
+    return None
+
+
+def memory_kills(events: Path) -> int:
+    """Return how often the kernel killed there; 0 where the file does not say, or the group is gone."""
     with suppress(OSError, ValueError, StopIteration):
-        group = Path("/proc/self/cgroup").read_text().split("::", 1)[-1].strip()
-        events = Path("/sys/fs/cgroup" + group, "memory.events").read_text().splitlines()
-        return int(next(line.split()[1] for line in events if line.startswith("oom_kill ")))
+        return int(next(line.split()[1] for line in events.read_text().splitlines() if line.startswith("oom_kill ")))
     return 0
 
 

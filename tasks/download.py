@@ -14,7 +14,7 @@ from quantmill.store.store import Store
 from tasks import engines, imports, snapshots, sources
 from tasks.sandbox import Sandbox
 
-REVISION = 1
+REVISION = 2
 
 
 def inspect_source(request: ModelRequest, home: Path, fetch: bool = True) -> Origin:

@@ -77,7 +77,7 @@ def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox:
 
 def _key(job: VariantJob, artifact: Artifact) -> str:
     """Return the report's key. It holds the bytes too: an artifact that was made again may differ (GPUs)."""
-    return keys.stage_key("report", job=job.report_key, artifact=artifact.digest)
+    return keys.stage_key("report", job=job.report_key, artifact=artifact.made_digest)
 
 
 def _record(

@@ -25,6 +25,7 @@ def take_in(source: Path, files: list[str], out: Path, progress: Progress) -> li
         else:
             shutil.copyfile(source / name, target)
         progress("take in", index + 1, len(files))
+    notes += _template_apart(out)
     config = json.loads((out / "config.json").read_text(encoding="utf-8"))
     if any("rounded" in note for note in notes):
         config.pop("torch_dtype", None)
@@ -51,6 +52,23 @@ def _copy_weights(source: Path, target: Path) -> list[str]:
         return []
     save_file(rounded, target, metadata={"format": "pt"})
     return [f"weights rounded from {', '.join(sorted(types - {'BF16'}))} to BF16"]
+
+
+def _template_apart(out: Path) -> list[str]:
+    """Move a chat template out of tokenizer_config.json into a file of its own, as transformers writes it today.
+
+    Libraries disagree about which of two counts; transformers' choice, the file, stays. Named templates are left as they are.
+    """
+    path = out / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    template = settings.get("chat_template")
+    if not isinstance(template, str):
+        return []
+    del settings["chat_template"]
+    path.write_text(_pretty(settings), encoding="utf-8")
+    if not (out / "chat_template.jinja").exists():
+        (out / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return ["chat template moved from tokenizer_config.json into chat_template.jinja"]
 
 
 def _without_code(value: Any) -> str:

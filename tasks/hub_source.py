@@ -59,18 +59,18 @@ class HubSource:
     def stamp(self) -> object:
         """The commit. A commit that was named needs no hub."""
         revision = self._request.revision
-        return revision if _COMMIT.fullmatch(revision) else self._listing.commit
+        return revision if _COMMIT.fullmatch(revision) else self.listing.commit
 
     def preview(self) -> Preview:
         """Return what its listing and its config say."""
         with self._cache() as cache:
             architecture, texts, weights = self._look(cache)
-            size = sum(self._listing.files[name].size_bytes for name in (*texts, *weights))
+            size = sum(self.listing.files[name].size_bytes for name in (*texts, *weights))
         return Preview(kind="folder", size_bytes=size, download_bytes=size, architecture=architecture)
 
     def inspect(self) -> Origin:
         """Return the commit's files with their sha256; texts are fetched for that, weights are not."""
-        listing = self._listing
+        listing = self.listing
         with self._cache() as cache:
             architecture, texts, weights = self._look(cache)
             paths = {name: self._fetch(name, cache) for name in texts}
@@ -102,7 +102,7 @@ class HubSource:
 
     def _look(self, cache: Path) -> tuple[Architecture, list[str], list[str]]:
         """Return the shape, the texts and the weights of the model; only the config and an index are fetched."""
-        source, listed = self._request.source, self._listing.files
+        source, listed = self._request.source, self.listing.files
         texts = model_files.texts_in(source, listed)
         place = self._fetch("config.json", cache).parent
         architecture = of_config(place)
@@ -112,17 +112,17 @@ class HubSource:
 
     def _entry(self, name: str, cache: Path) -> FileEntry:
         """Return a file's entry; one of which the hub states no sha256 is small, and is fetched for it."""
-        file = self._listing.files[name]
+        file = self.listing.files[name]
         sha256 = file.digest if len(file.digest) == 64 else keys.file_sha256(self._fetch(name, cache))
         return FileEntry(path=name, size_bytes=file.size_bytes, sha256=sha256)
 
     def _fetch(self, name: str, cache: Path) -> Path:
-        path = self._download(name, self._listing.commit, cache, lambda _: None)
-        _check(path, name, self._listing.files[name], self._request.source)
+        path = self._download(name, self.listing.commit, cache, lambda _: None)
+        _check(path, name, self.listing.files[name], self._request.source)
         return path
 
     @cached_property
-    def _listing(self) -> _Listing:
+    def listing(self) -> _Listing:
         """What the hub lists, or, where it does not answer, what lies in the cache for the commit that was named."""
         from huggingface_hub import HfApi
 
@@ -178,6 +178,23 @@ class HubSource:
             with suppress(OSError), lock.open("ab") as held:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 part.unlink()
+
+
+def models_of(org: str) -> list[tuple[str, str, float]]:
+    """Return an organisation's models: name, commit of the main branch, when that was made in seconds since 1970.
+
+    Raises:
+        DownloadError: the hub does not answer.
+    """
+    from huggingface_hub import HfApi
+
+    with one_line(ModelRequest(source=f"hf://{org}")):
+        found = list(HfApi().list_models(author=org, full=True))
+    return [
+        (info.id.partition("/")[2], info.sha, info.last_modified.timestamp() if info.last_modified else 0.0)
+        for info in found
+        if info.sha
+    ]
 
 
 def _as_cached(path: Path) -> HubFile:

@@ -1,206 +1,22 @@
-"""The child's side of a job: `python -m tasks.job FILE`. The only importer of quantizers and runtimes.
+"""The child's side of a job: `python -m tasks.job FILE`. What the kinds of jobs do is in `job_kinds`.
 
 It ends with its parent: standard input at its end means that nobody waits any more, and the whole group is killed.
 """
 
-import importlib
 import json
 import os
-import platform
-import shutil
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quantmill.errors import QuantmillError, TokenizerMismatch
-from quantmill.packing import Packing
-from quantmill.recipe import VariantSpec
+from quantmill.errors import QuantmillError
 from tasks import engines
 from tasks.deaths import peak_memory
+from tasks.job_kinds import KINDS
 from tasks.sandbox import JobFile
-
-Progress = Callable[[str, int, int], None]
-
-
-def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with the source as a bf16 folder whose tokenizer was checked."""
-    source, out = Path(job.arguments["source"]), job.folder / "out"
-    if job.arguments["kind"] == "folder":
-        from tasks import folder_source
-
-        return {"source_types": {}, "notes": folder_source.take_in(source, job.arguments["files"], out, progress)}
-    if job.arguments["kind"] == "packed":
-        return _unpacked(job, progress)
-    from tasks import dequantize, tokenizer_check
-
-    types = dequantize.dequantize(source, out, progress)
-    repaired = tokenizer_check.make_agree(out, source)
-    notes = [f"weights went through {', '.join(sorted(set(types.values()) - {'F32'}))} once", repaired]
-    return {"source_types": types, "notes": [note for note in notes if note]}
-
-
-def _unpacked(job: JobFile, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with the weights of a finished checkpoint, unpacked."""
-    _compile_nothing("cpu")
-    from tasks import unpack
-    from tasks.runtimes.protocol import Machine
-
-    source, packing = Path(job.arguments["source"]), Packing.model_validate(job.arguments["packing"])
-    runtime = importlib.import_module(f"tasks.runtimes.{job.arguments['runtime']}")
-    opened = runtime.load(source, Machine("cpu", job.threads, hardware("cpu")), context=0, scoring=True)
-    unpack.take_in(opened.model, source, job.arguments["files"], packing, job.folder / "out", progress)
-    return {"source_types": {}, "notes": [f"weights went through {packing.label} once"]}
-
-
-def tokens(job: JobFile, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with conversations as the model's chat template renders them."""
-    from tasks import chat_templates
-
-    talks = json.loads(Path(job.arguments["conversations"]).read_bytes())
-    rendered = chat_templates.render(Path(job.arguments["folder"]), talks, job.arguments["where"])
-    (job.folder / "out" / "rendered.json").write_text(json.dumps(rendered), encoding="utf-8")
-    progress("render", 1, 1)
-    return {}
-
-
-def conversion(job: JobFile, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with the model in one BF16 GGUF file that tokenizes and chats as its source does."""
-    from tasks import convert_gguf
-
-    source, out = Path(job.arguments["source"]), job.folder / "out" / "model.gguf"
-    convert_gguf.convert(source, out, progress, name=job.arguments["name"])
-    _require_same_text(source, out)
-    return {}
-
-
-def _require_same_text(folder: Path, gguf: Path) -> None:
-    """Raise TokenizerMismatch where a GGUF file tokenizes or renders a chat unlike the folder that it comes from."""
-    from tasks import tokenizer_check
-
-    if difference := tokenizer_check.compare(folder, gguf):
-        raise TokenizerMismatch(f"{gguf.name} tokenizes unlike its source: {difference}")
-    if words := tokenizer_check.compare_chat_template(folder, gguf):
-        raise TokenizerMismatch(f"{gguf.name} renders a chat unlike its source: {words}")
-
-
-def _require_checked_text(folder: Path, conversion: Path, gguf: Path) -> None:
-    """Raise TokenizerMismatch as above. What llama.cpp makes its tokenizer of was checked once, in the conversion."""
-    from tasks import tokenizer_check
-
-    if tokenizer_check.read_tokenizer(conversion) != tokenizer_check.read_tokenizer(gguf):
-        _require_same_text(folder, gguf)
-
-
-def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with the variant and tell what became of each tensor."""
-    _compile_nothing(job.arguments["device"])
-    spec = VariantSpec.model_validate(job.arguments["spec"])
-    calibration = job.arguments["calibration"]
-    starved = _starved_experts(Path(job.arguments["companions"]), calibration, progress)
-    module = importlib.import_module(f"tasks.quantizers.{spec.method}")
-    tensors = module.quantize(
-        Path(job.arguments["source"]),
-        spec,
-        Path(calibration) if calibration else None,
-        job.folder / "out",
-        job.arguments["device"],
-        progress,
-    )
-    companions = Path(job.arguments["companions"])
-    _complete(companions, job.folder / "out")
-    for gguf in (job.folder / "out").glob("*.gguf"):
-        progress("check the tokenizer", 0, 1)
-        _require_checked_text(companions, Path(job.arguments["source"]) / "model.gguf", gguf)
-        progress("check the tokenizer", 1, 1)
-    return {
-        "tensors": [tensor.model_dump() for tensor in tensors],
-        "hardware": hardware(job.arguments["device"]),
-        "starved_experts": starved,
-    }
-
-
-def imported(job: JobFile, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with a finished checkpoint as it is; a GGUF gets the model's tokenizer beside it, as every one does."""
-    from tasks.imported import take_over
-
-    out, companions = job.folder / "out", Path(job.arguments["companions"])
-    packing = Packing.model_validate(job.arguments["packing"])
-    tensors = take_over(Path(job.arguments["checkpoint"]), job.arguments["files"], companions, packing, out, progress)
-    if packing.format == "gguf":
-        _complete(companions, out)
-        _require_same_text(companions, out / job.arguments["files"][0])
-    return {"tensors": [tensor.model_dump() for tensor in tensors], "hardware": hardware(job.arguments["device"])}
-
-
-def _starved_experts(source: Path, calibration: str | None, progress: Progress) -> dict[str, int]:
-    """Return which experts see few calibration tokens, and how many; counted before the engine is imported."""
-    from tasks import architecture, experts
-
-    if calibration is None or not architecture.of_config(source).experts:
-        return {}
-    progress("count the experts' tokens", 0, 1)
-    found = experts.starved(source, Path(calibration))
-    for name, tokens in found.items():
-        sys.stdout.write(f"expert {name} sees {tokens} calibration tokens, fewer than {experts.ENOUGH}\n")
-    return found
-
-
-def _compile_nothing(device: str) -> None:
-    """Keep GPTQModel and AutoRound from compiling on a processor: minutes, and a C++ compiler at run time."""
-    if device == "cpu":
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"
-
-
-def _complete(source: Path, out: Path) -> None:
-    """Add the source's files that are not weights; GPTQModel rewrites the tokenizer's."""
-    for path in source.iterdir():
-        weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
-        if not weights and not (path.name == "config.json" and (out / path.name).exists()):
-            shutil.copyfile(path, out / path.name)
-
-
-def report(job: JobFile, progress: Progress) -> dict[str, Any]:
-    """Measure an artifact folder; the baseline leaves its trace in `out`."""
-    _compile_nothing(job.arguments["device"])
-    from tasks import measure, placement
-    from tasks.runtimes.protocol import Machine
-
-    device = job.arguments["device"]
-    spread = placement.of(VariantSpec.model_validate(job.arguments["spec"]), device)
-    return measure.measure(
-        Path(job.arguments["artifact"]),
-        job.arguments["runtime"],
-        Path(job.arguments["windows"]),
-        Path(job.arguments["trace"]) if job.arguments["trace"] else None,
-        job.folder / "out",
-        Machine(device=device, threads=job.threads, hardware=hardware(device), placement=spread),
-        progress,
-    )
-
-
-KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
-    "snapshot": snapshot,
-    "tokens": tokens,
-    "conversion": conversion,
-    "artifact": artifact,
-    "imported": imported,
-    "report": report,
-}
-
-
-def hardware(device: str) -> str:
-    """Return the name of the processor, or of the GPU where that is the device."""
-    if device != "cpu":
-        import torch
-
-        return str(torch.cuda.get_device_name(device))
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({len(os.sched_getaffinity(0))} cores)"
 
 
 def _die_with_parent() -> None:

@@ -18,7 +18,7 @@ from quantmill.errors import Gibberish
 from quantmill.report import Generation, Quality, Speed
 from tasks import metrics, trace
 from tasks.deaths import peak_memory
-from tasks.job import Progress
+from tasks.job_kinds import Progress
 from tasks.metrics import Floats, Ints
 from tasks.runtimes.protocol import LoadedModel, Machine
 

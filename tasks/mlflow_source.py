@@ -109,7 +109,7 @@ class MlflowSource:
         """The version's number, and where what it is of lies."""
         source = f"model.source: {self._request.source}"
         uri = load_settings().tracking_uri
-        if uri.startswith("sqlite:") and not Path(urlsplit(uri).path.removeprefix("/")).exists():
+        if _is_empty(uri):
             raise SourceError(f"{source}: nothing is registered yet; QUANTMILL_MLFLOW_URI names another MLflow")
         with _one_line(source):
             client = _client(uri)
@@ -143,6 +143,36 @@ class MlflowSource:
     @cached_property
     def _shelf(self) -> "ArtifactShelf":
         return ArtifactShelf(self._request.source, load_settings().tracking_uri, *self._version)
+
+
+def newest_versions(wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, float]]:
+    """Yield the registered models that are wanted by name: name, newest version, when it was made in seconds since 1970.
+
+    What Quantmill published is passed over, or it would be compressed again for ever.
+
+    Raises:
+        SourceError: MLflow refuses.
+        DownloadError: MLflow does not answer.
+    """
+    source, uri = "mlflow://models", load_settings().tracking_uri
+    if _is_empty(uri):
+        return
+    with _one_line(source):
+        client, token = _client(uri), ""
+        while True:
+            page = client.search_registered_models(max_results=1000, page_token=token or None)
+            for name in (model.name for model in page if wanted(model.name)):
+                found = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
+                theirs = [version for version in found if not str(version.source).startswith("quantmill:")]
+                if theirs:
+                    yield name, str(theirs[0].version), theirs[0].creation_timestamp / 1000
+            if not (token := page.token):
+                return
+
+
+def _is_empty(uri: str) -> bool:
+    """Return whether nothing was ever registered: to ask would make the database."""
+    return uri.startswith("sqlite:") and not Path(urlsplit(uri).path.removeprefix("/")).exists()
 
 
 class ArtifactShelf:

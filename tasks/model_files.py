@@ -82,6 +82,11 @@ def list_files(folder: Path) -> list[str]:
     return names
 
 
+def is_part(name: str) -> bool:
+    """Return whether a file of this name can belong to a model, its card and licence included."""
+    return name in _TEXT - {".gitattributes"} or ("/" not in name and name.endswith(".safetensors"))
+
+
 def texts_in(source: str, listed: Iterable[str]) -> list[str]:
     """Return which of the names of a listing are a model's texts; its weights are those of `weights_in`.
 

@@ -1,14 +1,20 @@
-"""Stage 4: a variant's artifact folder, made in a process of its own and stored where it is made."""
+"""Stage 4: a variant's artifact folder, made in a process of its own and stored where it is made.
+
+Where a model changed in its companions alone (chat template, generation settings, licence), no engine works: what was
+made of the same weights and tokenizer gets the new ones.
+"""
 
 import time
 from pathlib import Path
 
 from quantmill import contents
-from quantmill.artifact import Artifact, Origin, StageResult, VariantJob
+from quantmill.artifact import COMPANIONS, Artifact, Origin, StageResult, VariantJob
 from quantmill.errors import BlobMissing, OutOfMemory, SourceError
 from quantmill.store.store import Store
 from tasks import chat_templates, engines, frugal, snapshots, sources
 from tasks.sandbox import PROGRESS, JobResult, Sandbox, scratch
+
+DRESS_PACKAGES = ("gguf", "llama-cpp-python", "tokenizers", "transformers")
 
 
 def find_artifact(job: VariantJob, store: Store) -> Artifact | None:
@@ -17,17 +23,26 @@ def find_artifact(job: VariantJob, store: Store) -> Artifact | None:
     return Artifact.model_validate(found.value) if found else None
 
 
+def find_body(job: VariantJob, store: Store) -> Artifact | None:
+    """Return an artifact that differs from the job's in its companions alone, if one was made before."""
+    found = store.look_up("body", job.body_key)
+    return Artifact.model_validate(found.value) if found else None
+
+
 def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
     """Return the job's artifact, making it where it is missing.
 
     Raises:
         JobError: the engine failed; the class says how.
-        VerificationError: it left something in the folder that is no model's file.
+        TokenizerMismatch: a GGUF with the model's new chat template does not render it as the model does.
+        VerificationError: the engine left something in the folder that is no model's file.
     """
     if found := find_artifact(job, store):
         return found
     if job.checkpoint:
         return _take_over(job, job.checkpoint, store, sandbox)
+    if made := find_body(job, store):
+        return _dress(job, made, store, sandbox)
     starved: OutOfMemory | None = None
     for attempt in frugal.attempts(job.spec, job.device):
         if starved:
@@ -54,7 +69,9 @@ def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sa
             "device": attempt.device,
         }
         with sandbox.run("artifact", job.name, arguments, row.engines, job.threads) as result:
-            return _record(job, result, store, attempt.words)
+            made = _record(job, result, store, attempt.words)
+            _keep("body", job.body_key, made, store)
+            return made
 
 
 def _take_over(job: VariantJob, checkpoint: Origin, store: Store, sandbox: Sandbox) -> Artifact:
@@ -89,8 +106,34 @@ def _record(job: VariantJob, result: JobResult, store: Store, given_up: str = ""
         peak_memory_bytes=result.peak_memory_bytes,
         **result.value,
     )
+    return _keep("artifact", job.artifact_key, artifact, store)
+
+
+def _dress(job: VariantJob, made: Artifact, store: Store, sandbox: Sandbox) -> Artifact:
+    """Return an artifact with the weights of `made` and the snapshot's companions."""
+    others = [file for file in made.files if file.path not in COMPANIONS]
+    ggufs = tuple(file for file in others if file.path.endswith(".gguf"))
+    with scratch(sandbox.home / "scratch") as place:
+        store.fetch(ggufs, place / "work")
+        source = snapshots.local_folder(job.snapshot, sandbox)
+        arguments = {"artifact": str(place / "work"), "source": str(source)}
+        with sandbox.run("dress", job.name, arguments, DRESS_PACKAGES if ggufs else ()) as result:
+            contents.check_folder(result.out)
+            kept = [file for file in others if file not in ggufs]
+            dressed = made.model_copy(
+                update={
+                    "files": tuple(sorted((*kept, *store.add_folder(result.out)), key=lambda file: file.path)),
+                    "chat_template_sha256": chat_templates.sha256_in(result.out),
+                    "source_digest": job.snapshot.digest,
+                    "dressed_from": made.made_digest,
+                }
+            )
+    return _keep("artifact", job.artifact_key, dressed, store)
+
+
+def _keep(stage: str, key: str, artifact: Artifact, store: Store) -> Artifact:
     value = artifact.model_dump(mode="json")
-    made = StageResult(stage="artifact", key=job.artifact_key, blobs=artifact.files, value=value, made_at=time.time())
+    made = StageResult(stage=stage, key=key, blobs=artifact.files, value=value, made_at=time.time())
     return Artifact.model_validate(store.record(made).value)
 
 

@@ -70,6 +70,23 @@ class S3Source:
             raise SourceError(f"model.source: {self._request.source}: nothing lies there")
         return found
 
+    def folders(self) -> dict[str, tuple[dict[str, str], float]]:
+        """Return the folders right below the prefix: what lies right in each, and when it changed, seconds since 1970.
+
+        What lies there is file name -> size and ETag.
+        """
+        files, changed_at = dict[str, dict[str, str]](), dict[str, float]()
+        with self._one_line(""):
+            pages = self._connected.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    folder, _, name = str(entry["Key"])[len(self._prefix) :].partition("/")
+                    if name and "/" not in name:
+                        stamp = str(entry["ETag"]).strip('"')
+                        files.setdefault(folder, {})[name] = f"{entry['Size']} {stamp}"
+                        changed_at[folder] = max(changed_at.get(folder, 0.0), entry["LastModified"].timestamp())
+        return {folder: (held, changed_at[folder]) for folder, held in files.items()}
+
     def read_file(self, name: str, target: Path, advance: Callable[[int], None]) -> str:
         """Write an object to `target`, if it is still the one that was listed; return its sha256."""
         state = hashlib.sha256()

@@ -28,10 +28,10 @@ from quantmill.artifact import VariantJob
 from quantmill.errors import NotCached, TimedOut
 from quantmill.settings import Settings
 from tasks import engines
-from tasks.deaths import memory_kills, peak_memory, raise_death
+from tasks.deaths import KillWatch, peak_memory, raise_death
 
 PROGRESS = logging.getLogger("quantmill.progress")
-_SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING")
+_SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING", "NOTIFY_URL")
 _SECRET_VALUE = re.compile(r"://[^/\s]*@|[?&][\w-]*(?:signature|token|key|sig)=", re.IGNORECASE)
 _FACTORY = ("PREFECT_", "MLFLOW_", "AWS_", "QUANTMILL_")  # what only our side reads: places, logins, keys
 _POLL_S = 0.1
@@ -50,7 +50,7 @@ class JobFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str = Field(description="A function of `tasks.job`.")
+    kind: str = Field(description="A function of `tasks.job_kinds`.")
     name: str = Field(description="What it works for: a variant.")
     arguments: dict[str, Any] = Field(description="Its arguments, as JSON.")
     folder: Path = Field(description="Scratch; `out` in it is what the job fills.")
@@ -85,7 +85,7 @@ class Sandbox:
         """Run one job to its end and lend its result.
 
         Args:
-            kind: the function of `tasks.job`.
+            kind: the function of `tasks.job_kinds`.
             name: what it works for, shown with its progress and in the log's name.
             arguments: JSON.
             packages: those whose locked versions must be installed.
@@ -132,7 +132,7 @@ class Sandbox:
         job = job.model_copy(update={"progress_fd": write_fd})
         job_path = job.folder / "job.json"
         job_path.write_text(job.model_dump_json())
-        kills_before, peak = memory_kills(), 0
+        kills, peak = KillWatch(), 0
         with log.open("wb") as output, os.fdopen(read_fd, "r", encoding="utf-8", errors="replace") as lines:
             try:
                 process = subprocess.Popen(
@@ -154,6 +154,7 @@ class Sandbox:
                 deadline = time.monotonic() + self._settings.job_timeout_s
                 while process.poll() is None:
                     peak = max(peak, peak_memory(process.pid))
+                    kills.look(process.pid)
                     if time.monotonic() > deadline:
                         raise TimedOut(f"{job.kind} took longer than {self._settings.job_timeout_s:g} s; log: {log}")
                     time.sleep(_POLL_S)
@@ -165,7 +166,7 @@ class Sandbox:
                 if process.stdin:
                     process.stdin.close()
                 relay.join(timeout=5)
-        raise_death(job.kind, job.folder / "result.json", process.returncode, peak, memory_kills() > kills_before, log)
+        raise_death(job.kind, job.folder / "result.json", process.returncode, peak, kills.struck(), log)
         return peak
 
 

@@ -88,4 +88,4 @@ def _row(
             "kernel": speed.kernel,
             "repeats": speed.repeats,
         }
-    return row.model_copy(update=measured | {"marks": marks_of(job, outcome, noise_floor)})
+    return row.model_copy(update=measured | {"marks": (*marks_of(job, outcome, noise_floor), *outcome.tried)})

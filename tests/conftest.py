@@ -30,6 +30,7 @@ LONGEST_FIRST = [
     "test_contract",
     "test_line",
     "test_all_methods",
+    "test_imported",
     "test_kill",
     "test_frugal",
     "test_unpacked",

@@ -18,7 +18,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 _LARGE = (".safetensors", ".gguf", ".bin")
 
@@ -31,6 +31,8 @@ class Repo:
     refs: dict[str, str] = field(default_factory=dict)
     tokens: set[str] | None = None
     """Those that may read a gated model's files; None: everybody may."""
+    modified_at: str = "2026-11-01T00:00:00.000Z"
+    """When it changed last, as the hub lists it."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,9 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             path = unquote(urlsplit(self.path).path)
             header = self.headers.get
             hub.requests.append(Seen(self.command, path, header("Range", ""), header("Authorization", "")))
-            if listing := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/(.+))?", path):
+            if path == "/api/models":
+                self._list_models(parse_qs(urlsplit(self.path).query))
+            elif listing := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/(.+))?", path):
                 self._list(listing[1], listing[2] or "main")
             elif file := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 self._send_file(file[1], file[2], file[3])
@@ -234,6 +238,23 @@ def _handler_of(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                     "gated": "manual" if repo.tokens is not None else False, "tags": ["license:apache-2.0"],
                 }  # fmt: skip
                 self._send(json.dumps(document).encode(), {"Content-Type": "application/json"})
+
+        def _list_models(self, query: dict[str, list[str]]) -> None:
+            """One page of two models after the other, as the real hub gives pages of a thousand."""
+            author, after = query["author"][0], int(query.get("cursor", ["0"])[0])
+            names = sorted(name for name in hub.repos if name.startswith(f"{author}/"))
+            made = [
+                {
+                    "_id": "0", "id": name, "modelId": name, "sha": hub.repos[name].refs["main"], "private": False,
+                    "lastModified": hub.repos[name].modified_at, "tags": [],
+                }
+                for name in names[after : after + 2]
+            ]  # fmt: skip
+            headers = {"Content-Type": "application/json"}
+            if names[after + 2 :]:
+                address = f"{hub.url}/api/models?author={author}&full=True&cursor={after + 2}"
+                headers["Link"] = f'<{address}>; rel="next"'
+            self._send(json.dumps(made).encode(), headers)
 
         def _send_file(self, name: str, revision: str, file: str) -> None:
             if not (found := self._found(name, revision)):

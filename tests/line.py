@@ -26,13 +26,7 @@ class Line:
         self.home, self.recipe, self.starts = home, folder / "recipe.yaml", folder / "starts"
         self.starts.mkdir(parents=True)
         self.recipe.write_text(yaml.safe_dump(recipe))
-        self._python = folder / "python"
-        self._python.write_text(
-            f'#!/bin/sh\ncp "$3" {self.starts}/$$.tmp; mv {self.starts}/$$.tmp {self.starts}/$$.json\n'
-        )
-        with self._python.open("a") as script:
-            script.write(f'exec {sys.executable} "$@"\n')
-        self._python.chmod(0o755)
+        self._python = count_starts(folder / "python", self.starts)
 
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start the command line on the recipe."""
@@ -66,19 +60,41 @@ class Line:
 
     def started(self) -> list[str]:
         """Return the engine processes started since `clear`, as `kind name`."""
-        jobs = [json.loads(path.read_text()) for path in self.starts.glob("*.json")]
-        return sorted(f"{job['kind']} {job['name']}" for job in jobs)
+        return started(self.starts)
 
     def wait_for(self, started: str, timeout_s: float = 300.0) -> int:
         """Return the process id of the job `kind name` as soon as it has started."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            for path in self.starts.glob("*.json"):
-                job = json.loads(path.read_text())
-                if f"{job['kind']} {job['name']}" == started:
-                    return int(path.stem)
-            time.sleep(0.01)
-        raise TimeoutError(f"{started} did not start; started: {self.started()}")
+        return wait_for_start(self.starts, started, timeout_s)
+
+
+def count_starts(python: Path, starts: Path, then: str = "") -> Path:
+    """Make an interpreter that leaves a copy of its job file in `starts`, named by its process id, and becomes Python.
+
+    Before that it runs the shell's lines in `then`.
+    """
+    python.write_text(f'#!/bin/sh\ncp "$3" {starts}/$$.tmp; mv {starts}/$$.tmp {starts}/$$.json\n')
+    with python.open("a") as script:
+        script.write(f'{then}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+def started(starts: Path) -> list[str]:
+    """Return the engine processes that were counted, as `kind name`."""
+    jobs = [json.loads(path.read_text()) for path in starts.glob("*.json")]
+    return sorted(f"{job['kind']} {job['name']}" for job in jobs)
+
+
+def wait_for_start(starts: Path, job: str, timeout_s: float) -> int:
+    """Return the process id of the job `kind name`, the last of several, as soon as it has started."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        for path in sorted(starts.glob("*.json"), key=lambda path: -path.stat().st_mtime):
+            told = json.loads(path.read_text())
+            if f"{told['kind']} {told['name']}" == job:
+                return int(path.stem)
+        time.sleep(0.01)
+    raise TimeoutError(f"{job} did not start; started: {started(starts)}")
 
 
 def processes_of(home: Path) -> list[str]:

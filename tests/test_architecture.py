@@ -23,6 +23,7 @@ ENGINES = {
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 JOBS_SIDE = {
     "job",
+    "job_kinds",
     "dequantize",
     "convert_gguf",
     "chat_templates",

@@ -4,6 +4,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -17,9 +18,10 @@ from prefect.runtime import flow_run
 
 from flows import artifacts
 from flows.artifacts import ProgressRelay, leave_report
+from quantmill.recipe import GatePolicy
 from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
+from quantmill.settings import Settings
 from tasks import report
-from tasks.plot import plot
 
 pytestmark = pytest.mark.slow
 
@@ -78,12 +80,16 @@ def say(logger: logging.Logger, done: int, total: int = 4, variant: str = "gguf-
     logger.info("", extra={"variant": variant, "step": "evaluate", "done": done, "total": total})
 
 
-def test_report_leaves_table_plot_and_text(prefect_url: str) -> None:
-    picture = plot(SUMMARY)
+def test_report_leaves_table_plot_text_and_links(prefect_url: str, tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, mlflow_uri="https://me:canary-4711@mlflow.example.invalid/tracking/")
+    folder = tmp_path / "reports" / SUMMARY.model
+    folder.mkdir(parents=True)
+    for name, content in report.pages(SUMMARY, GatePolicy()).items():
+        (folder / name).write_bytes(content)
 
     @flow
     def leave() -> str:
-        leave_report(SUMMARY, picture, report.markdown(SUMMARY))
+        leave_report(SUMMARY.model_copy(update={"mlflow_run": "0123"}), settings)
         return str(flow_run.id)
 
     left: dict[str | None, Any] = {artifact.key: artifact for artifact in left_in(leave())}
@@ -91,7 +97,11 @@ def test_report_leaves_table_plot_and_text(prefect_url: str) -> None:
         "variants-tiny-model-q8": "table",
         "pareto-tiny-model-q8": "image",
         "report-tiny-model-q8": "markdown",
+        "store-tiny-model-q8": "markdown",
+        "mlflow-tiny-model-q8": "markdown",
     }
+    assert "https://mlflow.example.invalid/tracking/#/runs/0123" in left["mlflow-tiny-model-q8"].data
+    assert "canary" not in str([artifact.data for artifact in left.values()])
     assert '"variant": "gguf-q8_0"' in left["variants-tiny-model-q8"].data
     assert left["pareto-tiny-model-q8"].data.startswith("data:image/png;base64,iVBOR")
 

@@ -19,7 +19,10 @@ DOCUMENTS = [
     "CHANGELOG.md",
     "docs/decisions.md",
     "docs/calibration.md",
+    "docs/consuming.md",
     "docs/methods.md",
+    "docs/operations.md",
+    "docs/security.md",
 ]
 
 
@@ -116,3 +119,10 @@ def test_troubleshooting_says_what_the_errors_say() -> None:
     for error in (*JobError.__subclasses__(), JobError):
         if error.advice:
             assert re.search(rf"\| `{error.__name__}` \|.*\| {re.escape(error.advice)} \|", text), error
+
+
+def test_the_tests_that_the_security_page_names_exist() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)\*?`", (ROOT / "docs" / "security.md").read_text(encoding="utf-8"))
+    assert len(named) > 8
+    assert not [name for name in named if f"def {name}" not in code]

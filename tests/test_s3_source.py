@@ -29,6 +29,7 @@ class Bucket:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.given: list[str] = []
+        self.changed_at = "2026-11-01T00:00:00.000Z"
         self.refuse, self.break_after = "", {}  # type: str, dict[str, int]
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler_of(self))
 
@@ -51,7 +52,8 @@ def _handler_of(bucket: Bucket) -> type[BaseHTTPRequestHandler]:
                     f"<Error><Code>{bucket.refuse or 'NoSuchBucket'}</Code></Error>".encode(),
                 )
             if not key.strip("/"):
-                return self._send(200, listing(parse_qs(parts.query)["prefix"][0]))
+                query = parse_qs(parts.query)
+                return self._send(200, listing(query["prefix"][0], "delimiter" in query))
             key = key.strip("/")
             bucket.given.append(key.rpartition("/")[2])
             data = bucket.objects[key]
@@ -68,11 +70,12 @@ def _handler_of(bucket: Bucket) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body[:cut])
 
-    def listing(prefix: str) -> bytes:
+    def listing(prefix: str, flat: bool) -> bytes:
         rows = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size><ETag>{escape(etag(data))}</ETag></Contents>"
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size><ETag>{escape(etag(data))}</ETag>"
+            f"<LastModified>{bucket.changed_at}</LastModified></Contents>"
             for key, data in sorted(bucket.objects.items())
-            if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
+            if key.startswith(prefix) and not (flat and "/" in key.removeprefix(prefix))
         )
         return f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>".encode()
 

@@ -3,9 +3,6 @@
 import base64
 import json
 import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from quantmill.key_pairs import KeyPair
 from quantmill.signing import Keyring
 from quantmill.store.places import open_store
 from tests.line import Line
-from tests.test_register import wait_for
+from tests.mlflow_server import MlflowServer
 
 pytestmark = pytest.mark.slow
 
@@ -70,40 +67,18 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> KeyPair:
     return key_pairs.create(tmp_path_factory.mktemp("signing"), "release")
 
 
-@pytest.fixture(scope="module")
-def mlflow(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[tuple[str, subprocess.Popen[bytes]]]":
-    """A real MLflow server that is told a password, and its process."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    places = [f"--backend-store-uri=sqlite:///{folder / 'server.db'}", f"--artifacts-destination={folder / 'served'}"]
-    with (folder / "server.log").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1", *places],
-            cwd=folder,
-            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    try:
-        wait_for(f"http://127.0.0.1:{port}/health", process, folder / "server.log")
-        yield f"http://user:{CANARIES['mlflow-uri']}@127.0.0.1:{port}", process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, 15)
-        process.wait(20)
-
-
-@pytest.fixture(scope="module")
-def trained() -> Path:
-    return Path("/tmp/signing-trained")
+@pytest.fixture
+def mlflow(tmp_path: Path, empty_mlflow: Path) -> Iterator[MlflowServer]:
+    """A real MLflow server, which asks for no password and is told one."""
+    (tmp_path / "mlflow").mkdir()
+    server = MlflowServer(tmp_path / "mlflow", empty_mlflow)
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-def line(
-    trained: Path, mlflow: "tuple[str, subprocess.Popen[bytes]]", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Line:
+def line(trained: Path, mlflow: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Line:
     """A line in an environment full of secrets; each job leaves its own environment beside its job file."""
     made = Line(tmp_path / "line", tmp_path / "home", RECIPE | {"model": {"source": str(trained)}})
     kept = {name: word for name, word in CANARIES.items() if name.isupper()}
@@ -113,7 +88,8 @@ def line(
     kept["HTTPS_MIRROR"] = f"https://user:{kept['HTTPS_MIRROR']}@mirror.example/simple"
     for name, value in kept.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("QUANTMILL_MLFLOW_URI", mlflow[0])
+    login = f"user:{CANARIES['mlflow-uri']}@"
+    monkeypatch.setenv("QUANTMILL_MLFLOW_URI", mlflow.url.replace("://", f"://{login}"))
     wrapper = made.starts.parent / "python"
     shell, *rest = wrapper.read_text().splitlines(keepends=True)
     wrapper.write_text(f"{shell}env > {made.starts}/$$.environment\n{''.join(rest)}")
@@ -122,12 +98,12 @@ def line(
 
 def finish(line: Line, *arguments: str) -> tuple[int, bytes]:
     process = line.start(*arguments)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=900)
     return process.returncode, output.encode()
 
 
 def test_fault_23_no_secret_in_anything_that_a_run_leaves(
-    line: Line, pair: KeyPair, mlflow: "tuple[str, subprocess.Popen[bytes]]", monkeypatch: pytest.MonkeyPatch
+    line: Line, pair: KeyPair, mlflow: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secrets, outputs = Secrets(pair), list[bytes]()
     code, output = finish(line)
@@ -161,14 +137,14 @@ def test_fault_23_no_secret_in_anything_that_a_run_leaves(
             for name, value in settings.items():
                 changed.setenv(name, value)
             if said == "MLflow at":
-                os.killpg(mlflow[1].pid, 15)
-                mlflow[1].wait(20)
+                mlflow.stop()
             code, output = finish(line, "--json", str(line.starts.parent / "summary.json"))
         line.recipe.write_text(yaml.safe_dump(recipe))
         outputs.append(output)
         assert code == wanted, output.decode()[-3000:]
         assert said.encode() in output, output.decode()[-3000:]
 
+    assert b"TimedOut" in outputs[-1]
     assert secrets.below(line.home) == {}
     assert secrets.below(line.starts.parent) == {}, "job files and the jobs' environments"
     assert [held for output in outputs if (held := secrets.found(output))] == []
@@ -183,5 +159,5 @@ def failures() -> list[tuple[str, int, dict[str, str], dict[str, Any]]]:
         ("hf://org/name", 1, debug | {"HF_ENDPOINT": closed}, {"model": {"source": "hf://org/name"}}),
         ("s3://bucket/model", 1, debug | {"AWS_ENDPOINT_URL": closed}, {"model": {"source": "s3://bucket/model"}}),
         # A job that times out, and then MLflow is down.
-        ("MLflow at", 1, {"QUANTMILL_JOB_TIMEOUT_S": "0.2"}, {"variants": [{"method": "bitsandbytes", "bits": 4}]}),
+        ("MLflow at", 3, {"QUANTMILL_JOB_TIMEOUT_S": "0.2"}, {"variants": [{"method": "bitsandbytes", "bits": 4}]}),
     ]

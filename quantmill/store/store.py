@@ -7,6 +7,7 @@
     models/<model>/<variant>/versions/<manifest-hex>.json    the commit point of a publish: create-only
     models/<model>/<variant>/revoked/<manifest-hex>.json     a version that was withdrawn, with the reason: create-only
     models/<model>/channels/<channel>.json                   compare-and-swap (channels.py)
+    landings/<model>/<revision>.json and .run                what landed, and which run took it: create-only (tasks/landings.py)
     leases/<id>.json                                         keeps a publish in progress from garbage collection
 
 Order of a publish: blobs (already when a stage result is made), manifest, attestation, version, then whoever announces it.

@@ -1,0 +1,70 @@
+"""The step that waits for a person: with `publish.approval` a line stops before it publishes, until somebody resumes it.
+
+The run is suspended: its process ends and its place on a worker is free. Resumed in the dashboard, or through the API, it starts
+anew, finds all that was made, and goes on with the answer.
+"""
+
+from collections.abc import Mapping
+
+from prefect.flow_runs import asuspend_flow_run
+from prefect.input import RunInput
+from pydantic import Field
+
+from flows.stages import is_deployed
+from quantmill.errors import RecipeError
+from quantmill.recipe import Recipe
+from quantmill.report import Outcome, Verdict
+
+
+class Approval(RunInput):
+    """What the dashboard asks whoever resumes the run."""
+
+    publish: bool = Field(
+        default=True,
+        title="Publish",
+        description="Publish the accepted variants; off: the run ends without.",
+        json_schema_extra={"position": 0},
+    )
+    reason: str = Field(
+        default="",
+        title="Reason",
+        description="Why not, for the report.",
+        examples=["waits for the licence review"],
+        json_schema_extra={"position": 1},
+    )
+
+
+def require_somebody_to_ask(recipe: Recipe) -> None:
+    """Raise RecipeError where the recipe wants an approval and this run cannot wait for one."""
+    if recipe.publish.approval and not is_deployed():
+        raise RecipeError("publish.approval: only a run that the Prefect server started can wait; allowed here: false")
+
+
+async def ask(recipe: Recipe, outcomes: Mapping[str, Outcome], verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Return the verdicts after a person was asked, where the recipe wants that and there is something to publish."""
+    accepted = [name for name, verdict in verdicts.items() if verdict.status == "accepted"]
+    if not recipe.publish.approval or not accepted:
+        return dict(verdicts)
+    question = Approval.with_initial_data(description=_question(recipe, accepted, outcomes))
+    answer = await asuspend_flow_run(wait_for_input=question, key="publish", timeout=None)
+    if answer.publish:
+        return dict(verdicts)
+    held = Verdict(status="rejected", reasons=(f"held back at the approval: {answer.reason or 'no reason given'}",))
+    return {name: held if name in accepted else verdict for name, verdict in verdicts.items()}
+
+
+def _question(recipe: Recipe, accepted: list[str], outcomes: Mapping[str, Outcome]) -> str:
+    lines = [
+        f"Publish these variants as **{recipe.model_name}**?",
+        "",
+        "| variant | MB | perplexity | mean KL |",
+        "|---|---|---|---|",
+    ]
+    for name in accepted:
+        artifact, report = outcomes[name].artifact, outcomes[name].report
+        if artifact and report:
+            quality = report.quality
+            lines.append(
+                f"| {name} | {artifact.size_bytes / 1e6:.1f} | {quality.perplexity:.3f} | {quality.mean_kl:.4f} |"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""What the server does by itself: runs without a sign of life are ended, and somebody is told of lines that failed."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import CallWebhook, ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.exceptions import ObjectNotFound
+
+HEARTBEAT_S = 30
+"""Seconds between the signs of life of a run; the job templates tell it to every run. Prefect allows no fewer."""
+_SILENCE_S = 3 * HEARTBEAT_S
+_START_S = 1800
+_BLOCK = "quantmill-notify"
+
+
+def watchdogs() -> list[AutomationCore]:
+    """Return the automations that end runs which nobody works on any more.
+
+    They wait for any event of the run, not for the known end states: a variant that failed ends under the name of its error.
+    """
+    return [
+        _lost(
+            "quantmill: run without heartbeat",
+            "prefect.flow-run.heartbeat",
+            _SILENCE_S,
+            f"no heartbeat for {_SILENCE_S} s: the worker or the run's process is gone",
+        ),
+        _lost(
+            "quantmill: run that never started",
+            "prefect.flow-run.Pending",
+            _START_S,
+            f"taken by a worker, not started within {_START_S} s: the worker is gone, or there is no room",
+        ),
+    ]
+
+
+def _lost(name: str, after: str, silence_s: int, words: str) -> AutomationCore:
+    return AutomationCore(
+        name=name,
+        description=f"Ends a run as crashed: {words}. Made by `quantmill bootstrap`.",
+        trigger=EventTrigger(
+            after={after},
+            expect={"prefect.flow-run.*"},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.id": "prefect.tag.quantmill", "prefect.resource.role": "tag"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=silence_s),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=words)],
+    )
+
+
+async def failure_notice(url: str, client: PrefectClient) -> AutomationCore:
+    """Return the automation that posts to `url` when a line failed; the address is kept in a block, which hides it."""
+    return AutomationCore(
+        name="quantmill: line failed",
+        description="Posts to the webhook that QUANTMILL_NOTIFY_URL named. Made by `quantmill bootstrap`.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.name": "compress", "prefect.resource.role": "flow"},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[CallWebhook(block_document_id=await _webhook(url, client), payload=_PAYLOAD)],
+    )
+
+
+_PAYLOAD = """{
+  "text": {{ ("quantmill: " ~ flow_run.name ~ ": " ~ flow_run.state.name ~ ": " ~ flow_run.state.message) | tojson }},
+  "flow_run": "{{ flow_run.id }}"
+}"""
+
+
+async def _webhook(url: str, client: PrefectClient) -> UUID:
+    """Return the block that holds the address, made or brought up to date."""
+    try:
+        found = await client.read_block_document_by_name(_BLOCK, "webhook", include_secrets=True)
+        if found.data.get("url") == url:
+            return found.id
+    except ObjectNotFound:
+        pass
+    block: Any = Webhook(url=url)
+    return UUID(str(await block.asave(_BLOCK, overwrite=True, client=client)))
+
+
+async def apply(automation: AutomationCore, client: PrefectClient) -> str:
+    """Make the server's automation of that name what it should be; return what was done.
+
+    One that somebody switched off in the dashboard stays off.
+    """
+    found = await client.read_automations_by_name(automation.name)
+    if not found:
+        await client.create_automation(automation)
+        return "created"
+    core = AutomationCore.model_validate(found[0].model_dump())
+    if core.model_dump(exclude={"enabled", "tags"}) == automation.model_dump(exclude={"enabled", "tags"}):
+        return "unchanged"
+    await client.update_automation(found[0].id, automation.model_copy(update={"enabled": core.enabled}))
+    return "updated"

@@ -1,0 +1,127 @@
+"""Which pool a variant runs on: pools are listed in a file, a variant goes to the smallest one that can take it.
+
+    pools:
+      - {name: cpu, memory: 16GB}
+      - {name: gpu-24, device: cuda, memory: 24GB, methods: [gptq, awq, autoround, hqq, bitsandbytes]}
+      - {name: gpu-80, device: cuda, memory: 80GB, methods: [gptq, awq, autoround, hqq, bitsandbytes], job_variables: {gpu_type: h100}}
+
+`QUANTMILL_POOLS` names the file; without it every variant runs on this machine. Each pool is a Prefect work pool of that
+name with a deployment `variant/<name>`; `quantmill bootstrap` makes both.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from quantmill.errors import RequestError
+from quantmill.method_row import MethodName
+from quantmill.variants import VariantSpec
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+class Pool(BaseModel):
+    """One work pool: what its workers have, and what they are meant for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="The work pool's name in Prefect.")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="What its workers' engines use.")
+    memory: int = Field(gt=0, description="Bytes that one variant may use there: of the GPU, or of the machine.")
+    threads: int = Field(default=0, ge=0, description="Threads of an engine there; 0: as on the machine that plans.")
+    methods: tuple[MethodName, ...] = Field(default=(), description="Methods that belong there; empty: any.")
+    queue: str = Field(default="variants", description="The work queue that variants go to.")
+    slots: int = Field(default=0, ge=0, description="Variants at once, over all its workers; 0: as many as these take.")
+    type: str = Field(
+        default="process", description="The kind of worker: process, or what a Prefect integration brings."
+    )
+    template: Path | None = Field(
+        default=None, description="A base job template (JSON), beside the list; needed where the type is not process."
+    )
+    job_variables: dict[str, Any] = Field(default={}, description="Infrastructure settings: image, gpu_count, command.")
+
+    @field_validator("memory", mode="before")
+    @classmethod
+    def _bytes(cls, value: object) -> object:
+        """Take `24GB` as well as a number."""
+        if isinstance(value, str) and (found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", value)):
+            if found[2].upper() not in _UNITS:
+                raise ValueError(f"unknown unit {found[2]}; allowed: {', '.join(_UNITS)}")
+            return int(float(found[1]) * _UNITS[found[2].upper()])
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_template(self) -> "Pool":
+        if self.type != "process" and self.template is None:
+            raise ValueError(f"template: a pool of type {self.type} needs one")
+        return self
+
+
+class PoolList(BaseModel):
+    """The file's content."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pools: tuple[Pool, ...] = Field(min_length=1, description="In any order; a variant goes to the smallest that fits.")
+
+    @field_validator("pools")
+    @classmethod
+    def _once(cls, pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
+        names = [pool.name for pool in pools]
+        if double := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"pool {double} is listed twice")
+        return pools
+
+
+def read_pools(path: Path) -> tuple[Pool, ...]:
+    """Return the pools of a file.
+
+    Raises:
+        RequestError: the file cannot be read, or a field holds a value that is not allowed.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RequestError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    try:
+        pools = PoolList.model_validate(content).pools
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+        words = first["msg"].removeprefix("Value error, ")
+        raise RequestError(f"{path}: {where or 'content'}: {words}, got {str(first.get('input'))[:80]!r}") from error
+    return tuple(
+        pool.model_copy(update={"template": pool.template and path.absolute().parent / pool.template}) for pool in pools
+    )
+
+
+def candidates(spec: VariantSpec, needed_bytes: int, device: str, pools: Iterable[Pool]) -> list[Pool]:
+    """Return the pools that can take a variant, the first choice first.
+
+    Pools that name the method come before pools for any, smaller ones before larger ones. `device` is what the recipe asks
+    for: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        RequestError: there is none.
+    """
+    wanted, known = device.partition(":")[0], list(pools)
+    fitting = [
+        pool
+        for pool in known
+        if (not pool.methods or spec.method in pool.methods)
+        and pool.memory >= needed_bytes
+        and (wanted == "auto" or pool.device == wanted or (pool.device == "cpu" and wanted not in spec.maker.devices))
+    ]
+    if not fitting:
+        sizes = ", ".join(
+            f"{pool.name} ({pool.device}, {pool.memory / 1e9:.3g} GB, {', '.join(pool.methods) or 'any method'})"
+            for pool in known
+        )
+        raise RequestError(
+            f"{spec.name}: no pool takes it: it needs about {needed_bytes / 1e9:.3g} GB on device {device}; there are {sizes}"
+        )
+    return sorted(fitting, key=lambda pool: (not pool.methods, pool.memory, pool.name))

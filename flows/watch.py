@@ -1,0 +1,136 @@
+"""Base models that landed -> `compress`: looks at the places of a watch list and announces what is new there.
+
+An announcement is the event `quantmill.base-model.landed`; the trigger of the deployment `compress/compress` starts a run with
+the recipe that the event carries. An event can get lost, so each look announces again what no run took and none is to take.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.events import Event, Resource
+from prefect.events.clients import get_events_client
+from prefect.logging import get_run_logger
+
+from quantmill.errors import QuantmillError, RequestError
+from quantmill.settings import Settings, load_settings
+from quantmill.store.places import configured_store
+from quantmill.store.store import Store
+from tasks import landings
+from tasks.landing_places import NotYet, look
+from tasks.landings import Landing
+from tasks.watchlist import WatchEntry, read_watchlist
+
+LIST = Path(__file__).resolve().parent.parent / "deployments" / "watchlist.yaml"
+EVENT = "quantmill.base-model.landed"
+AGAIN_AFTER_S = 60.0
+"""An announcement starts a run within seconds; after a minute without one it counts as lost."""
+_ON_THE_WAY = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
+
+
+@flow(name="watch", persist_result=False)
+async def watch(source: str = "") -> int:
+    """Announce every model that landed since the last look; return how many.
+
+    Args:
+        source: look only where this model would lie: `hf://org/name`. Empty: everywhere.
+
+    Raises:
+        RequestError: the watch list cannot be used, or names no place for the source.
+        QuantmillError: a place cannot be read; the others were looked at.
+    """
+    settings = load_settings()
+    settings.home.mkdir(parents=True, exist_ok=True)  # or what is known of sources could not be remembered there
+    store, troubles = configured_store(settings), list[str]()
+    log, announced = get_run_logger(), 0
+    for entry in entries_for(source, settings.watchlist or LIST):
+        found = await asyncio.to_thread(what_landed, entry, store, settings.home, log.info, troubles)
+        for landing in found:
+            if landings.claim(store, landing):  # else another watcher did, and announces it
+                log.info("%s %s: landed (%s)", landing.model, landing.revision[:12], landing.changed)
+                await announce(landing)
+                announced += 1
+    for landing in await lost(store):
+        log.info("%s %s: landed and no run took it; announced again", landing.model, landing.revision[:12])
+        await announce(landing)
+        announced += 1
+    if troubles:
+        raise QuantmillError("; ".join(troubles))
+    return announced
+
+
+def preview(settings: Settings, tell: Callable[[str], None]) -> None:
+    """Tell what a look would announce; nothing is remembered.
+
+    Raises:
+        QuantmillError: the watch list or a place cannot be read.
+    """
+    store, troubles = configured_store(settings), list[str]()
+    for entry in read_watchlist(settings.watchlist or LIST):
+        for landing in what_landed(entry, store, settings.home, tell, troubles):
+            tell(f"{landing.model} {landing.revision[:12]}: {landing.changed}, by {entry.recipe}")
+    if troubles:
+        raise QuantmillError("; ".join(troubles))
+
+
+def entries_for(source: str, watchlist: Path) -> list[WatchEntry]:
+    """Return the watch list's entries, or the first that matches a source."""
+    entries = read_watchlist(watchlist)
+    if not source:
+        return list(entries)
+    for entry in entries:
+        if entry.matches(source):
+            return [entry.model_copy(update={"source": source})]
+    raise RequestError(f"source: {source}: no entry of {watchlist} matches it")
+
+
+def what_landed(
+    entry: WatchEntry, store: Store, home: Path, tell: Callable[[str], None], troubles: list[str]
+) -> list[Landing]:
+    """Return what is new at one place, `tell` what is not taken and why; a place that cannot be read is one of `troubles`."""
+    found = []
+    try:
+        for sight in look(entry, home, lambda model, revision: landings.is_known(store, model, revision)):
+            if isinstance(sight, NotYet):
+                tell(f"{sight.model}: not taken: {sight.why}")
+            elif landing := landings.describe(sight, entry, store):
+                found.append(landing)
+    except QuantmillError as error:
+        troubles.append(f"{entry.source}: {error}")
+    return found
+
+
+async def announce(landing: Landing) -> None:
+    """Emit the event; returns when the server has it."""
+    event = Event(
+        event=EVENT,
+        resource=Resource({"prefect.resource.id": f"quantmill.base-model.{landing.key}", "model": landing.model}),
+        payload={**landing.model_dump(mode="json", exclude={"files", "seen_at"}), "landing": landing.key},
+    )
+    async with get_events_client(checkpoint_every=1) as events:
+        await events.emit(event)
+
+
+async def lost(store: Store) -> list[Landing]:
+    """Return what was claimed and has no run, begun or on its way: a watcher died in between, or the event got lost."""
+    old = [landing for landing in landings.unbegun(store) if time.time() - landing.seen_at > AGAIN_AFTER_S]
+    if not old:
+        return []
+    on_the_way = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ON_THE_WAY)))
+    async with get_client() as client:
+        runs = await client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=["compress"])), flow_run_filter=on_the_way, limit=200
+        )
+    waiting = {run.parameters.get("landing") for run in runs}
+    return [landing for landing in old if landing.key not in waiting]

@@ -1,0 +1,227 @@
+"""The factory as a service, for tests: a Prefect server, the bootstrap and workers as processes of their own, which die with the test."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import yaml
+
+from tests.line import ROOT, count_starts, started, wait_for_start
+
+POOLS = [
+    {"name": "cpu", "memory": "16GB", "threads": 1},
+    # On the processor, by this list alone: the pool is one by its name, its queue and its workers.
+    {"name": "gpu", "device": "cpu", "memory": "8GB", "threads": 1, "methods": ["gptq", "gguf"]},
+]
+# A job that waits ends when nobody waits for it any more, as a real one does.
+_OBEY = """
+for order in {orders}/*; do
+  if grep -q '"name":"'$(basename $order)'"' "$3"; then
+    [ "$(cat $order)" = fail ] && exit 7
+    while [ -e $order ] && kill -0 $PPID; do sleep 0.1; done
+  fi
+done
+"""
+_FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+def _die_with_the_test() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class Service:
+    """A server and its workers. Everything lies in one folder, by whose path its processes are known."""
+
+    def __init__(self, folder: Path, pools: list[dict[str, Any]] = POOLS, **environment: str) -> None:
+        self.folder, self.home, self.starts, self._orders = (
+            folder,
+            folder / "home",
+            folder / "starts",
+            folder / "orders",
+        )
+        for made in (self.home, self.starts, self._orders, folder / "logs"):
+            made.mkdir(parents=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "QUANTMILL"))}
+        self.environment = kept | {
+            "PYTHONPATH": str(ROOT),
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite on a busy machine
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+            "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
+            "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "2",
+            "PREFECT_LOGGING_COLORS": "false",
+            "QUANTMILL_HOME": str(self.home),
+            "QUANTMILL_POOLS": str(self.list_pools("pools", pools)),
+            "QUANTMILL_PYTHON": str(self.interpreter("python")),
+            **environment,
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def list_pools(self, name: str, pools: list[dict[str, Any]]) -> Path:
+        """Return a file that lists pools."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"pools": pools}))
+        return path
+
+    def interpreter(self, name: str, first: str = "") -> Path:
+        """Return an interpreter for jobs that counts its starts, runs `first` in the shell and does as `order` told it."""
+        return count_starts(self.folder / name, self.starts, f"{first}\n{_OBEY.format(orders=self._orders)}")
+
+    def order(self, variant: str, what: str = "") -> None:
+        """Let jobs of a variant `wait` or `fail` from now on; nothing: let those that wait go on."""
+        path = self._orders / variant
+        path.write_text(what) if what else path.unlink()
+
+    def start(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Start a process of the service; its output goes into a log of that name."""
+        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                start_new_session=True,
+                preexec_fn=_die_with_the_test,
+            )
+        self.processes[name] = process
+        return process
+
+    def start_server(self) -> None:
+        """Start the server and wait until it answers."""
+        process = self.start(
+            "server", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning",
+            "--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "5",
+        )  # fmt: skip
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
+                    return
+            time.sleep(0.2)
+        raise AssertionError(self.log("server"))
+
+    def start_worker(self, pool: str, name: str = "") -> "subprocess.Popen[bytes]":
+        """Start a worker of a pool."""
+        name = name or f"worker-{pool}"
+        return self.start(name, "prefect", "worker", "start", "--pool", pool, "--name", name, "--type", "process")
+
+    def quantmill(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run the command line to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "quantmill.cli", *arguments],
+            env=self.environment | environment, cwd=self.folder, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """Return the API's answer; a busy SQLite answers 503, which Prefect's own clients meet with patience too."""
+        for wait_s in (0.5, 1, 2, 4, 8, 0):
+            response = httpx.request(method, f"{self.url}{path}", json=body, timeout=60)
+            if response.status_code < 500:
+                break
+            time.sleep(wait_s)
+        response.raise_for_status()
+        return response.json() if response.content else None
+
+    def trigger(self, recipe: dict[str, Any], **environment: str) -> UUID:
+        """Start a line as the dashboard does; return its run."""
+        found = self.call("GET", "/deployments/name/compress/compress")
+        body = {
+            "parameters": {"recipe": recipe},
+            "job_variables": {"env": environment} if environment else {},
+            "idempotency_key": str(uuid4()),  # of this call, should it have to be repeated
+        }
+        return UUID(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])
+
+    def wait_for_start(self, job: str, timeout_s: float = 300.0) -> int:
+        """Return the process of the job `kind name` as soon as it has started."""
+        return wait_for_start(self.starts, job, timeout_s)
+
+    def started(self, variant: str) -> list[str]:
+        """Return the kinds of the engine processes that worked for a variant."""
+        return [job.partition(" ")[0] for job in started(self.starts) if job.partition(" ")[2] == variant]
+
+    def run(self, run: UUID) -> dict[str, Any]:
+        """Return a run as the API shows it."""
+        return dict(self.call("GET", f"/flow_runs/{run}"))
+
+    def wait(self, run: UUID, timeout_s: float = 600.0, states: set[str] = _FINAL) -> dict[str, Any]:
+        """Return a run once it is in one of the states."""
+        deadline, seen = time.monotonic() + timeout_s, dict[str, Any]()
+        while time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                seen = self.run(run)
+                if seen["state_type"] in states or seen["state_name"] in states:
+                    return seen
+            time.sleep(0.5)
+        raise AssertionError(f"{seen.get('state')}\n{self.logs_of(run)}")
+
+    def runs(self, deployment: str = "") -> list[dict[str, Any]]:
+        """Return all runs, or those of a deployment, in the order of their creation."""
+        wanted = {"deployments": {"name": {"any_": [deployment]}}} if deployment else {}
+        found = self.call("POST", "/flow_runs/filter", wanted | {"limit": 200})
+        return sorted(found, key=lambda run: str(run["created"]))
+
+    def artifacts_of(self, run: UUID) -> list[dict[str, Any]]:
+        """Return what a run left on its page."""
+        return list(self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [str(run)]}}}))
+
+    def logs_of(self, run: UUID) -> str:
+        """Return a run's log lines."""
+        with suppress(httpx.HTTPError):
+            wanted = {"logs": {"flow_run_id": {"any_": [str(run)]}}, "limit": 200}
+            return "\n".join(line["message"] for line in self.call("POST", "/logs/filter", wanted))
+        return ""
+
+    def log(self, name: str) -> str:
+        """Return the end of a process's output."""
+        return (self.folder / "logs" / f"{name}.log").read_text(errors="replace")[-6000:]
+
+    def process_of(self, run: UUID) -> int:
+        """Return the process that executes a run."""
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if f"PREFECT__FLOW_RUN_ID={run}".encode() in (place / "environ").read_bytes().split(b"\0"):
+                    words = (place / "cmdline").read_bytes()
+                    if b"prefect.engine" in words or b"flow-run" in words:
+                        return int(place.name)
+        raise AssertionError(f"no process executes {run}")
+
+    def pids(self) -> list[int]:
+        """Return the processes that belong to this service, by its folder in their arguments or environment."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                words = (place / "cmdline").read_bytes() + (place / "environ").read_bytes()
+                if str(self.folder).encode() in words and int(place.name) != os.getpid():
+                    found.append(int(place.name))
+        return found
+
+    def stop(self) -> None:
+        """End everything, and what it left."""
+        for process in self.processes.values():
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for pid in self.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,75 @@
+"""Which pool a variant goes to, and lists of pools that are refused: tables."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.pools import Pool, candidates, read_pools
+from quantmill.errors import RequestError
+from quantmill.variant_request import VariantRequest
+
+CPU: dict[str, Any] = {"name": "cpu", "memory": "16GB"}
+GPU: dict[str, Any] = {"name": "gpu-24", "device": "cuda", "memory": "24GB", "methods": ["gptq", "awq", "bitsandbytes"]}
+LARGE = GPU | {"name": "gpu-80", "memory": "80GB"}
+
+
+def written(folder: Path, *pools: dict[str, Any]) -> Path:
+    path = folder / "pools.yaml"
+    path.write_text(yaml.safe_dump({"pools": list(pools)}))
+    return path
+
+
+def chosen(method: dict[str, Any], need_gb: float, device: str, *pools: dict[str, Any]) -> list[str]:
+    (spec,) = VariantRequest(**method).expand()
+    listed = [Pool.model_validate(pool) for pool in pools]
+    return [pool.name for pool in candidates(spec, int(need_gb * 1e9), device, listed)]
+
+
+@pytest.mark.parametrize(
+    ("method", "need_gb", "device", "names"),
+    [
+        ({"method": "gptq"}, 2, "auto", ["gpu-24", "gpu-80", "cpu"]),
+        ({"method": "gptq"}, 24, "auto", ["gpu-24", "gpu-80"]),
+        ({"method": "gptq"}, 24.1, "auto", ["gpu-80"]),
+        ({"method": "gptq"}, 2, "cpu", ["cpu"]),
+        ({"method": "gptq"}, 2, "cuda:1", ["gpu-24", "gpu-80"]),
+        ({"method": "gguf", "type": "Q8_0"}, 2, "auto", ["cpu"]),
+        ({"method": "gguf", "type": "Q8_0"}, 2, "cuda", ["cpu"]),  # llama.cpp's quantizer has no use for a GPU
+    ],
+)
+def test_the_smallest_that_fits_comes_first(
+    method: dict[str, Any], need_gb: float, device: str, names: list[str]
+) -> None:
+    assert chosen(method, need_gb, device, LARGE, CPU, GPU) == names
+
+
+def test_a_variant_that_fits_nowhere_is_refused() -> None:
+    with pytest.raises(
+        RequestError, match=r"gptq-4bit-g64: no pool takes it: it needs about 99 GB .* gpu-24 \(cuda, 24 GB"
+    ):
+        chosen({"method": "gptq"}, 99, "auto", CPU, GPU)
+
+
+@pytest.mark.parametrize(
+    ("pools", "words"),
+    [
+        ([], "pools: Tuple should have at least 1 item"),
+        ([CPU, CPU], "pools: pool cpu is listed twice"),
+        ([CPU | {"memory": "16 parsecs"}], r"pools\[0\].memory: unknown unit parsecs; allowed: B, KB"),
+        ([CPU | {"queu": "x"}], r"pools\[0\].queu: Extra inputs"),
+        ([CPU | {"methods": ["gptk"]}], r"pools\[0\].methods\[0\]: Input should be 'baseline', "),
+        ([CPU | {"type": "kubernetes"}], r"pools\[0\]: template: a pool of type kubernetes needs one"),
+    ],
+)
+def test_a_bad_list_is_one_line(tmp_path: Path, pools: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises(RequestError, match=words) as raised:
+        read_pools(written(tmp_path, *pools))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_template_lies_beside_its_list(tmp_path: Path) -> None:
+    (pool,) = read_pools(written(tmp_path, CPU | {"type": "kubernetes", "template": "gpu.json"}))
+    assert pool.template == tmp_path / "gpu.json"
+    assert Pool.model_validate(CPU | {"memory": "1GiB"}).memory == 2**30
