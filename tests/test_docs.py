@@ -22,6 +22,7 @@ DOCUMENTS = [
     "docs/consuming.md",
     "docs/methods.md",
     "docs/operations.md",
+    "docs/reliability.md",
     "docs/security.md",
 ]
 
@@ -112,6 +113,15 @@ def test_the_changelog_has_this_version() -> None:
 def test_no_placeholder_is_left() -> None:
     left = {name: found for name in DOCUMENTS if (found := re.findall(r"<<\w+>>", (ROOT / name).read_text("utf-8")))}
     assert not left
+
+
+def test_every_row_of_the_fault_table_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert len(rows) == 19
+    for row in rows:
+        for path, name in re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", row):
+            assert f"def {name}" in (ROOT / path).read_text(encoding="utf-8"), (path, name)
 
 
 def test_troubleshooting_says_what_the_errors_say() -> None:
