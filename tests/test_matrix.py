@@ -9,7 +9,6 @@ from benchmarks.architectures import ARCHITECTURES
 from quantmill.methods import METHODS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
-METHODS_TRIED = [name for name in METHODS if name != "baseline"]
 
 
 def table(heading: str) -> list[list[str]]:
@@ -19,7 +18,7 @@ def table(heading: str) -> list[list[str]]:
     return [row for row in rows if not set("".join(row)) <= {"-"}]
 
 
-@pytest.mark.parametrize("name", METHODS_TRIED)
+@pytest.mark.parametrize("name", matrix_page.TRIED)
 def test_every_width_and_architecture_has_a_cell(name: str) -> None:
     head, *rows = table(name)
     row = METHODS[name]
@@ -32,7 +31,7 @@ def test_every_width_and_architecture_has_a_cell(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", METHODS_TRIED)
+@pytest.mark.parametrize("name", matrix_page.TRIED)
 def test_the_matrix_tries_what_the_page_shows(name: str) -> None:
     assert [column for column, _ in matrix_work.specs_of(name)] == matrix_page.widths(METHODS[name])
 
