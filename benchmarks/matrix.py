@@ -18,7 +18,6 @@ from typing import Any
 from benchmarks import architectures, matrix_page, matrix_work
 from benchmarks.architectures import ARCHITECTURES
 from quantmill.errors import QuantmillError
-from quantmill.methods import METHODS
 from quantmill.settings import load_settings
 from quantmill.texts import TextSource, TokenRequest
 from tasks import calibrate, support, text_sources
@@ -113,9 +112,7 @@ def main() -> int:
     options = parser.parse_args()
     place = (options.place or load_settings().home / "matrix").absolute()
     names = options.only.split(",") if options.only else list(ARCHITECTURES)
-    methods = (
-        options.methods.split(",") if options.methods else [m for m in METHODS if m not in ("baseline", "imported")]
-    )
+    methods = options.methods.split(",") if options.methods else list(matrix_page.TRIED)
     _prepare(place, names)
     for name in names:
         if options.force or not (place / "scratch" / f"{name}.npy").is_file():

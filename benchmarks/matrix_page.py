@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.architectures import ARCHITECTURES
-from quantmill.method_row import Method
+from quantmill.method_row import AS_IT_IS, Method
 from quantmill.methods import IMATRIX_TYPES, METHODS
 
 COMMAND = "make matrix"
+TRIED = tuple(name for name in METHODS if name not in ("baseline", "imported"))
+"""The methods that make something: of the others there is nothing to try."""
 _NEAR_ONE = 0.995
 _INTRODUCTION = """# Methods and architectures
 
@@ -64,9 +66,8 @@ def page(cells: Path) -> str:
         *(f"| `{name}` | {_class(family)} | {words} |" for name, (words, family, _) in ARCHITECTURES.items()),
         "",
     ]
-    for row in METHODS.values():
-        if row.name not in ("baseline", "imported"):
-            parts += _table(row, cells)
+    for name in TRIED:
+        parts += _table(METHODS[name], cells)
     return "\n".join(parts)
 
 
@@ -84,7 +85,7 @@ def _methods() -> list[str]:
         calibrated = "yes" if row.calibrated else "no"
         loaders = ", ".join(row.loaders)
         lines.append(
-            f"| `{row.name}` | {', '.join(widths(row))} | {options} | {calibrated} | {loaders} | {row.fine_tuning} |"
+            f"| `{row.name}` | {', '.join(widths(row)) or AS_IT_IS} | {options} | {calibrated} | {loaders} | {row.fine_tuning} |"
         )
     return lines
 

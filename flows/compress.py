@@ -84,7 +84,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
         outcomes = known | await stages.watch("variants", dispatcher.build_all(list(ready.values())))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
         verdicts = await approval.ask(recipe, outcomes, verdicts)
-        run_id, forbidden = str(flow_run.id or ""), licenses.obstacle(origin, settings.licenses)
+        run_id, forbidden = str(flow_run.id or ""), licenses.forbidden(plan.variants, settings.licenses)
         floor = noise_floor(plan, baseline, outcomes)
         published = await stages.run(
             publish.commit_accepted,
@@ -138,7 +138,7 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
     recalled = {job.name: recall(job, store) for job in (plan.baseline, *_all(plan))}
     outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
-    done = store.look_up("run", _run_key(recipe, outcomes, licenses.obstacle(origin, settings.licenses)))
+    done = store.look_up("run", _run_key(recipe, outcomes, licenses.forbidden(plan.variants, settings.licenses)))
     if done is None or len(outcomes) < len(recalled):
         return None
     try:
@@ -218,7 +218,7 @@ def _all(plan: jobs.Plan) -> list[VariantJob]:
     return [*plan.floors.values(), *plan.variants]
 
 
-def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: str) -> str:
+def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: Mapping[str, str]) -> str:
     """Return the key of a run's summary: the recipe, just what was made and measured, and whether it may be published."""
     made = {name: outcome.artifact.digest for name, outcome in outcomes.items() if outcome.artifact}
     reports = {name: keys.digest(outcome.report) for name, outcome in outcomes.items() if outcome.report}

@@ -17,7 +17,7 @@ from quantmill.answers import JsonFile, ModelName, StoreUri, answer, check_json_
 from quantmill.errors import RequestError
 from quantmill.manifest import Manifest
 from quantmill.pulled import Place
-from quantmill.selection import Goal, loaders
+from quantmill.selection import Goal, loaders, packer
 from quantmill.settings import load_settings
 from quantmill.signing import Keyring
 from quantmill.tree import read_records
@@ -177,7 +177,7 @@ def watch(
 
 def how_to_load(folder: Path, manifest: Manifest) -> str:
     """Return the command that loads a version, or where to read how."""
-    method, runtime = str(manifest.variant.get("method")), manifest.evaluation.runtime
+    method, runtime = packer(manifest), manifest.evaluation.runtime
     if method == "hqq":
         return f"see {folder / 'README.md'}: it needs the hqq package"
     if manifest.variant.get("format") == "gguf":

@@ -47,13 +47,13 @@ def of_summary(variant: VariantSummary) -> Candidate | None:
 
 def of_manifest(manifest: Manifest) -> Candidate:
     """Return the row of a published version."""
-    evaluation, method = manifest.evaluation, str(manifest.variant.get("method", ""))
+    evaluation = manifest.evaluation
     quality, speed = evaluation.metrics, evaluation.speed
     return Candidate(
         name=manifest.name.rpartition("/")[2],
-        method=method,
+        method=str(manifest.variant.get("method", "")),
         format=str(manifest.variant.get("format", "")),
-        runtimes=loaders(method, evaluation.runtime),
+        runtimes=loaders(packer(manifest), evaluation.runtime),
         bits=int(manifest.variant.get("bits", 0)),
         bits_per_weight=evaluation.bits_per_weight,
         size_bytes=sum(file.size_bytes for file in manifest.files),
@@ -65,6 +65,12 @@ def of_manifest(manifest: Manifest) -> Candidate:
         p99_kl=quality.p99_kl,
         top1_agreement=quality.top1_agreement,
     )
+
+
+def packer(manifest: Manifest) -> str:
+    """Return the method that packed a version's weights: of a checkpoint that was taken as it is, not `imported`."""
+    packing = manifest.variant.get("packing")
+    return str((packing if isinstance(packing, dict) else manifest.variant).get("method", ""))
 
 
 def loaders(method: str, runtime: str = "") -> tuple[str, ...]:

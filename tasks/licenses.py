@@ -1,16 +1,23 @@
 """Licences: what a folder states, and whether what is made of a source may be published."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import yaml
 
-from quantmill.artifact import Origin
+from quantmill.artifact import Origin, VariantJob
 
 OWN = "own"
 """Stands in the policy for a source of one's own that states none: a disk, a bucket, MLflow."""
 ANY = "*"
 _THIRD_PARTY = ("hf://", "package://")
+
+
+def forbidden(jobs: Iterable[VariantJob], allowed: Collection[str]) -> dict[str, str]:
+    """Return variant -> why it may not be published; of a checkpoint taken as it is, its own licence counts as well."""
+    found = {job.name: (job.snapshot.origin, *([job.checkpoint] if job.checkpoint else [])) for job in jobs}
+    whys = {name: next(filter(None, (obstacle(o, allowed) for o in origins)), "") for name, origins in found.items()}
+    return {name: why for name, why in whys.items() if why}
 
 
 def obstacle(origin: Origin, allowed: Collection[str]) -> str:

@@ -16,6 +16,8 @@ from quantmill.methods import METHODS
 from tasks.markdown import plain, row
 
 NAME = "README.md"
+ORIGINAL = "README.original.md"
+"""What the card of a checkpoint that was taken as it is gets called."""
 _LIBRARIES = {"llama_cpp": "llama.cpp", "hqq": "hqq", "gptqmodel": "gptqmodel"}
 _HUB_NAME = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)", re.ASCII)
 _LICENSES = {
@@ -56,7 +58,8 @@ def model_card(manifest: Manifest, loader: str = "") -> str:
         manifest: all of it but the card's own entry, which is ignored.
         loader: how to load the folder, where the artifact says it itself: HQQ's lines.
     """
-    method = METHODS[manifest.variant["method"]]
+    packing = manifest.variant.get("packing") or manifest.variant
+    method = METHODS[packing["method"]]
     model, _, variant = manifest.name.partition("/")
     parts = [
         f"# {model}: {variant}",
@@ -99,14 +102,21 @@ def _front(manifest: Manifest, method: Method) -> dict[str, Any]:
 
 def _summary(manifest: Manifest, method: Method) -> str:
     marks = f"\n\nOf its figures: {plain(', '.join(manifest.evaluation.marks))}." if manifest.evaluation.marks else ""
-    skipped = {"method", "bits", "format", "layers"}
-    choices = [f"{name} {str(value).lower()}" for name, value in manifest.variant.items() if name not in skipped]
-    choices += [f"{rule['match']} {rule['bits']} bits" for rule in manifest.variant.get("layers", ())]
-    said = plain(", ".join([f"{manifest.variant['bits']} bits", *choices]))
-    return (
-        f"{plain(_source(manifest))} through `{method.name}` ({said}).\n\n{plain(method.title)}"
-        f" Source of the method: {plain(method.source)}.{marks}"
-    )
+    about = f"{plain(method.title)} Source of the method: {plain(method.source)}.{marks}"
+    if checkpoint := manifest.variant.get("checkpoint"):
+        return (
+            f"A checkpoint of {plain(_source(manifest))} that was quantized elsewhere with `{method.name}`, its files as"
+            f" they were; what it said of itself is `{ORIGINAL}`, where it said anything. Digest of its files:"
+            f" `{checkpoint}`.\n\n{about}"
+        )
+    choices = {name: manifest.variant[name] for name in manifest.variant if name in ("type", *_options(method))}
+    said = [f"{manifest.variant['bits']} bits", *(f"{name} {str(value).lower()}" for name, value in choices.items())]
+    said += [f"{rule['match']} {rule['bits']} bits" for rule in manifest.variant.get("layers", ())]
+    return f"{plain(_source(manifest))} through `{method.name}` ({plain(', '.join(said))}).\n\n{about}"
+
+
+def _options(method: Method) -> list[str]:
+    return [option.name for option in method.options]
 
 
 def _figures(manifest: Manifest) -> str:
@@ -151,8 +161,9 @@ def _loading(manifest: Manifest, method: Method) -> str:
     packages = {"llama_cpp": {"llama-cpp-python"}, "gptqmodel": {"gptqmodel"}}.get(
         runtime, {*method.engines, "transformers"}
     )
-    wanted = sorted(f"{name}=={version}" for name, version in manifest.toolchain.items() if name in packages)
-    install = f"In this folder, after `pip install {' '.join(wanted)}` (the versions that measured it):\n\n"
+    made = manifest.toolchain
+    wanted = [f"{name}=={made[name]}" if name in made else name for name in sorted(packages)]
+    install = f"In this folder, after `pip install {' '.join(wanted)}`:\n\n"
     file = next((entry.path for entry in manifest.files if entry.path.endswith(".gguf")), "")
     lines, remark, command = {
         "llama_cpp": (
@@ -162,7 +173,7 @@ def _loading(manifest: Manifest, method: Method) -> str:
         ),
         "gptqmodel": (_GPTQMODEL, "", ""),  # transformers and vLLM know one bit width a model
     }.get(runtime, (_TRANSFORMERS, "vLLM, which reads the format", "vllm serve ."))
-    code = f"{install if wanted else ''}```python\n{lines}```"
+    code = f"{install}```python\n{lines}```"
     return f"{code}\n\nOr {remark} (not run here):\n\n```sh\n{command}\n```" if command else code
 
 

@@ -66,25 +66,30 @@ def build_manifest(
             formats=_endings(file.path for file in artifact.files),
             chat_template_sha256=artifact.chat_template_sha256 or template,
         ),
-        license=origin.license,
+        license=(job.checkpoint.license if job.checkpoint else "") or origin.license,
     )
 
 
 def with_card(manifest: Manifest, store: Store) -> Manifest:
     """Return the manifest with its model card among the files; the card is stored.
 
-    An artifact that says itself how it is loaded has a README.md: those lines go into the card, which takes its place.
+    HQQ's artifact has a README.md that says how it is loaded: those lines go into the card, which takes its place. A
+    checkpoint that was taken as it is may have a card of its own, which is kept under another name.
     """
-    own = tuple(file for file in manifest.files if file.path == model_card.NAME)
+    held = {file.path: file for file in manifest.files}
+    own, loader = held.pop(model_card.NAME, None), ""
     with tempfile.TemporaryDirectory() as folder:
-        store.fetch(own, Path(folder))
         place = Path(folder) / model_card.NAME
-        loader = place.read_text(encoding="utf-8").partition("\n\n")[2] if own else ""
-        place.unlink(missing_ok=True)  # a link to the artifact's own, which stays
+        if own and manifest.variant["method"] == "imported":
+            held[model_card.ORIGINAL] = own.model_copy(update={"path": model_card.ORIGINAL})
+        elif own:
+            store.fetch((own,), Path(folder))
+            loader = place.read_text(encoding="utf-8").partition("\n\n")[2]
+            place.unlink()  # it may be a link to the artifact's own
         place.write_text(model_card.model_card(manifest, loader), encoding="utf-8")
-        files = {file.path: file for file in (*manifest.files, *store.add_folder(Path(folder)))}
-    safety = Safety(formats=_endings(files), chat_template_sha256=manifest.safety.chat_template_sha256)
-    return manifest.model_copy(update={"files": tuple(files[path] for path in sorted(files)), "safety": safety})
+        held |= {file.path: file for file in store.add_folder(Path(folder))}
+    safety = Safety(formats=_endings(held), chat_template_sha256=manifest.safety.chat_template_sha256)
+    return manifest.model_copy(update={"files": tuple(held[path] for path in sorted(held)), "safety": safety})
 
 
 def _endings(paths: Iterable[str]) -> tuple[str, ...]:
@@ -131,7 +136,7 @@ def commit_accepted(
     verdicts: Mapping[str, Verdict],
     store: Store,
     noise_floor: Mapping[str, float],
-    forbidden: str = "",
+    forbidden: Mapping[str, str],
     flow_run: str = "",
     signing_key: Path | None = None,
 ) -> Published:
@@ -144,7 +149,7 @@ def commit_accepted(
         verdicts: what was decided.
         store: where to.
         noise_floor: runtime -> mean KL of the baseline's own weights.
-        forbidden: why nothing may be published; see `licenses.obstacle`.
+        forbidden: variant -> why it may not be published, by its licence.
         flow_run: for the provenance.
         signing_key: signs each; None: they are published unsigned.
 
@@ -156,8 +161,8 @@ def commit_accepted(
     for job in jobs:
         if verdicts[job.name].status != "accepted":
             continue
-        if forbidden:
-            held_back[job.name] = forbidden
+        if why := forbidden.get(job.name):
+            held_back[job.name] = why
             continue
         manifest = _manifest(recipe, job, outcomes, store, noise_floor)
         if revoked := store.revocation(recipe.model_name, job.name, manifest.digest):

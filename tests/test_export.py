@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from quantmill import client
-from quantmill.errors import NotFound, RequestError, VerificationError
+from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
 from quantmill.manifest import MANIFEST_PATH, Manifest, Revocation
 from quantmill.store.places import open_store
 from quantmill.store.store import Store, blob_key
 from tasks.export import export
 from tests import samples
 from tests.hub_server import HubServer
+from tests.s3_server import S3Server
 
 WEIGHTS = bytes(range(256)) * 64
 
@@ -77,6 +78,31 @@ def test_a_target_is_written_like_one(store: Store, tmp_path: Path, target: str)
     publish(store, tmp_path / "made")
     with pytest.raises(RequestError, match=r"hf://org/name|s3://bucket/prefix"):
         export(store, "m", "v", target)
+
+
+def test_a_prefix_of_a_bucket(store: Store, tmp_path: Path, s3: str, s3_session: S3Server) -> None:
+    """Plain objects by name; a later export replaces an earlier one, and nobody else's files are touched."""
+    made, target, client = publish(store, tmp_path / "made"), f"{s3}/exported", s3_session.client()
+    bucket, _, prefix = target.removeprefix("s3://").partition("/")
+
+    def there() -> dict[str, bytes]:
+        found = client.list_objects_v2(Bucket=bucket, Prefix=f"{prefix}/").get("Contents", [])
+        read = {item["Key"]: client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read() for item in found}
+        return {name.removeprefix(f"{prefix}/"): data for name, data in read.items()}
+
+    client.put_object(Bucket=bucket, Key=f"{prefix}-beside", Body=b"theirs")
+    assert export(store, "m", "v", target) == f"{target}/"
+    held = there()
+    assert Manifest.model_validate_json(held.pop(MANIFEST_PATH)).digest == made.digest
+    assert held == files_in(tmp_path / "made")
+    publish(store, tmp_path / "next", "another card", 2.0)
+    export(store, "m", "v", target)
+    assert there()["README.md"] == b"another card"
+    client.put_object(Bucket=bucket, Key=f"{prefix}-theirs/model.safetensors", Body=b"theirs")
+    with pytest.raises(RequestError, match=r"holds model\.safetensors, and no earlier export"):
+        export(store, "m", "v", f"{target}-theirs")
+    with pytest.raises(StoreError, match="NoSuchBucket"):
+        export(store, "m", "v", "s3://no-such-bucket/prefix")
 
 
 def run(home: Path, hub: HubServer, *arguments: str, token: str = "writer") -> "subprocess.CompletedProcess[str]":

@@ -10,7 +10,13 @@ from quantmill.settings import Settings, load_settings
 from tasks import licenses
 
 SHAPE = Architecture(
-    name="LlamaForCausalLM", model_type="llama", layers=1, hidden_size=1, vocabulary_size=1, linear_inputs=(1,)
+    name="LlamaForCausalLM",
+    model_type="llama",
+    layers=1,
+    hidden_size=1,
+    vocabulary_size=1,
+    linear_inputs=(1,),
+    packing=None,
 )
 
 

@@ -1,6 +1,7 @@
 """The model card: the hub's own parser reads it, hostile words stay words. Its lines are run in `quantizers/`."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
@@ -8,6 +9,8 @@ from huggingface_hub import ModelCard
 from quantmill.files import FileEntry
 from quantmill.manifest import Manifest
 from quantmill.report import BaselineMetrics
+from quantmill.store.places import open_store
+from tasks import publish
 from tasks.model_card import model_card
 from tests import samples
 
@@ -60,7 +63,7 @@ def test_it_says_how_it_measured_beside_the_baseline() -> None:
         "Of its figures: 80% fallback.",
         "- max_mean_kl 0.2",
         "- weights went through Q4_1 once",
-        "pip install gptqmodel==7.6.0 transformers==5.23.0",
+        "gptqmodel==7.6.0 optimum safetensors torch transformers==5.23.0",
         "vllm serve .",
     ):
         assert line in text
@@ -72,6 +75,16 @@ def test_the_card_of_a_card_is_the_same() -> None:
     made = manifest()
     listed = FileEntry(path="README.md", size_bytes=9, sha256="c" * 64)
     assert model_card(made.model_copy(update={"files": (listed, *made.files)})) == model_card(made)
+
+
+def test_a_checkpoint_that_was_taken_as_it_is() -> None:
+    """It is loaded as what it is packed as, and its method did not run here."""
+    packing = {"method": "gptq", "bits": 4, "format": "safetensors", "scheme": "gptq", "mixed": False, "label": "x"}
+    text = model_card(manifest(method="imported", packing=packing, checkpoint=samples.DIGEST))
+    assert ModelCard(text).data.tags[:2] == ["gptq", "4-bit"]
+    assert "that was quantized elsewhere with `gptq`" in text
+    assert samples.DIGEST in text
+    assert "from_pretrained" in text
 
 
 HOSTILE = 'x"]\n---\nlicense: mit\n<script>alert(1)</script> `rm` | [a](http://b) *b* \u2028: {yes}'
@@ -100,3 +113,16 @@ def test_a_licence_that_nobody_stated_is_not_made_up() -> None:
     text = model_card(manifest(license_name=""))
     assert "license" not in ModelCard(text).data.to_dict()
     assert "The source states none." in text
+
+
+def test_a_card_that_came_with_a_checkpoint_is_kept_and_is_no_part_of_ours(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "README.md").write_text("# Theirs\n\nrm -rf /\n")
+    packing = {"method": "gptq", "bits": 4}
+    made = manifest(method="imported", packing=packing, checkpoint=samples.DIGEST)
+    whole = publish.with_card(made.model_copy(update={"files": store.add_folder(tmp_path / "made")}), store)
+    assert [file.path for file in whole.files] == ["README.md", "README.original.md"]
+    store.fetch(whole.files, tmp_path / "laid-out")
+    assert (tmp_path / "laid-out" / "README.original.md").read_text() == "# Theirs\n\nrm -rf /\n"
+    assert "rm -rf" not in (tmp_path / "laid-out" / "README.md").read_text()

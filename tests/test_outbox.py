@@ -1,6 +1,9 @@
 """Fault 10: MLflow is down for a while. What was published stays published, and MLflow hears of it once."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from quantmill.manifest import Revocation
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from tasks import outbox, register, registry
+from tests import samples
 from tests.mlflow_server import MlflowServer
 from tests.test_register import GOOD, MANIFEST, OUTCOMES, RECIPE, SUMMARY
 
@@ -122,3 +126,29 @@ def test_two_that_register_one_manifest_leave_one_version(database: str, monkeyp
     run = first.run_id
     assert registry.register_version(client, "tiny", GOOD, MANIFEST, run) == str(first.version)
     assert len(client.search_model_versions("name = 'tiny'")) == 1
+
+
+@pytest.mark.slow
+def test_the_commands_tell_mlflow(store: Store, database: str, tmp_path: Path) -> None:
+    """`revoke` of a checkout shows it there; `register` finds nothing left to tell, and delivers what waits."""
+    made = samples.manifest((), name=f"tiny/{GOOD.name}")
+    store.commit(made, samples.version(made, model="tiny", variant=GOOD.name))
+    register.register_run(RECIPE, SUMMARY, OUTCOMES, {GOOD.name: made.digest}, database, {}, {})
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        settings = {"QUANTMILL_STORE": store.uri, "QUANTMILL_HOME": str(tmp_path), "QUANTMILL_MLFLOW_URI": database}
+        command = [sys.executable, "-m", "quantmill.cli", *arguments]
+        return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=120)
+
+    keep(store)
+    withdrawn = run("revoke", "tiny", GOOD.name, "--reason", "wrong tokenizer")
+    assert withdrawn.returncode == 0, withdrawn.stderr
+    assert "MLflow shows it (1 versions there)" in withdrawn.stderr
+    assert "quantmill register" not in withdrawn.stderr, "that is for those who have the wheel alone"
+    client = MlflowClient(tracking_uri=database, registry_uri=database)
+    (version,) = client.search_model_versions("name = 'tiny'")
+    assert version.tags["quantmill.revoked"] == "wrong tokenizer"
+    told = run("register")
+    assert told.returncode == 0, told.stderr
+    assert "0 runs wait for MLflow; 0 revoked versions are newly shown there" in told.stdout
+    assert len(parents(client)) == 2

@@ -47,7 +47,7 @@ def test_what_was_accepted_reaches_those_who_wait_for_it(
     first, said = run(line)
     (row,) = first["variants"]
     assert (first["channel"], first["channel_seq"], first["mlflow_run"]) == ("stable", 1, "")
-    assert said.count("MLflow at 127.0.0.1") == 1
+    assert said.count("MLflow at http://127.0.0.1") == 1
     assert "1 runs wait for it" in said
     assert "tiny/stable at move 1" in said
     the_card_is_sound(line.home, row["manifest"])

@@ -55,10 +55,10 @@ class Secrets:
         """Return which of them `data` holds."""
         return [name for name, word in self.words.items() if word in data]
 
-    def below(self, folder: Path) -> dict[str, list[str]]:
+    def below(self, folder: Path, least: int) -> dict[str, list[str]]:
         """Return file -> secrets in it, over every file of a folder."""
         files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
-        assert len(files) > 20, "there is something to search"
+        assert len(files) >= least, "there is something to search"
         return {str(path): held for path in files if (held := self.found(path.read_bytes() + str(path).encode()))}
 
 
@@ -115,11 +115,11 @@ def test_fault_23_no_secret_in_anything_that_a_run_leaves(
     assert store.attestation(version.manifest) is None
     assert list(line.starts.glob("*.environment")), "jobs ran"
 
-    line.clear()
+    before = line.started()
     monkeypatch.setenv("QUANTMILL_SIGNING_KEY", str(pair.private))
     code, output = finish(line, "--json", str(line.starts.parent / "summary.json"))
     outputs.append(output)
-    assert (code, line.started()) == (0, []), output.decode()[-3000:]
+    assert (code, line.started()) == (0, before), output.decode()[-3000:]
     assert f"by key {pair.keyid}".encode() in output, "what was published unsigned is signed by a rerun"
     envelope = store.attestation(version.manifest)
     manifest = store.manifest(version.manifest)
@@ -145,8 +145,8 @@ def test_fault_23_no_secret_in_anything_that_a_run_leaves(
         assert said.encode() in output, output.decode()[-3000:]
 
     assert b"TimedOut" in outputs[-1]
-    assert secrets.below(line.home) == {}
-    assert secrets.below(line.starts.parent) == {}, "job files and the jobs' environments"
+    assert secrets.below(line.home, least=20) == {}
+    assert secrets.below(line.starts.parent, least=10) == {}, "job files and the jobs' environments"
     assert [held for output in outputs if (held := secrets.found(output))] == []
     assert secrets.found(json.dumps(CANARIES).encode()), "the search finds what is there"
 

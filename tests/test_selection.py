@@ -93,14 +93,14 @@ _PIECES = st.sampled_from(
 _WRITTEN = st.one_of(st.text(max_size=80), st.lists(_PIECES, max_size=12).map("".join))
 
 
-@settings(max_examples=10_000, deadline=1000, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(_WRITTEN)
 @example("size<" + "9" * 1990)
 @example(("a" * 999 + " ") * 2)
 @example("kl<" + " " * 1990)
 def test_19_any_string_is_an_expression_or_one_line_of_error(expression: str) -> None:
     """10,000 strings, most of them malformed: conditions that can be asked, or RequestError; each in under a second."""
-    began = time.monotonic()
+    began = time.process_time()
     try:
         terms = parse(expression)
     except RequestError as error:
@@ -109,7 +109,7 @@ def test_19_any_string_is_an_expression_or_one_line_of_error(expression: str) ->
         assert bool(terms) == bool(expression.strip())
         for term in terms:
             term.holds(ROWS[0])
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1  # of our own: others may be at work
 
 
 def test_best() -> None:
@@ -119,7 +119,7 @@ def test_best() -> None:
 
 
 def test_every_method_is_opened_by_a_program_that_can_be_asked_for() -> None:
-    assert all(loaders(name) for name in METHODS)
+    assert [name for name in METHODS if not loaders(name)] == ["imported"], "it is opened as what it holds"
     assert {loader for name in METHODS for loader in loaders(name)} == set(LOADERS)
     assert loaders("gptq", "gptqmodel") == ("gptqmodel",), "several widths in one model"
 
@@ -130,6 +130,8 @@ def test_a_manifest_s_figures() -> None:
     assert (row.name, row.method, row.mean_kl, row.perplexity_ratio) == ("gguf-q8_0", "gguf", 0.05, None)
     told = made.model_copy(update={"evaluation": made.evaluation.model_copy(update={"perplexity_ratio": 1.1})})
     assert of_manifest(told).perplexity_ratio == 1.1
+    taken = {"method": "imported", "bits": 4, "format": "safetensors", "packing": {"method": "gptq", "bits": 4}}
+    assert of_manifest(made.model_copy(update={"variant": taken})).runtimes == loaders("gptq")
     assert set(where.NUMBERS.values()) | set(where.BYTES.values()) <= set(Candidate.model_fields)
 
 
