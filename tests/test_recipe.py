@@ -194,7 +194,7 @@ _data = st.recursive(_scalars, lambda inner: st.lists(inner, max_size=3) | st.di
 
 @settings(max_examples=1500, deadline=None)
 @given(st.dictionaries(st.sampled_from(list(Recipe.model_fields)), _data) | _data)
-def test_any_data_is_a_recipe_or_one_line(data: Any) -> None:
+def test_fault_19_any_data_is_a_recipe_or_one_line(data: Any) -> None:
     try:
         parse_recipe(data)
     except RecipeError as error:

@@ -152,8 +152,13 @@ class S3Objects:
 
     @cached_property
     def _client(self) -> Any:
-        with one_line(self.uri):
-            return self._given or connect(self._parts.threads + 8)
+        if self._given:
+            return self._given
+        try:
+            with one_line(self.uri):
+                return connect(self._parts.threads + 8)
+        except ValueError as error:
+            raise StoreError(f"{self.uri}: AWS_ENDPOINT_URL must be an address such as https://host:port") from error
 
     @cached_property
     def _parts(self) -> Parts:

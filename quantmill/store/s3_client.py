@@ -79,8 +79,6 @@ def one_line(where: str) -> Iterator[None]:
         raise StoreError(f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
     except exceptions.ParamValidationError as error:
         raise StoreError(f"{where}: not a bucket and prefix; write it as s3://bucket/prefix") from error
-    except ValueError as error:
-        raise StoreError(f"{where}: AWS_ENDPOINT_URL must be an address such as https://host:port") from error
     except (exceptions.BotoCoreError, exceptions.HTTPClientError) as error:
         raise StoreError(
             f"{where}: the store does not answer, or broke off ({type(error).__name__}); the same command goes on"

@@ -84,9 +84,9 @@ class Download:
                     future.result()
                 else:
                     on_bytes(end - start)
-                while start < end and (length := os.preadv(file, [buffer[: end - start]], start)):
-                    state.update(buffer[:length])
-                    start += length
+                for place in range(start, end, _PIECE_BYTES):
+                    state.update(buffer[: os.preadv(file, [buffer[: end - place]], place)])
+                os.posix_fadvise(file, start, end - start, os.POSIX_FADV_DONTNEED)  # the disk begins: less to wait for
         finally:
             for future in futures:
                 if future and not future.cancel():

@@ -6,7 +6,7 @@ from functools import cached_property
 
 PART_BYTES = 8 << 20
 _MOST_PARTS = 9000
-_MEMORY_BYTES = 64 << 20
+_MEMORY_BYTES = 96 << 20
 
 
 def part_bytes(size: int) -> int:
@@ -17,7 +17,7 @@ def part_bytes(size: int) -> int:
 class Parts:
     """The threads that move parts, for all the files of a place, and the memory that parts under way may hold."""
 
-    threads = 8
+    threads = 10
 
     def __init__(self) -> None:
         """Nothing is started before the first part."""
