@@ -2,10 +2,12 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -50,6 +52,11 @@ class Service:
         )
         for made in (self.home, self.starts, self._orders, folder / "logs"):
             made.mkdir(parents=True)
+        # In memory where that can be: on a busy disk SQLite is locked for longer than Prefect's services have patience.
+        memory = Path("/dev/shm")
+        self._database = Path(
+            tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else folder, prefix="quantmill-")
+        )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -62,7 +69,7 @@ class Service:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",  # SQLite on a busy machine
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self._database / 'prefect.db'}",
             "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PREFECT_WORKER_PREFETCH_SECONDS": "1",
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
@@ -225,3 +232,4 @@ class Service:
         for pid in self.pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self._database, ignore_errors=True)
