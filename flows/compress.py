@@ -1,6 +1,7 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Mapping
 
@@ -34,6 +35,7 @@ from tasks import (
     licenses,
     outbox,
     publish,
+    remote,
     report,
     snapshots,
     summarize,
@@ -110,7 +112,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             stages.timings,
         )
         entry = await stages.run(outbox.keep, recipe, summary, outcomes, sandbox.logs(plan.variants), store)
-        delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
+        delivery = await stages.run(_deliver, store, settings.tracking_uri)
         for problem in delivery.problems:
             progress.say(problem)
         seq = await stages.run(publish.promote, recipe, published.manifests, store)
@@ -188,6 +190,13 @@ def noise_floor(plan: jobs.Plan, baseline: Outcome, outcomes: dict[str, Outcome]
     for runtime in {"transformers", *(job.runtime for job in plan.variants)} - plan.floors.keys():
         reports[runtime] = baseline.report  # other libraries' layers in a transformers model
     return {runtime: abs(found.quality.mean_kl) for runtime, found in reports.items() if found}
+
+
+@functools.wraps(outbox.deliver)
+def _deliver(store: Store, uri: str) -> outbox.Delivery:
+    """Register one line at a time: the first to open MLflow's SQLite file migrates it, which breaks where two do."""
+    with remote.held(load_settings().home / "mlflow"):
+        return outbox.deliver(store, uri)
 
 
 async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandbox) -> dict[str, Outcome]:

@@ -27,6 +27,7 @@ from tasks.sandbox import Sandbox
 from tests.s3_server import S3Server, s3_server
 
 LONGEST_FIRST = [
+    "test_service",
     "test_contract",
     "test_line",
     "test_all_methods",
