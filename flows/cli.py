@@ -101,7 +101,6 @@ def compress(
 
 def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
-    from flows import approval
     from flows.jobs import choose_device
     from tasks import calibrate, download, sources, support
 
@@ -111,7 +110,10 @@ def check(recipe: Recipe, settings: Settings) -> None:
         except SigningError as error:
             raise SettingsError(str(error)) from error
     recipe.expand()
-    approval.require_somebody_to_ask(recipe)
+    if recipe.publish.approval:
+        from flows import approval
+
+        approval.require_somebody_to_ask(recipe)
     _ = recipe.model_name  # raises where there is none
     if settings.pools is None:
         choose_device(recipe.device)

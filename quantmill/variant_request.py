@@ -131,6 +131,7 @@ class VariantRequest(BaseModel):
     source: Annotated[list[_Place], _Wrap] = Field(
         default=[],
         description="imported: where the finished checkpoint lies, a folder or a .gguf file; empty: the model itself.",
+        examples=[["./my-model-gptq"]],
         json_schema_extra={"position": 21},
     )
     device_map: Annotated[list[DeviceMap], _Wrap] = Field(
@@ -141,6 +142,7 @@ class VariantRequest(BaseModel):
     max_memory: Annotated[list[str], _Wrap] = Field(
         default=[],
         description="bitsandbytes: what each device may hold, with device_map: 0=20GiB,1=20GiB.",
+        examples=[["0=20GiB,cpu=48GiB"]],
         json_schema_extra={"position": 23},
     )
 

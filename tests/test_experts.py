@@ -52,5 +52,5 @@ def test_starved_experts_are_a_mark() -> None:
     found = samples.outcome("a")
     assert found.artifact
     artifact = found.artifact.model_copy(update={"starved_experts": {"0.3": 4, "1.2": 0}})
-    job = type("Job", (), {"snapshot": type("Snapshot", (), {"source_types": {}})()})()
+    job = type("Job", (), {"snapshot": type("Snapshot", (), {"source_types": {}})(), "checkpoint": None})()
     assert "2 starved experts" in marks_of(job, found.model_copy(update={"artifact": artifact}), {})
