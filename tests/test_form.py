@@ -80,7 +80,7 @@ def test_every_pool_has_its_variants(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("flows.variant.variant", "flows/variant.py:variant", r"deployments\.1\.entrypoint: String should match"),
+        ("flows.variant.variant", "flows/variant.py:variant", r"deployments\.2\.entrypoint: String should match"),
         ("name: cpu, work_queue_name: lines", "name: nowhere, work_queue_name: lines", "compress: no pool nowhere"),
         ("tags:", "tagz:", r"deployments\.0\.tagz: Extra"),
         ("deployments:", "deploymentz:", "cannot be read: 'deployments'"),
