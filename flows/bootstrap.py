@@ -35,9 +35,7 @@ async def bootstrap(pools: tuple[Pool, ...], notify_url: str, tell: Callable[[st
     entries = deployments.read_deployments(pools)
     async with get_client() as client:
         try:
-            with suppress(ObjectAlreadyExists, PrefectHTTPStatusError):
-                # Automations have no unique names: two that look, then make, would make them twice. 409: it is there.
-                await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=_LOCK, limit=1))
+            await _make_lock(client)
             async with concurrency(_LOCK, strict=True, timeout_seconds=_WAIT_S, lease_duration=60):
                 await _make(pools, entries, notify_url, client, tell)
         except PrefectHTTPStatusError as error:
@@ -47,6 +45,12 @@ async def bootstrap(pools: tuple[Pool, ...], notify_url: str, tell: Callable[[st
             raise ServerError(f"Prefect: {error.request.url.path}: {type(error).__name__}: {error}") from error
         except TimeoutError as error:
             raise ServerError(f"another bootstrap has been at work for {_WAIT_S:.0f} s; try again later") from error
+
+
+async def _make_lock(client: PrefectClient) -> None:
+    """Make the limit that keeps bootstraps apart: automations have no unique names, two that look would make them twice."""
+    with suppress(ObjectAlreadyExists):
+        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=_LOCK, limit=1))
 
 
 async def _make(

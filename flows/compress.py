@@ -1,8 +1,10 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -24,7 +26,20 @@ from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from tasks import calibrate, convert, download, gate, landings, publish, register, report, snapshots, summarize, support
+from tasks import (
+    calibrate,
+    convert,
+    download,
+    gate,
+    landings,
+    publish,
+    register,
+    remote,
+    report,
+    snapshots,
+    summarize,
+    support,
+)
 from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, ClosedSandbox, Sandbox
 
@@ -83,7 +98,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
         )
         pages = write_report(summary, recipe, settings)
         mlflow_run = await stages.run(
-            register.register_run,
+            _register,
             recipe,
             summary,
             outcomes,
@@ -144,6 +159,13 @@ def noise_floor(plan: jobs.Plan, baseline: Outcome, outcomes: dict[str, Outcome]
     for runtime in {"transformers", *(job.runtime for job in plan.variants)} - plan.floors.keys():
         reports[runtime] = baseline.report  # other libraries' layers in a transformers model
     return {runtime: abs(found.quality.mean_kl) for runtime, found in reports.items() if found}
+
+
+@functools.wraps(register.register_run)
+def _register(*arguments: Any) -> str:
+    """Register one line at a time: the first to open MLflow's SQLite file migrates it, which breaks where two do."""
+    with remote.held(load_settings().home / "mlflow"):
+        return register.register_run(*arguments)
 
 
 def mlflow_uri(settings: Settings) -> str:

@@ -112,7 +112,7 @@ def take(request: ModelRequest, shelf: Shelf, cache: Path, resolved: str = "") -
         SourceError: a file is not allowed, or it is no model that can be quantized.
         DownloadError: the server broke off; what is complete stays for the next time.
     """
-    with _held(cache):
+    with held(cache):
         texts = model_files.texts_in(request.source, shelf.listing)
         first = ["config.json", *({model_files.INDEX} & set(texts))]
         files = _fetch_all(first, shelf, cache)
@@ -130,7 +130,7 @@ def again(origin: Origin, shelf: Callable[[], Shelf], cache: Path) -> Path:
     Raises:
         SourceError: what lies at the source now is something else.
     """
-    with _held(cache):
+    with held(cache):
         missing = [entry.path for entry in origin.files if not is_entry(cache / entry.path, entry)]
         for name in missing:
             (cache / name).unlink(missing_ok=True)
@@ -197,8 +197,8 @@ def _read_state(path: Path) -> dict[str, list[str | int]]:
 
 
 @contextmanager
-def _held(cache: Path) -> Iterator[None]:
-    """Keep other processes from the cache while one fills it."""
+def held(cache: Path) -> Iterator[None]:
+    """Keep other processes from a folder while this one works in it."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

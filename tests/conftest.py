@@ -25,6 +25,7 @@ from tasks import download, snapshots
 from tasks.sandbox import Sandbox
 
 LONGEST_FIRST = [
+    "test_service",
     "test_contract",
     "test_line",
     "test_all_methods",
