@@ -54,7 +54,7 @@ async def check_pools(pools: tuple[Pool, ...]) -> None:
             for name in pool.job_variables:
                 if name.partition(".")[0] not in known:
                     raise RequestError(
-                        f"pool {pool.name}: unknown job variable {name!r}; its template takes {', '.join(known)}"
+                        f"pool {pool.name}: unknown job variable {name!r}; its template takes {', '.join(sorted(known))}"
                     )
 
 

@@ -199,7 +199,10 @@ def test_variants_run_on_both_pools_and_are_those_of_the_embedded_run(service: S
     [
         ({"name": "gpu-80"}, "pool gpu-80: the Prefect server has no such pool, or no deployment variant/gpu-80"),
         ({"queue": "varaints"}, "pool gpu: no work queue 'varaints'; it has default, variants"),
-        ({"job_variables": {"gpu_count": 2}}, "pool gpu: unknown job variable 'gpu_count'; its template takes name, "),
+        (
+            {"job_variables": {"gpu_count": 2}},
+            "pool gpu: unknown job variable 'gpu_count'; its template takes command, env, ",
+        ),
     ],
 )
 def test_what_the_server_does_not_know_is_refused(service: Service, change: dict[str, Any], words: str) -> None:
