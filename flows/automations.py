@@ -101,7 +101,9 @@ async def apply(automation: AutomationCore, client: PrefectClient) -> str:
         await client.create_automation(automation)
         return "created"
     core = AutomationCore.model_validate(found[0].model_dump())
-    if core.model_dump(exclude={"enabled", "tags"}) == automation.model_dump(exclude={"enabled", "tags"}):
+    left_out = {"enabled", "tags", "owner_resource"}  # the server tells no owner, and takes none in an update
+    if core.model_dump(exclude=left_out) == automation.model_dump(exclude=left_out):
         return "unchanged"
-    await client.update_automation(found[0].id, automation.model_copy(update={"enabled": core.enabled}))
+    wanted = automation.model_dump(exclude={"owner_resource"}) | {"enabled": core.enabled}
+    await client.update_automation(found[0].id, AutomationCore.model_validate(wanted))
     return "updated"

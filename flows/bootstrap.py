@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.concurrency.asyncio import concurrency
-from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
@@ -67,7 +65,8 @@ async def _make(
     for entry in entries:
         name, made, done = await deployments.apply(entry, client)
         tell(f"deployment {name}: {done}")
-        await _triggers(deployments.triggers_of(entry, name, made), made, client, tell)
+        for trigger in deployments.triggers_of(entry, name, made):
+            tell(f"trigger {trigger.name}: {await automations.apply(trigger, client)}")
     wanted = automations.watchdogs()
     if notify_url:
         wanted.append(await automations.failure_notice(notify_url, client))
@@ -126,17 +125,3 @@ async def _queue(pool: str, name: str, slots: int, client: PrefectClient) -> str
         return "unchanged"
     await client.update_work_queue(found.id, concurrency_limit=slots or None)
     return "updated"
-
-
-async def _triggers(
-    wanted: list[AutomationCore], deployment: UUID, client: PrefectClient, tell: Callable[[str], None]
-) -> None:
-    """Make a deployment's triggers; those that the file no longer has are removed."""
-    names = {automation.name for automation in wanted}
-    owner = f"prefect.deployment.{deployment}"
-    for automation in wanted:
-        tell(f"trigger {automation.name}: {await automations.apply(automation, client)}")
-    for found in await client.read_resource_related_automations(owner):
-        if found.owner_resource == owner and found.name not in names:
-            await client.delete_automation(found.id)
-            tell(f"trigger {found.name}: removed")

@@ -227,7 +227,7 @@ def test_mlflow_holds_runs_and_versions(first: dict[str, Any], line: Line) -> No
     )
 
 
-def test_prefect_holds_the_run_and_its_three_artifacts(first: dict[str, Any], line: Line) -> None:
+def test_prefect_holds_the_run_and_its_artifacts(first: dict[str, Any], line: Line) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -251,7 +251,12 @@ def test_prefect_holds_the_run_and_its_three_artifacts(first: dict[str, Any], li
         kept = {
             artifact.key: artifact.type for artifact in client.read_artifacts(artifact_filter=chosen) if artifact.key
         }
-        assert kept == {"variants-smollm2": "table", "pareto-smollm2": "image", "report-smollm2": "markdown"}
+        assert kept == {
+            "variants-smollm2": "table",
+            "pareto-smollm2": "image",
+            "report-smollm2": "markdown",
+            "store-smollm2": "markdown",
+        }
 
 
 def test_the_disk_held_what_was_planned(first: dict[str, Any], line: Line) -> None:

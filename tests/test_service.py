@@ -173,7 +173,7 @@ def test_variants_run_on_both_pools_and_are_those_of_the_embedded_run(service: S
     places = {
         child["name"]: (child["work_pool_name"], child["state_name"])
         for child in service.runs()
-        if child["id"] != run["id"]
+        if child["id"] != run["id"] and child["work_queue_name"] != "lines"  # where `watch` waits for its schedule
     }
     assert places == {
         "bitsandbytes-nf4": ("cpu", "Completed"),

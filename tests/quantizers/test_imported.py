@@ -11,7 +11,7 @@ from quantmill.artifact import VariantJob
 from quantmill.errors import SourceError
 from quantmill.recipe import VariantSpec
 from quantmill.report import Outcome
-from tasks import summarize
+from tasks.marks import marks_of
 from tests.quantizers.bench import Bench
 
 pytestmark = pytest.mark.slow
@@ -60,8 +60,9 @@ def test_a_file_that_changed_after_the_look_is_refused(bench: Bench, tiny: Path,
     assert spec.canonical()["checkpoint"] == spec.checkpoint
     assert place.name not in str(spec.canonical()), "where it lies is no part of the key"
     record_of(importer, job).unlink(missing_ok=True)
-    with place.open("ab") as file:
-        file.write(b"\0")
+    damaged = bytearray(place.read_bytes())
+    damaged[-1] ^= 1  # a weight: the file is as sound as before
+    place.write_bytes(damaged)
     with pytest.raises(SourceError, match=r"imported-q4_k_m: model-Q4_K_M\.gguf is not what it was when the run began"):
         importer.make(job)
     assert not record_of(importer, job).exists(), "and is no result"
@@ -80,7 +81,7 @@ def test_the_model_itself_is_its_own_baseline_and_marked_so(
     assert job.name == NAMES[name]
     assert set(alone.make(job).files) >= {file for file in bench.make(bench.jobs[name]).files if is_weight(file.path)}
     assert job.snapshot.parameters == bench.jobs[name].snapshot.parameters
-    marks = summarize._marks(job, Outcome(name=job.name, artifact=alone.make(job)), {})
+    marks = marks_of(job, Outcome(name=job.name, artifact=alone.make(job)), {})
     assert selection.SOURCE_GRID in marks
     report = alone.measure(job)
     assert abs(report.quality.mean_kl) < most, "rounding to bf16, no more"
