@@ -122,7 +122,7 @@ def test_a_dropped_folder_is_published_once_and_a_new_template_without_quantizin
     before, second = published(service, "tiny")
     assert before == first
     changed = set(second.files) ^ set(first.files)
-    assert {file.path for file in changed} == {"chat_template.jinja"}
+    assert {file.path for file in changed} == {"chat_template.jinja", "README.md"}, "the card names the revision"
     assert second.evaluation == first.evaluation
 
 
