@@ -5,8 +5,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from quantmill.artifact import COMPANIONS
 from quantmill.files import FileEntry
-from quantmill.manifest import Manifest
+from quantmill.manifest import Manifest, ManifestEvaluation
 from quantmill.store import channels
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
@@ -66,3 +67,12 @@ def stable(store: Store, *made: Manifest) -> channels.Channel:
 def store_in(place: Path) -> Store:
     """Return an empty store."""
     return open_store(place / "store")
+
+
+def measured_beside(before: Manifest, after: Manifest) -> ManifestEvaluation:
+    """Return what `before` measured, with the baseline's folder grown as the companions did: nothing else may differ."""
+    old, new = (sum(f.size_bytes for f in each.files if f.path in COMPANIONS) for each in (before, after))
+    baseline = before.evaluation.baseline
+    assert baseline is not None
+    grown = baseline.model_copy(update={"size_bytes": baseline.size_bytes + new - old})
+    return before.evaluation.model_copy(update={"baseline": grown})
