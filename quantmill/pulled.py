@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantmill import keys
 from quantmill.errors import NotEnoughSpace, RequestError, StoreError, VerificationError
-from quantmill.tree import Stamps, stamps, sync, walk
+from quantmill.files import sync
+from quantmill.tree import Stamps, stamps, walk
 
 _STATE = "state.json"
 _LOCK = ".lock"

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantmill import keys
 from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
-from quantmill.files import safe_path
+from quantmill.files import safe_name
 from quantmill.manifest import Revocation
 from quantmill.store.store import Store
 
@@ -198,9 +198,6 @@ def _key(model: str, name: str) -> str:
 
 def _name(name: str) -> str:
     try:
-        plain = safe_path(name)
+        return safe_name(name)
     except ValueError as error:
         raise RequestError(f"{name!r}: not a plain name") from error
-    if "/" in plain:
-        raise RequestError(f"{name!r}: a name holds no /")
-    return plain
