@@ -158,16 +158,14 @@ def verify(path: Path, keyring: Keyring | None = None) -> Manifest:
 
 def _newest(store: Store, model: str) -> dict[str, str]:
     """Return variant -> its newest version that was not revoked, or its newest where none stands."""
-    held = store.models()
-    if model not in held:
-        raise NotFound(f"{model}: not in {store.uri}; it holds {', '.join(held) or 'nothing'}")
+    variants = store.variants(model)
 
     def newest(variant: str) -> str:
         digests = [version.manifest for version in reversed(store.versions(model, variant))]
         return next((digest for digest in digests if not store.revocation(model, variant, digest)), digests[0])
 
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        return dict(zip(held[model], pool.map(newest, held[model]), strict=True))
+        return dict(zip(variants, pool.map(newest, variants), strict=True))
 
 
 def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, Manifest]:

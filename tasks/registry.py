@@ -101,8 +101,7 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
     Raises:
         RegistrationError: MLflow cannot be reached or refuses.
     """
-    places = [listed.key.split("/") for listed in store.objects.under(f"models/{model}/")]
-    withdrawn = [(parts[2], parts[4].removesuffix(".json")) for parts in places if parts[3:4] == ["revoked"]]
+    withdrawn = store.revoked(model)
     if not withdrawn or _nothing_yet(uri):
         return 0
     shown = 0

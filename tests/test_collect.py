@@ -15,8 +15,9 @@ from quantmill.errors import StoreError, VerificationError
 from quantmill.files import FileEntry
 from quantmill.store import channels, leases
 from quantmill.store.collect import Rules, collect, find
+from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
-from quantmill.store.store import Store, blob_key
+from quantmill.store.store import Store
 from tests.samples import manifest, version
 
 NOTHING_KEPT = Rules(grace_s=0, retention_s=0, newest=0)

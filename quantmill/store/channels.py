@@ -16,6 +16,7 @@ from quantmill import keys
 from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
 from quantmill.files import safe_name
 from quantmill.manifest import Revocation
+from quantmill.store.layout import MODELS
 from quantmill.store.store import Store
 
 MOVES_KEPT = 100
@@ -189,7 +190,7 @@ def _read(store: Store, model: str, name: str) -> tuple[Channel, str] | None:
 
 
 def _folder(model: str) -> str:
-    return f"models/{_name(model)}/channels/"
+    return f"{MODELS}{_name(model)}/channels/"
 
 
 def _key(model: str, name: str) -> str:
