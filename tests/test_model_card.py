@@ -10,7 +10,7 @@ from quantmill.files import FileEntry
 from quantmill.manifest import Manifest
 from quantmill.report import BaselineMetrics
 from quantmill.store.places import open_store
-from tasks import publish
+from tasks import manifests
 from tasks.model_card import model_card
 from tests import samples
 
@@ -121,7 +121,7 @@ def test_a_card_that_came_with_a_checkpoint_is_kept_and_is_no_part_of_ours(tmp_p
     (tmp_path / "made" / "README.md").write_text("# Theirs\n\nrm -rf /\n")
     packing = {"method": "gptq", "bits": 4}
     made = manifest(method="imported", packing=packing, checkpoint=samples.DIGEST)
-    whole = publish.with_card(made.model_copy(update={"files": store.add_folder(tmp_path / "made")}), store)
+    whole = manifests.with_card(made.model_copy(update={"files": store.add_folder(tmp_path / "made")}), store)
     assert [file.path for file in whole.files] == ["README.md", "README.original.md"]
     store.fetch(whole.files, tmp_path / "laid-out")
     assert (tmp_path / "laid-out" / "README.original.md").read_text() == "# Theirs\n\nrm -rf /\n"
