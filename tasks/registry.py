@@ -102,7 +102,7 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
         RegistrationError: MLflow cannot be reached or refuses.
     """
     withdrawn = store.revoked(model)
-    if not withdrawn or _nothing_yet(uri):
+    if not withdrawn or is_empty(uri):
         return 0
     shown = 0
     with failing_in_a_line(uri, "`quantmill register` shows there what was revoked") as client:
@@ -113,8 +113,8 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
     return shown
 
 
-def _nothing_yet(uri: str) -> bool:
-    """Return whether nothing was ever registered: to ask would make an empty database."""
+def is_empty(uri: str) -> bool:
+    """Return whether nothing was ever registered there: to ask would make an empty database."""
     return uri.startswith("sqlite:") and not Path(urlsplit(uri).path.removeprefix("/")).exists()
 
 
