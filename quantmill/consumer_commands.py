@@ -15,9 +15,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from quantmill import client, signing
 from quantmill.answers import JsonFile, ModelName, StoreUri, answer, check_json_file, configured_store
 from quantmill.errors import RequestError
-from quantmill.manifest import Manifest
+from quantmill.loading import how_to_load
 from quantmill.pulled import Place
-from quantmill.selection import Goal, loaders, packer
+from quantmill.selection import Goal
 from quantmill.settings import load_settings
 from quantmill.signing import Keyring
 from quantmill.tree import read_records
@@ -173,22 +173,6 @@ def watch(
         watched.run()
     except KeyboardInterrupt:
         _log("stopped")
-
-
-def how_to_load(folder: Path, manifest: Manifest) -> str:
-    """Return the command that loads a version, or where to read how."""
-    method, runtime = packer(manifest), manifest.evaluation.runtime
-    if method == "hqq":
-        return f"see {folder / 'README.md'}: it needs the hqq package"
-    if manifest.variant.get("format") == "gguf":
-        file = next((f.path for f in manifest.files if f.path.endswith(".gguf")), "")
-        code = f"from llama_cpp import Llama; print(Llama({str(folder / file)!r}, verbose=False)('Paris is', max_tokens=8))"
-    elif "transformers" in loaders(method, runtime):
-        code = f"from transformers import AutoModelForCausalLM as M; M.from_pretrained({str(folder)!r})"
-    else:
-        code = f"from gptqmodel import GPTQModel; GPTQModel.load({str(folder)!r})"
-    plain = not set(code) & set('"$`\\!')
-    return f'python -c "{code}"' if plain else shlex.join(["python", "-c", code])
 
 
 def _keyring(folder: Path | None) -> Keyring | None:
