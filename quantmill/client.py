@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from quantmill import keys, signing
 from quantmill.errors import NotFound, RequestError, VerificationError
 from quantmill.manifest import Manifest
-from quantmill.pulled import Place, Seen, is_place
+from quantmill.pulled import Place, Seen, version_folder
 from quantmill.selection import GOALS, Candidate, Goal, of_manifest
 from quantmill.selection import best as best_of
 from quantmill.signing import Keyring
@@ -145,7 +145,7 @@ def verify(path: Path, keyring: Keyring | None = None) -> Manifest:
     Raises:
         VerificationError: what is wrong, with the file's name.
     """
-    tree = (path / "current" if is_place(path) else path).resolve()
+    tree = version_folder(path)
     manifest, envelope = read_records(tree)
     if keyring:
         signing.verify(envelope, manifest, keyring)

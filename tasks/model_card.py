@@ -112,12 +112,11 @@ def _figures(manifest: Manifest) -> str:
     def of(name: str) -> float | None:
         return getattr(base, name) if base else None
 
-    ratio = quality.perplexity / base.perplexity if base else None
     table = [
         row(["", manifest.name.rpartition("/")[2], base.name if base else "baseline"]),
         "|:--|--:|--:|",
         line("perplexity", ".3f", quality.perplexity, of("perplexity")),
-        line("perplexity ratio", ".3f", ratio, 1.0),
+        line("perplexity ratio", ".3f", seen.perplexity_ratio, 1.0),
         line("mean KL from the baseline, nats", ".4f", quality.mean_kl, None),
         line("99th percentile of KL, nats", ".3f", quality.p99_kl, None),
         line("same top token", ".1%", quality.top1_agreement, None),

@@ -24,6 +24,7 @@ def manifest(uri: str = "hf://org/name", license_name: str = "apache-2.0", **var
     evaluation = made.evaluation.model_copy(
         update={
             "baseline": BaselineMetrics.of(samples.outcome("baseline-bf16", 9_000_000, perplexity=16.0)),
+            "perplexity_ratio": 17 / 16,
             "runtime": "transformers",
             "marks": ("80% fallback",),
             "windows": windows,
