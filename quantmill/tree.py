@@ -11,6 +11,7 @@ from quantmill.files import FileEntry
 from quantmill.manifest import ATTESTATION_PATH, MANIFEST_PATH, Manifest
 from quantmill.store.objects import RECORD_BYTES
 
+_RECORDS = (MANIFEST_PATH, ATTESTATION_PATH)
 _FILES_AT_ONCE = 4
 _DIGEST_LENGTH = 64
 Stamps = dict[str, tuple[int, int]]
@@ -101,9 +102,6 @@ def stamps(tree: Path) -> Stamps:
     """Return the size and time of every file below `tree`."""
     states = {path.relative_to(tree).as_posix(): path.stat() for path in walk(tree)[0]}
     return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
-
-
-_RECORDS = (MANIFEST_PATH, ATTESTATION_PATH)
 
 
 def _record(path: Path) -> bytes | None:
