@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from quantmill import keys, signing
 from quantmill.errors import NotFound, RequestError, VerificationError
 from quantmill.manifest import Manifest
-from quantmill.pulled import Place, Seen, is_place
+from quantmill.pulled import Place, Seen, version_folder
 from quantmill.selection import GOALS, Candidate, Goal, of_manifest
 from quantmill.selection import best as best_of
 from quantmill.signing import Keyring
@@ -145,7 +145,7 @@ def verify(path: Path, keyring: Keyring | None = None) -> Manifest:
     Raises:
         VerificationError: what is wrong, with the file's name.
     """
-    tree = (path / "current" if is_place(path) else path).resolve()
+    tree = version_folder(path)
     manifest, envelope = read_records(tree)
     if keyring:
         signing.verify(envelope, manifest, keyring)
@@ -158,16 +158,14 @@ def verify(path: Path, keyring: Keyring | None = None) -> Manifest:
 
 def _newest(store: Store, model: str) -> dict[str, str]:
     """Return variant -> its newest version that was not revoked, or its newest where none stands."""
-    held = store.models()
-    if model not in held:
-        raise NotFound(f"{model}: not in {store.uri}; it holds {', '.join(held) or 'nothing'}")
+    variants = store.variants(model)
 
     def newest(variant: str) -> str:
         digests = [version.manifest for version in reversed(store.versions(model, variant))]
         return next((digest for digest in digests if not store.revocation(model, variant, digest)), digests[0])
 
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
-        return dict(zip(held[model], pool.map(newest, held[model]), strict=True))
+        return dict(zip(variants, pool.map(newest, variants), strict=True))
 
 
 def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, Manifest]:

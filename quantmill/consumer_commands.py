@@ -15,9 +15,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from quantmill import client, signing
 from quantmill.answers import JsonFile, ModelName, StoreUri, answer, check_json_file, configured_store
 from quantmill.errors import RequestError
-from quantmill.manifest import Manifest
-from quantmill.pulled import Place
-from quantmill.selection import Goal, loaders, packer
+from quantmill.loading import how_to_load
+from quantmill.pulled import Place, version_folder
+from quantmill.selection import Goal
 from quantmill.settings import load_settings
 from quantmill.signing import Keyring
 from quantmill.tree import read_records
@@ -84,7 +84,7 @@ def pull(
         task = bar.add_task(chosen.variant, total=chosen.size_bytes)
         tree = client.pull(store, chosen, to, keyring, lambda moved: bar.advance(task, moved))
     seconds, new = time.monotonic() - began, before != chosen.digest
-    key, current = _key(tree, keyring), to / "current"
+    (key, signed), current = _signature(tree, keyring), to / "current"
     held = f" (channel {channel}, sequence {chosen.seq})" if channel else ""
     how = (
         f"{chosen.size_bytes / 1e6:.1f} MB in {seconds:.1f} s"
@@ -93,7 +93,7 @@ def pull(
     )
     lines = [
         f"Pulled  {model}/{chosen.variant}@{chosen.digest[:12]}{held}: {how}",
-        f"Signed  {_signed(tree, key)}",
+        f"Signed  {signed}",
         f"Folder  {current}",
         f"Verify  quantmill verify {shlex.quote(str(to))}",
         f"Load    {how_to_load(current, chosen.manifest)}",
@@ -121,11 +121,11 @@ def verify(
         raise RequestError(f"{folder}: must be a folder")
     keyring = _keyring(keyring_folder)
     manifest = client.verify(folder, keyring)
-    tree = (Place(folder).root / "current" if (folder / "current").is_symlink() else folder).resolve()
-    key, size = _key(tree, keyring), sum(file.size_bytes for file in manifest.files)
+    tree, size = version_folder(folder), sum(file.size_bytes for file in manifest.files)
+    key, signed = _signature(tree, keyring)
     lines = [
         f"Right   {manifest.name}@{manifest.digest[:12]}: {len(manifest.files)} files, {size / 1e6:.1f} MB, every byte",
-        f"Signed  {_signed(tree, key)}",
+        f"Signed  {signed}",
     ]
     document = {
         "name": manifest.name,
@@ -175,37 +175,18 @@ def watch(
         _log("stopped")
 
 
-def how_to_load(folder: Path, manifest: Manifest) -> str:
-    """Return the command that loads a version, or where to read how."""
-    method, runtime = packer(manifest), manifest.evaluation.runtime
-    if method == "hqq":
-        return f"see {folder / 'README.md'}: it needs the hqq package"
-    if manifest.variant.get("format") == "gguf":
-        file = next((f.path for f in manifest.files if f.path.endswith(".gguf")), "")
-        code = f"from llama_cpp import Llama; print(Llama({str(folder / file)!r}, verbose=False)('Paris is', max_tokens=8))"
-    elif "transformers" in loaders(method, runtime):
-        code = f"from transformers import AutoModelForCausalLM as M; M.from_pretrained({str(folder)!r})"
-    else:
-        code = f"from gptqmodel import GPTQModel; GPTQModel.load({str(folder)!r})"
-    plain = not set(code) & set('"$`\\!')
-    return f'python -c "{code}"' if plain else shlex.join(["python", "-c", code])
-
-
 def _keyring(folder: Path | None) -> Keyring | None:
     place = folder or load_settings().keyring
     return Keyring.load(place) if place else None
 
 
-def _key(tree: Path, keyring: Keyring | None) -> str | None:
-    """Return the key that signed what lies in a version's folder, or None where nobody was asked."""
+def _signature(tree: Path, keyring: Keyring | None) -> tuple[str | None, str]:
+    """Return the key that signed what lies in a version's folder, None where nobody was asked, and the same in words."""
     manifest, attestation = read_records(tree)
-    return signing.verify(attestation, manifest, keyring) if keyring else None
-
-
-def _signed(tree: Path, key: str | None) -> str:
-    if key:
-        return f"by key {key}"
-    return "not checked: no keyring (--keyring, QUANTMILL_KEYRING)" if read_records(tree)[1] else "no"
+    if keyring:
+        key = signing.verify(attestation, manifest, keyring)
+        return key, f"by key {key}"
+    return None, "not checked: no keyring (--keyring, QUANTMILL_KEYRING)" if attestation else "no"
 
 
 def _progress() -> Progress:

@@ -1,8 +1,10 @@
 """Files by digest: what snapshots, artifacts and manifests list, and which paths every system can hold."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -24,6 +26,17 @@ def safe_path(path: str) -> str:
     if not plain or not printable or len(path) > 512 or any(_WINDOWS_NAMES.match(part) for part in parts):
         raise ValueError(f"not a plain relative path: {path!r}")
     return unicodedata.normalize("NFC", path)
+
+
+def safe_name(name: str) -> str:
+    """Return `name` if it is a `safe_path` without a folder.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if "/" in name:
+        raise ValueError(f"not a plain name: {name!r}")
+    return safe_path(name)
 
 
 def s3_place(uri: str) -> tuple[str, str]:
@@ -65,6 +78,15 @@ def require_distinct(files: Sequence[FileEntry]) -> None:
             place = ("/".join(parts[:depth]), depth == len(parts))
             if (known := held.setdefault(place[0].casefold(), place)) != place:
                 raise ValueError(f"{file.path!r} cannot lie beside {known[0]!r}")
+
+
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk before anything is built on them."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def files_digest(files: tuple[FileEntry, ...]) -> str:

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from securesystemslib.signer import CryptoSigner
 
 from quantmill.errors import RequestError
-from quantmill.files import safe_path
+from quantmill.files import safe_name
 
 
 class KeyPair(NamedTuple):
@@ -28,7 +28,7 @@ def create(folder: Path, name: str) -> KeyPair:
         RequestError: one of the files exists, or the name is no plain file name.
     """
     try:
-        plain = "/" not in safe_path(name) and not name.startswith(".")
+        plain = not safe_name(name).startswith(".")
     except ValueError:
         plain = False
     if not plain:

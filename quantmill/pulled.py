@@ -22,7 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantmill import keys
 from quantmill.errors import NotEnoughSpace, RequestError, StoreError, VerificationError
-from quantmill.tree import Stamps, stamps, sync, walk
+from quantmill.files import sync
+from quantmill.tree import Stamps, stamps, walk
 
 _STATE = "state.json"
 _LOCK = ".lock"
@@ -190,6 +191,7 @@ class Place:
         sync(self.root)
 
 
-def is_place(folder: Path) -> bool:
-    """Return whether versions are pulled into this folder."""
-    return (folder / _STATE).is_file() and (folder / "current").is_symlink()
+def version_folder(path: Path) -> Path:
+    """Return the folder of the version that `path` means: what is current there, or `path` where nothing is pulled into it."""
+    pulled_into = (path / _STATE).is_file() and (path / "current").is_symlink()
+    return (path / "current" if pulled_into else path).resolve()

@@ -92,9 +92,13 @@ def best(candidates: Iterable[Candidate], goal: Goal) -> Candidate:
 
 
 def comparable(variants: Iterable[VariantSummary]) -> list[Candidate]:
-    """Return the accepted variants whose figures stand for themselves: those on the source's own grid are left out."""
-    standing = (v for v in variants if v.status == "accepted" and SOURCE_GRID not in v.marks)
-    return [row for variant in standing if (row := of_summary(variant))]
+    """Return the accepted variants whose figures stand for themselves."""
+    return _standing(variant for variant in variants if variant.status == "accepted")
+
+
+def _standing(variants: Iterable[VariantSummary]) -> list[Candidate]:
+    """Return the rows of what was measured; those on the source's own grid are left out."""
+    return [row for v in variants if SOURCE_GRID not in v.marks and (row := of_summary(v))]
 
 
 def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -> str:
@@ -102,18 +106,11 @@ def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -
 
     It is at most 2 % larger and its mean KL at most half: a clear difference, not a rank among equals.
     """
-    if variant.mean_kl is None or variant.size_bytes is None:
+    if (row := of_summary(variant)) is None:
         return ""
-    better = [
-        other
-        for other in variants
-        if SOURCE_GRID not in other.marks
-        and other.mean_kl is not None
-        and other.size_bytes is not None
-        and other.size_bytes <= 1.02 * variant.size_bytes
-        and other.mean_kl <= 0.5 * variant.mean_kl
-    ]
-    return min(better, key=lambda other: (other.mean_kl or 0.0, other.name)).name if better else ""
+    most_bytes, most_kl = 1.02 * row.size_bytes, 0.5 * row.mean_kl
+    better = [other for other in _standing(variants) if other.size_bytes <= most_bytes and other.mean_kl <= most_kl]
+    return best(better, "quality").name if better else ""
 
 
 def pareto_front(variants: Iterable[VariantSummary]) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from quantmill.errors import VerificationError
 from quantmill.files import FileEntry
 from quantmill.manifest import Manifest
 from quantmill.pulled import Place
+from quantmill.store.layout import blob_key
 from quantmill.store.objects import OnBytes
-from quantmill.store.store import Store, blob_key
+from quantmill.store.store import Store
 from quantmill.tree import damaged, holds, read_records, unlisted, write_records
 
 _FILES_AT_ONCE = 4

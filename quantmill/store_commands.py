@@ -54,7 +54,7 @@ def show(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None)
     Of each variant the newest version, and older ones that a channel holds.
     """
     store = configured_store(store_uri)
-    names, held = _variants(store, model), moves.channels(store, model)
+    names, held = store.variants(model), moves.channels(store, model)
     newest = [_latest(store, model, name) for name in names]
     known = {row["manifest"] for row in newest}
     older = {item for channel in held for item in channel.current.variants.items() if item[1] not in known}
@@ -68,7 +68,7 @@ def show(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None)
 def show_channels(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None) -> None:
     """Show a model's channels: what each holds, since when and why."""
     store = configured_store(store_uri)
-    _variants(store, model)
+    store.variants(model)  # raises where there is no such model
     held = moves.channels(store, model)
     _answer_channels(model, held, json_file)
 
@@ -101,7 +101,7 @@ def rollback(
 ) -> None:
     """Let a channel hold what it held before. That is a move of its own: the sequence number grows."""
     store = configured_store(store_uri)
-    _variants(store, model)
+    store.variants(model)  # raises where there is no such model
     _answer_channels(model, [moves.roll_back(store, model, channel, reason, to or 0)], json_file)
 
 
@@ -128,17 +128,10 @@ def take_back(model: str, version: str, reason: str, store_uri: str, json_file: 
     _answer_channels(model, moved, json_file)
 
 
-def _variants(store: Store, model: str) -> list[str]:
-    held = store.models()
-    if model not in held:
-        raise NotFound(f"{model}: not in {store.uri}; it holds {', '.join(held) or 'nothing'}")
-    return held[model]
-
-
 def _version(store: Store, model: str, text: str, standing: bool = True) -> tuple[str, str]:
     """Return variant and digest of `variant@digest`; the digest may be its first digits, or be left out."""
     variant, _, start = text.partition("@")
-    if variant not in (names := _variants(store, model)):
+    if variant not in (names := store.variants(model)):
         raise NotFound(f"{model}: no variant {variant!r}; there is {', '.join(names)}")
     digests = [version.manifest for version in store.versions(model, variant)]
     if "@" not in text:

@@ -9,8 +9,9 @@ from quantmill import keys
 from quantmill.errors import VerificationError
 from quantmill.files import FileEntry
 from quantmill.manifest import ATTESTATION_PATH, MANIFEST_PATH, Manifest
+from quantmill.store.objects import RECORD_BYTES
 
-_RECORD_BYTES = 64 << 20
+_RECORDS = (MANIFEST_PATH, ATTESTATION_PATH)
 _FILES_AT_ONCE = 4
 _DIGEST_LENGTH = 64
 Stamps = dict[str, tuple[int, int]]
@@ -103,21 +104,9 @@ def stamps(tree: Path) -> Stamps:
     return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
 
 
-def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk before anything is built on them."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-_RECORDS = (MANIFEST_PATH, ATTESTATION_PATH)
-
-
 def _record(path: Path) -> bytes | None:
     if not os.path.lexists(path):
         return None
-    if path.is_symlink() or not path.is_file() or path.stat().st_size > _RECORD_BYTES:
-        raise VerificationError(f"{path}: not a plain file of at most {_RECORD_BYTES >> 20} MiB")
+    if path.is_symlink() or not path.is_file() or path.stat().st_size > RECORD_BYTES:
+        raise VerificationError(f"{path}: not a plain file of at most {RECORD_BYTES >> 20} MiB")
     return path.read_bytes()

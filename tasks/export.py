@@ -11,7 +11,8 @@ from quantmill import signing, tree
 from quantmill.errors import NotFound, RequestError
 from quantmill.manifest import ATTESTATION_PATH, MANIFEST_PATH, Manifest
 from quantmill.signing import Keyring
-from quantmill.store.store import Store, blob_key
+from quantmill.store.layout import blob_key
+from quantmill.store.store import Store
 from tasks import export_hub, export_s3
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import yaml
 
+from quantmill import loading
 from quantmill.manifest import Manifest
 from quantmill.method_row import Method
 from quantmill.methods import METHODS
+from quantmill.selection import packer
 from tasks.markdown import plain, row
 
 NAME = "README.md"
@@ -29,26 +31,6 @@ _LICENSES = {
     "bigcode-openrail-m", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "other",
 }  # fmt: skip
 """Names that the hub takes; it refuses a card with one that it does not know, so the rest are `other` with a name."""
-_TRANSFORMERS = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained(".")
-model = AutoModelForCausalLM.from_pretrained(".", dtype="auto", device_map="auto")
-words = tokenizer("Once upon a time", return_tensors="pt").to(model.device)
-print(tokenizer.decode(model.generate(**words, max_new_tokens=16)[0]))
-"""
-_GPTQMODEL = """\
-from gptqmodel import GPTQModel
-
-model = GPTQModel.load(".")
-print(model.tokenizer.decode(model.generate("Once upon a time", max_new_tokens=16)[0]))
-"""
-_LLAMA_CPP = """\
-from llama_cpp import Llama
-
-model = Llama("FILE", verbose=False)
-print(model("Once upon a time", max_tokens=16)["choices"][0]["text"])
-"""
 
 
 def model_card(manifest: Manifest, loader: str = "") -> str:
@@ -58,8 +40,7 @@ def model_card(manifest: Manifest, loader: str = "") -> str:
         manifest: all of it but the card's own entry, which is ignored.
         loader: how to load the folder, where the artifact says it itself: HQQ's lines.
     """
-    packing = manifest.variant.get("packing") or manifest.variant
-    method = METHODS[packing["method"]]
+    method = METHODS[packer(manifest)]
     model, _, variant = manifest.name.partition("/")
     parts = [
         f"# {model}: {variant}",
@@ -131,12 +112,11 @@ def _figures(manifest: Manifest) -> str:
     def of(name: str) -> float | None:
         return getattr(base, name) if base else None
 
-    ratio = quality.perplexity / base.perplexity if base else None
     table = [
         row(["", manifest.name.rpartition("/")[2], base.name if base else "baseline"]),
         "|:--|--:|--:|",
         line("perplexity", ".3f", quality.perplexity, of("perplexity")),
-        line("perplexity ratio", ".3f", ratio, 1.0),
+        line("perplexity ratio", ".3f", seen.perplexity_ratio, 1.0),
         line("mean KL from the baseline, nats", ".4f", quality.mean_kl, None),
         line("99th percentile of KL, nats", ".3f", quality.p99_kl, None),
         line("same top token", ".1%", quality.top1_agreement, None),
@@ -157,23 +137,19 @@ def _figures(manifest: Manifest) -> str:
 
 def _loading(manifest: Manifest, method: Method) -> str:
     """Return how the library that measured it opens the folder; what else loads the format is marked as not run."""
-    runtime = manifest.evaluation.runtime or method.runtime
+    runtime = loading.library(manifest)
     packages = {"llama_cpp": {"llama-cpp-python"}, "gptqmodel": {"gptqmodel"}}.get(
         runtime, {*method.engines, "transformers"}
     )
     made = manifest.toolchain
     wanted = [f"{name}=={made[name]}" if name in made else name for name in sorted(packages)]
     install = f"In this folder, after `pip install {' '.join(wanted)}`:\n\n"
-    file = next((entry.path for entry in manifest.files if entry.path.endswith(".gguf")), "")
-    lines, remark, command = {
-        "llama_cpp": (
-            _LLAMA_CPP.replace("FILE", file),
-            "llama.cpp's own program",
-            f"llama-cli -m {file} -n 16 -p Once",
-        ),
-        "gptqmodel": (_GPTQMODEL, "", ""),  # transformers and vLLM know one bit width a model
-    }.get(runtime, (_TRANSFORMERS, "vLLM, which reads the format", "vllm serve ."))
-    code = f"{install}```python\n{lines}```"
+    code = f"{install}```python\n{loading.script(manifest)}```"
+    others = {
+        "llama_cpp": ("llama.cpp's own program", f"llama-cli -m {loading.gguf_file(manifest)} -n 16 -p Once"),
+        "gptqmodel": ("", ""),  # transformers and vLLM know one bit width a model
+    }
+    remark, command = others.get(runtime, ("vLLM, which reads the format", "vllm serve ."))
     return f"{code}\n\nOr {remark} (not run here):\n\n```sh\n{command}\n```" if command else code
 
 

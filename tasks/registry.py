@@ -101,9 +101,8 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
     Raises:
         RegistrationError: MLflow cannot be reached or refuses.
     """
-    places = [listed.key.split("/") for listed in store.objects.under(f"models/{model}/")]
-    withdrawn = [(parts[2], parts[4].removesuffix(".json")) for parts in places if parts[3:4] == ["revoked"]]
-    if not withdrawn or _nothing_yet(uri):
+    withdrawn = store.revoked(model)
+    if not withdrawn or is_empty(uri):
         return 0
     shown = 0
     with failing_in_a_line(uri, "`quantmill register` shows there what was revoked") as client:
@@ -114,8 +113,8 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
     return shown
 
 
-def _nothing_yet(uri: str) -> bool:
-    """Return whether nothing was ever registered: to ask would make an empty database."""
+def is_empty(uri: str) -> bool:
+    """Return whether nothing was ever registered there: to ask would make an empty database."""
     return uri.startswith("sqlite:") and not Path(urlsplit(uri).path.removeprefix("/")).exists()
 
 

@@ -15,8 +15,9 @@ from quantmill.errors import StoreError, VerificationError
 from quantmill.manifest import Manifest
 from quantmill.pulled import Place
 from quantmill.store import channels
+from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
-from quantmill.store.store import Store, blob_key
+from quantmill.store.store import Store
 from quantmill.watch import Watch
 from tests.published import publish, stable
 from tests.s3_server import S3Server

@@ -15,8 +15,9 @@ from quantmill.errors import StoreError, VerificationError
 from quantmill.files import FileEntry
 from quantmill.store import channels, leases
 from quantmill.store.collect import Rules, collect, find
+from quantmill.store.layout import blob_key, manifest_key
 from quantmill.store.places import open_store
-from quantmill.store.store import Store, blob_key
+from quantmill.store.store import Store
 from tests.samples import manifest, version
 
 NOTHING_KEPT = Rules(grace_s=0, retention_s=0, newest=0)
@@ -82,14 +83,16 @@ def test_an_expired_stage_result_goes_with_its_blobs(place: str, tmp_path: Path)
 
 def test_what_cannot_be_read_stops_the_collection(store: Store, tmp_path: Path) -> None:
     digest = publish(store, tmp_path / "a", "x")
-    add(store, tmp_path / "b", "y")
-    key = f"manifests/sha256/{digest}.json"
-    store.objects.replace(key, b"{}")
+    (abandoned,) = add(store, tmp_path / "b", "y")
+    store.leases.release([abandoned.sha256])
+    settle(store)
+    store.objects.replace(manifest_key(digest), b"{}")
     with pytest.raises(VerificationError, match=digest):
         collect(store, Rules(grace_s=0))
     store.objects.create("leases/damaged.json", b"{")
     with pytest.raises(StoreError, match=r"damaged\.json: not a lease"):
         collect(store, Rules(grace_s=0))
+    assert store.has_blob(abandoned), "nothing is removed on a guess"
 
 
 def test_an_expired_lease_protects_nothing(store: Store, tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from quantmill.manifest import Manifest
+from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
-from quantmill.store.store import Store, blob_key
+from quantmill.store.store import Store
 from tasks import folder_source
 from tests.line import Line
 from tests.published import measured_beside

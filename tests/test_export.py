@@ -10,8 +10,9 @@ import pytest
 from quantmill import client
 from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
 from quantmill.manifest import MANIFEST_PATH, Manifest, Revocation
+from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
-from quantmill.store.store import Store, blob_key
+from quantmill.store.store import Store
 from tasks.export import export
 from tests import samples
 from tests.hub_server import HubServer

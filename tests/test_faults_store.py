@@ -19,9 +19,10 @@ from quantmill.errors import QuantmillError, StoreError, VerificationError
 from quantmill.files import FileEntry
 from quantmill.store import channels, s3_client
 from quantmill.store.collect import Rules, collect
+from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
 from quantmill.store.s3 import S3Objects
-from quantmill.store.store import Store, blob_key
+from quantmill.store.store import Store
 from tests.proxy import Fault, Proxy, proxy
 from tests.s3_server import S3Server
 from tests.samples import manifest, version

@@ -10,7 +10,7 @@ from quantmill.files import FileEntry
 from quantmill.manifest import Manifest
 from quantmill.report import BaselineMetrics
 from quantmill.store.places import open_store
-from tasks import publish
+from tasks import manifests
 from tasks.model_card import model_card
 from tests import samples
 
@@ -24,6 +24,7 @@ def manifest(uri: str = "hf://org/name", license_name: str = "apache-2.0", **var
     evaluation = made.evaluation.model_copy(
         update={
             "baseline": BaselineMetrics.of(samples.outcome("baseline-bf16", 9_000_000, perplexity=16.0)),
+            "perplexity_ratio": 17 / 16,
             "runtime": "transformers",
             "marks": ("80% fallback",),
             "windows": windows,
@@ -121,7 +122,7 @@ def test_a_card_that_came_with_a_checkpoint_is_kept_and_is_no_part_of_ours(tmp_p
     (tmp_path / "made" / "README.md").write_text("# Theirs\n\nrm -rf /\n")
     packing = {"method": "gptq", "bits": 4}
     made = manifest(method="imported", packing=packing, checkpoint=samples.DIGEST)
-    whole = publish.with_card(made.model_copy(update={"files": store.add_folder(tmp_path / "made")}), store)
+    whole = manifests.with_card(made.model_copy(update={"files": store.add_folder(tmp_path / "made")}), store)
     assert [file.path for file in whole.files] == ["README.md", "README.original.md"]
     store.fetch(whole.files, tmp_path / "laid-out")
     assert (tmp_path / "laid-out" / "README.original.md").read_text() == "# Theirs\n\nrm -rf /\n"

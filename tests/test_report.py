@@ -4,7 +4,7 @@ import pytest
 
 from quantmill.recipe import GatePolicy
 from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
-from quantmill.selection import pareto_front, picks
+from quantmill.selection import better_choice, pareto_front, picks
 from tasks import report
 
 
@@ -59,6 +59,25 @@ def test_pareto_and_picks() -> None:
     assert made.pareto == ("small", "middle", "lossless")
     assert made.picks == {"quality": "lossless", "size": "small", "speed": "middle"}
     assert picks([MIXED[5], MIXED[6]]) == {}
+
+
+@pytest.mark.parametrize(
+    ("other", "better"),
+    [
+        (row("other", 102, 0.05), "other"),
+        (row("other", 103, 0.05), ""),
+        (row("other", 102, 0.051), ""),
+        (row("other", 10, 0.0, marks=["source-grid"]), ""),
+        (row("other", 10, 0.01, status="rejected"), "other"),
+        (row("other", 10, None), ""),
+        (row("other", None, 0.0), ""),
+    ],
+)
+def test_what_does_better_at_the_same_size(other: VariantSummary, better: str) -> None:
+    assert better_choice(row("this", 100, 0.1), [row("this", 100, 0.1), other, row("less", 90, 0.051)]) == better
+    closer = row("closer", 102, 0.0001)
+    assert better_choice(row("this", 100, 0.1), [other, closer]) == "closer"
+    assert better_choice(row("failed", None, None, status="failed"), [other, closer]) == ""
 
 
 @pytest.mark.parametrize(

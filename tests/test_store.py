@@ -9,8 +9,9 @@ import pytest
 from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
 from quantmill.files import FileEntry
+from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
-from quantmill.store.store import Store, blob_key
+from quantmill.store.store import Store
 from tests.samples import manifest, version
 
 KEY = "cd" * 32

@@ -26,9 +26,10 @@ from quantmill.manifest import Manifest, Revocation
 from quantmill.store import channels
 from quantmill.store.collect import Rules, collect
 from quantmill.store.folder import FolderObjects
+from quantmill.store.layout import blob_key
 from quantmill.store.objects import Objects
 from quantmill.store.s3 import S3Objects
-from quantmill.store.store import Store, blob_key
+from quantmill.store.store import Store
 from tests.samples import manifest, version
 
 CONTENTS = st.integers(0, 3)

@@ -16,7 +16,7 @@ from quantmill.recipe import ModelRequest, Recipe
 from quantmill.recipe_file import parse_recipe
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import calibrate, publish
+from tasks import calibrate, manifests
 from tasks.sandbox import ClosedSandbox, Sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,9 +182,9 @@ def test_the_built_in_text_keeps_its_key(bench: Bench) -> None:
 
 
 def test_a_manifest_names_each_source_with_its_digest_and_no_place(bench: Bench, tmp_path: Path) -> None:
-    said = publish.calibration_of(made := bench.build(mix=[{"source": rows(tmp_path / "a.jsonl", "a"), "weight": 2}]))
+    said = manifests.calibration_of(made := bench.build(mix=[{"source": rows(tmp_path / "a.jsonl", "a"), "weight": 2}]))
     assert said["mix"] == [{"source": "a.jsonl", "weight": 2.0, "sha256": made.texts[0]}]
-    simple = publish.calibration_of(made := bench.build())
+    simple = manifests.calibration_of(made := bench.build())
     assert simple == {
         "sha256": made.digest,
         "text_sha256": made.text_sha256,

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantmill import keys
 from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
-from quantmill.files import safe_path
+from quantmill.files import safe_name
 from quantmill.manifest import Revocation
+from quantmill.store.layout import MODELS
 from quantmill.store.store import Store
 
 MOVES_KEPT = 100
@@ -189,7 +190,7 @@ def _read(store: Store, model: str, name: str) -> tuple[Channel, str] | None:
 
 
 def _folder(model: str) -> str:
-    return f"models/{_name(model)}/channels/"
+    return f"{MODELS}{_name(model)}/channels/"
 
 
 def _key(model: str, name: str) -> str:
@@ -198,9 +199,6 @@ def _key(model: str, name: str) -> str:
 
 def _name(name: str) -> str:
     try:
-        plain = safe_path(name)
+        return safe_name(name)
     except ValueError as error:
         raise RequestError(f"{name!r}: not a plain name") from error
-    if "/" in plain:
-        raise RequestError(f"{name!r}: a name holds no /")
-    return plain

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from quantmill.errors import StoreError
 from quantmill.store import channels
+from quantmill.store.layout import MODELS, digest_in, manifest_key
 from quantmill.store.leases import leased, sweeping
 from quantmill.store.objects import Listed
 from quantmill.store.store import Store
@@ -98,7 +99,7 @@ class _Needed(NamedTuple):
     def allows(self, garbage: Garbage) -> bool:
         """Return whether something may go."""
         if garbage.kind in _BY_DIGEST:
-            return _digest(garbage.listed) not in self.digests
+            return digest_in(garbage.listed.key) not in self.digests
         return garbage.kind == UNFINISHED or garbage in self.pointers
 
 
@@ -115,7 +116,7 @@ class _Marks:
         yield from needed.pointers
         for kind, folder in _BY_DIGEST.items():
             for listed in self._store.objects.under(folder):
-                if _digest(listed) not in needed.digests and listed.modified_at < young:
+                if digest_in(listed.key) not in needed.digests and listed.modified_at < young:
                     yield Garbage(kind, listed)
         for listed in self._store.objects.unfinished():
             if listed.modified_at < time.time() - self._rules.unfinished_s:
@@ -127,7 +128,7 @@ class _Marks:
         digests, expired = leased(self._store.objects)
         kept, pointers = self._versions(digests, now)
         for digest in kept:
-            digests |= self._digests(Listed(f"manifests/sha256/{digest}.json", 0, 0.0)) | {digest}
+            digests |= self._digests(Listed(manifest_key(digest), 0, 0.0)) | {digest}
         oldest = now - self._store.stage_s - self._rules.grace_s
         for folder in _RECORDS:
             for listed in self._store.objects.under(folder):
@@ -140,7 +141,7 @@ class _Marks:
     def _versions(self, leased_now: set[str], now: float) -> tuple[set[str], list[Garbage]]:
         """Return the digests of the versions that stay, and the pointers of those that go."""
         pointers, models = defaultdict[str, list[Listed]](list), set[str]()
-        for listed in self._store.objects.under("models/"):
+        for listed in self._store.objects.under(MODELS):
             folder, _, _ = listed.key.rpartition("/")
             models.add(listed.key.split("/")[1])
             if folder.endswith("/versions"):
@@ -157,7 +158,7 @@ class _Marks:
         for held in pointers.values():
             held.sort(key=lambda listed: listed.modified_at, reverse=True)
             for place, listed in enumerate(held):
-                digest = _digest(listed)
+                digest = digest_in(listed.key)
                 if place < self._rules.newest or listed.modified_at > oldest or digest in named:
                     kept.add(digest)
                 else:
@@ -168,13 +169,8 @@ class _Marks:
         """Return every digest that a record mentions."""
         if listed not in self._read:
             if listed.key.startswith("manifests/"):
-                self._store.manifest(_digest(listed))  # raises where it is damaged
+                self._store.manifest(digest_in(listed.key))  # raises where it is damaged
             held = self._store.objects.read(listed.key)
             found = _DIGEST.findall(held.data) if held else []
             self._read[listed] = {digest.decode() for digest in found}
         return self._read[listed]
-
-
-def _digest(listed: Listed) -> str:
-    """Return the digest that an object's name is."""
-    return listed.key.rpartition("/")[2].partition(".")[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from quantmill import keys
 from quantmill.errors import BlobMissing, VerificationError
-from quantmill.files import FileEntry, safe_path
+from quantmill.files import FileEntry, safe_path, sync
 from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")
@@ -60,7 +60,7 @@ class FolderObjects:
         temporary = _write_beside(path, data)
         try:
             os.link(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
             return True
         except FileExistsError:
             return False
@@ -71,7 +71,7 @@ class FolderObjects:
         """Write an object, whatever was there."""
         path = self._path(key)
         _write_beside(path, data).replace(path)
-        _sync(path.parent)
+        sync(path.parent)
 
     def swap(self, key: str, data: bytes, tag: str) -> bool:
         """Replace the object that was read with `tag`. A lock that dies with its holder keeps others out meanwhile."""
@@ -114,12 +114,12 @@ class FolderObjects:
             try:
                 if not _link(path, temporary):
                     _copy(path, temporary, sha256)
-                _sync(temporary)
+                sync(temporary)
                 temporary.chmod(0o444)
                 temporary.replace(target)  # equal bytes under an equal name: whoever comes last changes nothing
             finally:
                 temporary.unlink(missing_ok=True)
-            _sync(target.parent)
+            sync(target.parent)
         else:
             with suppress(PermissionError):  # another user's
                 os.utime(target)  # a blob that is used again is a young one: garbage collection leaves it alone
@@ -176,15 +176,7 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
     if keys.file_sha256(target) != sha256:
         target.unlink()
         raise VerificationError(f"{source}: the copy at {target} is not what was read")
-    _sync(target)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync(target)
 
 
 def _write_beside(path: Path, data: bytes) -> Path:

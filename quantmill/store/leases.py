@@ -140,11 +140,9 @@ def sweeping(objects: Objects) -> Iterator[Callable[[], bool]]:
     """
     deadline = time.monotonic() + SWEEP_S - _CLOCKS_S
     mine = _Sweep(id=secrets.token_hex(8), expires_at=time.time() + SWEEP_S)
-    held = objects.read(_SWEEP)
-    if held and _in_force(held.data):
-        raise StoreError(f"{objects.uri}: another collection is at work; try again in {SWEEP_S:.0f} s")
-    data = keys.canonical(mine)
-    if not (objects.swap(_SWEEP, data, held.tag) if held else objects.create(_SWEEP, data)):
+    held, data = objects.read(_SWEEP), keys.canonical(mine)
+    taken = held is not None and _in_force(held.data)
+    if taken or not (objects.swap(_SWEEP, data, held.tag) if held else objects.create(_SWEEP, data)):
         raise StoreError(f"{objects.uri}: another collection is at work; try again in {SWEEP_S:.0f} s")
     try:
         yield lambda: time.monotonic() < deadline

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import StoreError
-from quantmill.files import FileEntry
+from quantmill.files import FileEntry, sync
 from quantmill.store.objects import OnBytes
 from quantmill.store.s3_parts import PART_BYTES, Parts
 
@@ -45,7 +45,7 @@ class Download:
                 os.fsync(file)
                 self._partial.replace(self._target)
                 self._notes.unlink()
-                _sync(self._target.parent)
+                sync(self._target.parent)
                 return True
             self._partial.unlink()
             self._notes.unlink()
@@ -117,11 +117,3 @@ class Download:
 
     def _range(self, index: int) -> tuple[int, int]:
         return index * PART_BYTES, min(self._size, (index + 1) * PART_BYTES)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

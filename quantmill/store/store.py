@@ -1,14 +1,4 @@
-"""The store: blobs by digest, stage results, manifests and versions, on whatever place keeps objects.
-
-    blobs/sha256/ab/<hex>                                    immutable
-    stages/<stage>/<key>.json                                the cache: replaceable once a blob of it is missing, expiring
-    manifests/sha256/<hex>.json                              immutable
-    attestations/<manifest-hex>.dsse.json                    immutable (signing.py)
-    models/<model>/<variant>/versions/<manifest-hex>.json    the commit point of a publish: create-only
-    models/<model>/<variant>/revoked/<manifest-hex>.json     a version that was withdrawn, with the reason: create-only
-    models/<model>/channels/<channel>.json                   compare-and-swap (channels.py)
-    landings/<model>/<revision>.json and .run                what landed, and which run took it: create-only (tasks/landings.py)
-    leases/<id>.json                                         keeps a publish in progress from garbage collection
+"""The store: blobs by digest, stage results, manifests and versions, on whatever place keeps objects; see `layout.py`.
 
 Order of a publish: blobs (already when a stage result is made), manifest, attestation, version, then whoever announces it.
 A reader starts from a version or a channel, so whatever comes earlier is invisible to it.
@@ -26,7 +16,9 @@ from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
 from quantmill.files import FileEntry, safe_path
 from quantmill.manifest import Manifest, Revocation, Version
+from quantmill.store import layout
 from quantmill.store.cache import BlobCache
+from quantmill.store.layout import blob_key, digest_in
 from quantmill.store.leases import Leases
 from quantmill.store.objects import Objects, OnBytes, ignore
 
@@ -104,7 +96,7 @@ class Store:
 
     def look_up(self, stage: str, key: str) -> StageResult | None:
         """Return a stage's result if it has not expired and every blob that it names is there."""
-        held = self.objects.read(_stage_key(stage, key))
+        held = self.objects.read(layout.stage_key(stage, key))
         if held is None:
             return None
         try:
@@ -117,7 +109,7 @@ class Store:
 
     def record(self, result: StageResult) -> StageResult:
         """Write a stage result and return the one in force: the first that is complete wins, a later one is dropped."""
-        key, data = _stage_key(result.stage, result.key), keys.canonical(result)
+        key, data = layout.stage_key(result.stage, result.key), keys.canonical(result)
         winner = None
         if not self.objects.create(key, data) and not (winner := self.look_up(result.stage, result.key)):
             self.objects.replace(key, data)
@@ -134,11 +126,11 @@ class Store:
         with self.leases.holding([manifest.digest, *(entry.sha256 for entry in manifest.files)]):
             for entry in manifest.files:
                 self._require(entry)
-            self._put(_manifest_key(manifest.digest), keys.canonical(manifest))
+            self._put(layout.manifest_key(manifest.digest), keys.canonical(manifest))
             if attestation:
-                self._put(_attestation_key(manifest.digest), attestation)
+                self._put(layout.attestation_key(manifest.digest), attestation)
             self.leases.require()
-            key = _version_key(version)
+            key = layout.version_key(version.model, version.variant, version.manifest)
             fresh = self.objects.create(key, keys.canonical(version))
             if not fresh and (held := self.objects.read(key)):
                 self.objects.replace(key, held.data)  # published again it is young again: collection leaves it alone
@@ -152,7 +144,7 @@ class Store:
             NotFound: there is none.
             VerificationError: its bytes are not what the digest says, or are no manifest.
         """
-        held = self.objects.read(_manifest_key(digest))
+        held = self.objects.read(layout.manifest_key(digest))
         if held is None:
             raise NotFound(f"manifest {digest}: not in {self.uri}")
         if hashlib.sha256(held.data).hexdigest() != digest:
@@ -166,13 +158,13 @@ class Store:
 
     def attestation(self, digest: str) -> bytes | None:
         """Return the signed statement about a manifest, unchecked, or None where it was published unsigned."""
-        held = self.objects.read(_attestation_key(digest))
+        held = self.objects.read(layout.attestation_key(digest))
         return held.data if held else None
 
     def versions(self, model: str, variant: str) -> list[Version]:
         """Return a variant's versions, oldest first; those that were revoked are among them."""
         found = []
-        for listed in self.objects.under(f"{_variant_key(model, variant)}/versions/"):
+        for listed in self.objects.under(layout.versions_folder(model, variant)):
             if held := self.objects.read(listed.key):
                 try:
                     found.append(Version.model_validate_json(held.data))
@@ -182,7 +174,7 @@ class Store:
 
     def revoke(self, model: str, variant: str, revocation: Revocation) -> bool:
         """Withdraw a version for good; False where that was done before."""
-        key = f"{_variant_key(model, variant)}/revoked/{safe_path(revocation.manifest)}.json"
+        key = layout.revocation_key(model, variant, revocation.manifest)
         return self.objects.create(key, keys.canonical(revocation))
 
     def revocation(self, model: str, variant: str, digest: str) -> Revocation | None:
@@ -191,17 +183,33 @@ class Store:
         Raises:
             VerificationError: the record is damaged; whether the version stands is not known.
         """
-        key = f"{_variant_key(model, variant)}/revoked/{safe_path(digest)}.json"
+        key = layout.revocation_key(model, variant, digest)
         held = self.objects.read(key)
         try:
             return Revocation.model_validate_json(held.data) if held else None
         except ValidationError as error:
             raise VerificationError(f"{self.uri}/{key}: not a revocation") from error
 
+    def revoked(self, model: str) -> list[tuple[str, str]]:
+        """Return variant and digest of every version of a model that was withdrawn."""
+        keys_below = (listed.key for listed in self.objects.under(f"{layout.MODELS}{model}/"))
+        return [(key.split("/")[2], digest_in(key)) for key in keys_below if key.split("/")[3:4] == ["revoked"]]
+
+    def variants(self, model: str) -> list[str]:
+        """Return a model's published variants, by name.
+
+        Raises:
+            NotFound: there is no such model; the line names those that there are.
+        """
+        held = self.models()
+        if model not in held:
+            raise NotFound(f"{model}: not in {self.uri}; it holds {', '.join(held) or 'nothing'}")
+        return held[model]
+
     def models(self) -> dict[str, list[str]]:
         """Return every published model with its variants, by name."""
         held: dict[str, list[str]] = {}
-        for listed in self.objects.under("models/"):
+        for listed in self.objects.under(layout.MODELS):
             _, model, variant, kind, *_ = [*listed.key.split("/"), "", ""]
             if kind == "versions" and variant not in held.setdefault(model, []):
                 held[model].append(variant)
@@ -224,34 +232,3 @@ class Store:
         """Write an immutable record; other bytes that stood there were damaged, and are replaced."""
         if not self.objects.create(key, data) and (held := self.objects.read(key)) and held.data != data:
             self.objects.replace(key, data)
-
-
-def blob_key(sha256: str) -> str:
-    """Return where the bytes with this digest lie."""
-    return f"blobs/sha256/{sha256[:2]}/{sha256}"
-
-
-def _stage_key(stage: str, key: str) -> str:
-    return f"stages/{stage}/{key}.json"
-
-
-def _manifest_key(digest: str) -> str:
-    return f"manifests/sha256/{safe_path(digest)}.json"
-
-
-def _attestation_key(digest: str) -> str:
-    return f"attestations/{safe_path(digest)}.dsse.json"
-
-
-def _variant_key(model: str, variant: str) -> str:
-    try:
-        plain = "/" not in safe_path(model) + safe_path(variant)
-    except ValueError:
-        plain = False
-    if not plain:
-        raise StoreError(f"{model!r}/{variant!r}: not plain names")
-    return f"models/{model}/{variant}"
-
-
-def _version_key(version: Version) -> str:
-    return f"{_variant_key(version.model, version.variant)}/versions/{safe_path(version.manifest)}.json"

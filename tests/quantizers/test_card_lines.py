@@ -9,7 +9,7 @@ import pytest
 
 from quantmill.manifest import Manifest
 from quantmill.report import Outcome
-from tasks import publish
+from tasks import manifests
 from tests import samples
 from tests.quantizers.bench import Bench
 
@@ -23,9 +23,9 @@ def published(bench: Bench, name: str, folder: Path) -> Manifest:
     runtime = job.spec.runtime(0)
     measured = samples.report(name).model_copy(update={"runtime": runtime, "runtime_version": "0"})
     recipe = bench.recipe
-    plain = publish.build_manifest(recipe, job, Outcome(name=name, artifact=artifact, report=measured))
-    made = publish.with_card(plain, bench.store)
-    assert made == publish.with_card(plain, bench.store)
+    plain = manifests.build_manifest(recipe, job, Outcome(name=name, artifact=artifact, report=measured))
+    made = manifests.with_card(plain, bench.store)
+    assert made == manifests.with_card(plain, bench.store)
     bench.store.fetch(made.files, folder)
     return made
 
