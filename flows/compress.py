@@ -1,4 +1,4 @@
-"""The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
+"""The whole line for one model: download, calibrate, quantize, evaluate, gate, publish, register."""
 
 import asyncio
 import functools
