@@ -1,4 +1,4 @@
-"""`mlflow://models/name/version`: a model that MLflow's registry knows; the only importer of MLflow beside `register`.
+"""`mlflow://models/name/version`: a model that MLflow's registry knows; its only reader before a run; `register` and `registry` write.
 
 A version that Quantmill published lies in the store: the baseline can be taken up again, a quantized variant cannot. Any
 other version is a folder of artifacts: a plain model folder, or what MLflow's transformers flavour writes. An alias is
@@ -107,8 +107,7 @@ class MlflowSource:
     @cached_property
     def _version(self) -> tuple[str, str]:
         """The version's number, and where what it is of lies."""
-        source = f"model.source: {self._request.source}"
-        uri = load_settings().tracking_uri
+        source, uri = f"model.source: {self._request.source}", load_settings().tracking_uri
         if _is_empty(uri):
             raise SourceError(f"{source}: nothing is registered yet; QUANTMILL_MLFLOW_URI names another MLflow")
         with _one_line(source):
@@ -125,15 +124,13 @@ class MlflowSource:
         number, place = self._version
         if not place.startswith("quantmill:"):
             return None
-        source = f"model.source: {self._request.source}"
+        source = f"model.source: {self._request.source}: version {number}"
         if not (found := _PUBLISHED.fullmatch(place)):
-            raise SourceError(f"{source}: version {number} points to {place[:120]}, which names no published variant")
+            raise SourceError(f"{source} points to {place[:120]}, which names no published variant")
         manifest = self._store.manifest(found["manifest"])
         if manifest.variant.get("method") != "baseline":
-            raise SourceError(
-                f"{source}: version {number} is the variant {found['variant']}, compressed already; its model came from"
-                f" {manifest.model.uri}"
-            )
+            what = f"is the variant {found['variant']}, compressed already"
+            raise SourceError(f"{source} {what}; its model came from {manifest.model.uri}")
         return manifest
 
     @property
