@@ -103,7 +103,7 @@ def compress(
 
 def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
-    from flows.jobs import choose_device
+    from flows.jobs import choose_device, require_somebody_to_ask
     from tasks import calibrate, download, sources, support
 
     if settings.signing_key:
@@ -112,10 +112,7 @@ def check(recipe: Recipe, settings: Settings) -> None:
         except SigningError as error:
             raise SettingsError(str(error)) from error
     recipe.expand()
-    if recipe.publish.approval:
-        from flows import approval
-
-        approval.require_somebody_to_ask(recipe)
+    require_somebody_to_ask(recipe, deployed=False)
     _ = recipe.model_name  # raises where there is none
     if settings.pools is None:
         choose_device(recipe.device)

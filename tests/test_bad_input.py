@@ -97,6 +97,7 @@ def compress(tmp_path: Path, recipe: str | dict[str, Any], *arguments: str) -> t
         (GOOD | {"calibration": {"source": "dataset://org/name", "revision": "main"}}, "calibration.revision: dataset://org/name needs"),
         ({"model": {"source": "ftp://org/name"}, "variants": GOOD["variants"]}, "model.source: ftp://org/name: allowed are"),
         (GOOD | {"device": "tpu"}, "device: string should match pattern"),
+        (GOOD | {"publish": {"model": "m", "approval": True}}, "publish.approval: only a run that the Prefect server started can wait"),
         (GOOD | {"device": "cuda:1"}, "device: cuda:1: this machine shows no NVIDIA driver; allowed here: auto, cpu"),
         ({"model": {"source": "org/name"}, "variants": GOOD["variants"]}, "org/name: no such file or folder; a model of the hub"),
         ({"model": {"source": "hf://name"}, "variants": GOOD["variants"]}, "model.source: hf://name: write it as hf://org/name"),
