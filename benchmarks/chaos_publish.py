@@ -3,8 +3,8 @@
     python -m benchmarks.chaos_publish --kills 500              both places, a folder and SeaweedFS
     python -m benchmarks.chaos_publish --kills 40 --place folder
 
-A boundary is the moment before or after a request (a bucket) or before a file is opened, linked, renamed or removed (a folder).
-A publisher counts them and sends itself SIGKILL at a random one; every fifth is killed from outside at a random time instead.
+A publisher counts its boundaries (`boundaries.py` says what they are) and sends itself SIGKILL at a random one; every fifth is
+killed from outside at a random time instead.
 """
 
 import argparse
@@ -18,54 +18,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from benchmarks.boundaries import lend_place, open_place
 from quantmill.errors import QuantmillError
 from quantmill.store import channels, leases
 from quantmill.store.collect import Rules, collect
-from quantmill.store.folder import FolderObjects
-from quantmill.store.s3 import S3Objects
-from quantmill.store.s3_client import connect
 from quantmill.store.store import Store
-from tests.s3_server import s3_server
 from tests.samples import manifest, version
 
 FORK = multiprocessing.get_context("fork")  # a new publisher starts in milliseconds: all is imported already
 FILES = 4
 GRACE_S = 20.0
 leases.LEASE_S, leases._CLOCKS_S = 10.0, 2.0  # short, so that what killed publishers left is collected within the run
-Boundary = Callable[[str], None]
-
-
-def open_place(place: str, boundary: Boundary | None = None) -> Store:
-    """Return the store, with `boundary` called at each."""
-    if "://" not in place:
-        if boundary:
-            _watch_files(place, boundary)
-        return Store(FolderObjects(Path(place)))
-    client = connect()
-    if boundary:
-        client.meta.events.register("before-send.s3", lambda event_name, **_: boundary(f"before {_of(event_name)}"))
-        client.meta.events.register("after-call.s3", lambda model, **_: boundary(f"after {model.name}"))
-    return Store(S3Objects("bucket", place.removeprefix("s3://bucket/"), client, single_bytes=1 << 20))
-
-
-def _of(event_name: str) -> str:
-    return event_name.rpartition(".")[2]
-
-
-def _watch_files(place: str, boundary: Boundary) -> None:
-    events = {"open", "os.link", "os.rename", "os.remove", "os.chmod", "os.utime"}
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event in events and str(arguments[0]).startswith(place):
-            kind = str(arguments[0]).removeprefix(place).strip("/").split("/")[0]
-            boundary(f"before {event} in {kind}")
-
-    sys.addaudithook(hook)
 
 
 def publisher(place: str, folder: Path, seed: int, dies_at: int) -> None:
@@ -218,18 +184,6 @@ def notes(path: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-@contextmanager
-def place_of(kind: str, folder: Path) -> Iterator[str]:
-    """Lend an empty place of a kind."""
-    with s3_server(folder / "weed") if kind == "s3" else nullcontext() as server:
-        if server is None:
-            yield str(folder / "store")
-        else:
-            os.environ.update(server.environment)
-            server.client().create_bucket(Bucket="bucket")
-            yield "s3://bucket/chaos"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=500)
@@ -240,7 +194,7 @@ def main() -> None:
     asked = parser.parse_args()
     bad = False
     for kind in [asked.place] if asked.place else ["folder", "s3"]:
-        with tempfile.TemporaryDirectory(prefix="chaos-") as name, place_of(kind, Path(name)) as place:
+        with tempfile.TemporaryDirectory(prefix="chaos-") as name, lend_place(kind, Path(name)) as place:
             found = run(place, Path(name), asked.kills, asked.publishers, asked.readers, asked.seed)
         print(kind, json.dumps(found, indent=2), flush=True)
         bad |= bool(found["lost"] or found["lost moves"] or found["faults"] or found["publishers that failed"])

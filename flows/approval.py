@@ -10,8 +10,6 @@ from prefect.flow_runs import asuspend_flow_run
 from prefect.input import RunInput
 from pydantic import Field
 
-from flows.stages import is_deployed
-from quantmill.errors import RecipeError
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, Verdict
 
@@ -32,12 +30,6 @@ class Approval(RunInput):
         examples=["waits for the licence review"],
         json_schema_extra={"position": 1},
     )
-
-
-def require_somebody_to_ask(recipe: Recipe) -> None:
-    """Raise RecipeError where the recipe wants an approval and this run cannot wait for one."""
-    if recipe.publish.approval and not is_deployed():
-        raise RecipeError("publish.approval: only a run that the Prefect server started can wait; allowed here: false")
 
 
 async def ask(recipe: Recipe, outcomes: Mapping[str, Outcome], verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:

@@ -37,6 +37,7 @@ def bootstrap(
 ) -> None:
     """Make pools, queues, deployments and automations on the Prefect server that PREFECT_API_URL names."""
     settings = load_settings()
+    settings.home.mkdir(parents=True, exist_ok=True)  # or Prefect says that it cannot make its own folder in it
     with embedded_environment(settings):
         from flows import bootstrap as server
         from flows.embedded import require_server
@@ -52,6 +53,7 @@ def landed(
 ) -> None:
     """Look where the watch list says for base models that landed, and start their runs: `watch/watch` does so by its schedule."""
     settings = load_settings()
+    settings.home.mkdir(parents=True, exist_ok=True)  # as for `bootstrap`
     with embedded_environment(settings):
         from flows.embedded import require_server
         from flows.watch import preview, watch
@@ -71,7 +73,7 @@ def compress(
     ] = None,
     json_file: answers.JsonFile = None,
 ) -> None:
-    """Run the line: download, calibrate, quantize, evaluate, gate, register, publish.
+    """Run the line: download, calibrate, quantize, evaluate, gate, publish, register.
 
     What was finished before is not made again. Ends with 0 where a variant was accepted, 3 where none was.
     """
@@ -101,7 +103,7 @@ def compress(
 
 def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
-    from flows.jobs import choose_device
+    from flows.jobs import choose_device, require_somebody_to_ask
     from tasks import calibrate, download, sources, support
 
     if settings.signing_key:
@@ -110,10 +112,7 @@ def check(recipe: Recipe, settings: Settings) -> None:
         except SigningError as error:
             raise SettingsError(str(error)) from error
     recipe.expand()
-    if recipe.publish.approval:
-        from flows import approval
-
-        approval.require_somebody_to_ask(recipe)
+    require_somebody_to_ask(recipe, deployed=False)
     _ = recipe.model_name  # raises where there is none
     if settings.pools is None:
         choose_device(recipe.device)

@@ -1,4 +1,4 @@
-"""The whole line for one model: download, calibrate, quantize, evaluate, gate, register, publish."""
+"""The whole line for one model: download, calibrate, quantize, evaluate, gate, publish, register."""
 
 import asyncio
 import functools
@@ -61,7 +61,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
     store, sandbox = configured_store(settings), Sandbox(settings)
     if landing and not landings.begin(store, landing, str(flow_run.id)):
         return Completed(name="Duplicate", message="another run took this landing")
-    approval.require_somebody_to_ask(recipe)
+    jobs.require_somebody_to_ask(recipe, is_deployed())
     pools = await pools_in_use(settings)
     if is_deployed() and (done := await asyncio.to_thread(recall_run, recipe, settings)):
         await stages.run(artifacts.leave_report, done, settings)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import yaml
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyOptions
@@ -20,10 +19,11 @@ from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from flows.pools import Pool
 from quantmill.errors import RequestError
+from quantmill.yaml_file import read_yaml
 
 FILE = Path(__file__).resolve().parent.parent / "deployments" / "prefect.yaml"
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # intervals are counted from here: the same schedule at every bootstrap
@@ -66,19 +66,21 @@ class Deployment(BaseModel):
     triggers: list[dict[str, Any]] = Field(default=[], description="Events that start runs.")
 
 
+class DeploymentList(BaseModel):
+    """The file's content; the rest of it is for Prefect's own command."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    deployments: tuple[Deployment, ...] = Field(description="In the order in which they are made.")
+
+
 def read_deployments(pools: tuple[Pool, ...], path: Path = FILE) -> list[Deployment]:
     """Return the entries whose pools there are; every pool has its `variant`, by default a copy of the first.
 
     Raises:
         RequestError: the file cannot be read, or a field holds a value that is not allowed.
     """
-    try:
-        entries = TypeAdapter(list[Deployment]).validate_python(yaml.safe_load(path.read_text("utf-8"))["deployments"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise RequestError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise RequestError(f"{path}: deployments.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    entries = read_yaml(path, DeploymentList).deployments
     names = {pool.name for pool in pools}
     kept = [entry for entry in entries if entry.work_pool.name in names or not _is_variant(entry)]
     template = next(entry for entry in entries if _is_variant(entry))

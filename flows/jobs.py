@@ -109,6 +109,12 @@ def choose_device(asked: str) -> str:
     return asked if asked != "auto" else "cuda" if present else "cpu"
 
 
+def require_somebody_to_ask(recipe: Recipe, deployed: bool) -> None:
+    """Raise RecipeError where the recipe wants an approval and the run cannot wait for one: no server started it."""
+    if recipe.publish.approval and not deployed:
+        raise RecipeError("publish.approval: only a run that the Prefect server started can wait; allowed here: false")
+
+
 def conversion_name(recipe: Recipe) -> str:
     """Return the model's name in the metadata of GGUF files; it does not depend on what it is published as."""
     try:

@@ -14,12 +14,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from quantmill.errors import RequestError
 from quantmill.method_row import MethodName
 from quantmill.variants import VariantSpec
+from quantmill.yaml_file import read_yaml
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -83,19 +83,9 @@ def read_pools(path: Path) -> tuple[Pool, ...]:
     Raises:
         RequestError: the file cannot be read, or a field holds a value that is not allowed.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RequestError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
-    try:
-        pools = PoolList.model_validate(content).pools
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        words = first["msg"].removeprefix("Value error, ")
-        raise RequestError(f"{path}: {where or 'content'}: {words}, got {str(first.get('input'))[:80]!r}") from error
     return tuple(
-        pool.model_copy(update={"template": pool.template and path.absolute().parent / pool.template}) for pool in pools
+        pool.model_copy(update={"template": pool.template and path.absolute().parent / pool.template})
+        for pool in read_yaml(path, PoolList).pools
     )
 
 

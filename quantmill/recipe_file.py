@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from quantmill.errors import RecipeError
 from quantmill.recipe import Recipe
+from quantmill.yaml_file import field_path
 
 _MAX_BYTES = 1 << 20
 
@@ -95,8 +96,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def _one_line(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     location = first["loc"]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-    value = first.get("input")
+    where, value = field_path(location), first.get("input")
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key; allowed: {', '.join(_fields_at(location[:-1]))}"
     if first["type"] == "missing":

@@ -20,7 +20,8 @@ from quantmill.recipe import Recipe, TokenRequest
 from quantmill.store.store import Store
 from quantmill.texts import Share
 from tasks import chat_templates, engines, snapshots, text_sources
-from tasks.sandbox import Sandbox, scratch
+from tasks.sandbox import Sandbox
+from tasks.surroundings import scratch
 from tasks.text_rows import Document
 from tasks.text_sources import Role
 

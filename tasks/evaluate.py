@@ -9,7 +9,8 @@ from quantmill.errors import BlobMissing
 from quantmill.files import FileEntry
 from quantmill.report import EvaluationReport
 from quantmill.store.store import Store
-from tasks.sandbox import Sandbox, scratch
+from tasks.sandbox import Sandbox
+from tasks.surroundings import scratch
 
 REVISION = 3
 _ALWAYS = ("numpy", "safetensors", "tokenizers")

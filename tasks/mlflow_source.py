@@ -119,15 +119,13 @@ class MlflowSource:
         number, place = self._version
         if not place.startswith("quantmill:"):
             return None
-        source = f"model.source: {self._request.source}"
+        source = f"model.source: {self._request.source}: version {number}"
         if not (found := _PUBLISHED.fullmatch(place)):
-            raise SourceError(f"{source}: version {number} points to {place[:120]}, which names no published variant")
+            raise SourceError(f"{source} points to {place[:120]}, which names no published variant")
         manifest = self._store.manifest(found["manifest"])
         if manifest.variant.get("method") != "baseline":
-            raise SourceError(
-                f"{source}: version {number} is the variant {found['variant']}, compressed already; its model came from"
-                f" {manifest.model.uri}"
-            )
+            what = f"is the variant {found['variant']}, compressed already"
+            raise SourceError(f"{source} {what}; its model came from {manifest.model.uri}")
         return manifest
 
     @property

@@ -12,7 +12,8 @@ from quantmill.artifact import COMPANIONS, Artifact, Origin, StageResult, Varian
 from quantmill.errors import BlobMissing, OutOfMemory, SourceError
 from quantmill.store.store import Store
 from tasks import chat_templates, engines, frugal, snapshots, sources
-from tasks.sandbox import PROGRESS, JobResult, Sandbox, scratch
+from tasks.sandbox import PROGRESS, JobResult, Sandbox
+from tasks.surroundings import scratch
 
 DRESS_PACKAGES = ("gguf", "llama-cpp-python", "tokenizers", "transformers")
 

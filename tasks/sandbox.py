@@ -5,16 +5,12 @@ is killed as a whole on timeout or cancellation; it holds our end of its standar
 patch each other's libraries on import, leak memory, print megabytes and get killed: none of that reaches this process.
 """
 
-import fcntl
 import json
 import logging
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -29,11 +25,9 @@ from quantmill.errors import NotCached, TimedOut
 from quantmill.settings import Settings
 from tasks import engines
 from tasks.deaths import KillWatch, peak_memory, raise_death
+from tasks.surroundings import environment, machine_held, scratch
 
 PROGRESS = logging.getLogger("quantmill.progress")
-_SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING", "NOTIFY_URL")
-_SECRET_VALUE = re.compile(r"://[^/\s]*@|[?&][\w-]*(?:signature|token|key|sig)=", re.IGNORECASE)
-_FACTORY = ("PREFECT_", "MLFLOW_", "AWS_", "QUANTMILL_")  # what only our side reads: places, logins, keys
 _POLL_S = 0.1
 _RUNNING: set[subprocess.Popen[bytes]] = set()
 
@@ -106,7 +100,7 @@ class Sandbox:
                 threads=threads or self._settings.engine_threads,
                 expected=engines.locked(packages),
             )
-            with _machine(alone=kind == "report"):
+            with machine_held(alone=kind == "report"):
                 started = time.monotonic()
                 peak = self._wait(job, name, log)
                 seconds = time.monotonic() - started
@@ -141,7 +135,7 @@ class Sandbox:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     cwd=job.folder / "work",
-                    env=_environment(job),
+                    env=environment(job.kind, job.folder, job.threads),
                     pass_fds=(write_fd,),
                     start_new_session=True,
                 )
@@ -185,63 +179,6 @@ class ClosedSandbox(Sandbox):
         """Raise NotCached."""
         raise NotCached(f"{name}: {kind} has not run yet")
         yield  # what makes it a generator, as the context manager needs
-
-
-@contextmanager
-def _machine(alone: bool) -> Iterator[None]:
-    """Hold this machine with other jobs, or alone: what is measured beside another job says nothing.
-
-    The lock is the machine's, not the home's, and goes with the process that holds it.
-    """
-    with (Path(tempfile.gettempdir()) / f"quantmill-{os.getuid()}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
-
-
-@contextmanager
-def scratch(root: Path) -> Iterator[Path]:
-    """Lend an empty folder, removed at the end; folders that a killed run left are removed first."""
-    root.mkdir(parents=True, exist_ok=True)
-    for stale in root.iterdir():
-        with suppress(OSError), (stale / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(stale, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(dir=root))
-    with (folder / "lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for name in ("out", "work", "tmp"):
-            (folder / name).mkdir()
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _environment(job: JobFile) -> dict[str, str]:
-    """Return the job's environment: ours without secrets, offline, with its own temporary folder and thread count."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not any(word in name.upper() for word in _SECRET)
-        and not name.startswith(_FACTORY)
-        and not _SECRET_VALUE.search(value)  # a login in a URL, a URL that is signed
-    }
-    root = str(Path(__file__).resolve().parent.parent)
-    threads = str(job.threads)
-    if job.kind != "report":  # spinning threads take the processor from other jobs; speed is measured as it comes
-        kept["OMP_WAIT_POLICY"] = "PASSIVE"
-    return kept | {
-        "PYTHONPATH": root,
-        "TMPDIR": str(job.folder / "tmp"),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TERM": "dumb",  # GPTQModel redraws bars elsewhere
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    }
 
 
 def _relay(lines: IO[str], name: str) -> None:

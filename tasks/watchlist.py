@@ -16,10 +16,9 @@ import os
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from quantmill.errors import RequestError
+from quantmill.yaml_file import read_yaml
 
 _KINDS = ("hf", "s3", "mlflow")
 
@@ -100,14 +99,4 @@ def read_watchlist(path: Path) -> tuple[WatchEntry, ...]:
     Raises:
         RequestError: the file cannot be read, or a field holds a value that is not allowed.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise RequestError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
-    try:
-        return WatchList.model_validate(content, context={"folder": path.absolute().parent}).watch
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        words = first["msg"].removeprefix("Value error, ")
-        raise RequestError(f"{path}: {where or 'content'}: {words}, got {str(first.get('input'))[:80]!r}") from error
+    return read_yaml(path, WatchList).watch

@@ -97,6 +97,7 @@ def compress(tmp_path: Path, recipe: str | dict[str, Any], *arguments: str) -> t
         (GOOD | {"calibration": {"source": "dataset://org/name", "revision": "main"}}, "calibration.revision: dataset://org/name needs"),
         ({"model": {"source": "ftp://org/name"}, "variants": GOOD["variants"]}, "model.source: ftp://org/name: allowed are"),
         (GOOD | {"device": "tpu"}, "device: string should match pattern"),
+        (GOOD | {"publish": {"model": "m", "approval": True}}, "publish.approval: only a run that the Prefect server started can wait"),
         (GOOD | {"device": "cuda:1"}, "device: cuda:1: this machine shows no NVIDIA driver; allowed here: auto, cpu"),
         ({"model": {"source": "org/name"}, "variants": GOOD["variants"]}, "org/name: no such file or folder; a model of the hub"),
         ({"model": {"source": "hf://name"}, "variants": GOOD["variants"]}, "model.source: hf://name: write it as hf://org/name"),
@@ -304,3 +305,25 @@ def test_a_json_file_that_cannot_be_written(tmp_path: Path) -> None:
     assert (code, error.count("\n")) == (2, 1)
     assert "--json: no/such/folder/run.json: must be a file in a folder that exists" in error
     assert seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [(["bootstrap"], 2, "error: PREFECT_API_URL: not set; name the server's API"), (["landed", "--dry-run"], 0, "")],
+)
+def test_a_new_home_is_no_reason_for_other_lines(tmp_path: Path, arguments: list[str], code: int, line: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "QUANTMILL_"))}
+    (tmp_path / "watchlist.yaml").write_text(
+        f"watch: [{{source: landing/*, recipe: {ROOT / 'deployments' / 'recipes' / 'demo.yaml'}}}]"
+    )
+    (tmp_path / "landing").mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-m", "quantmill.cli", *arguments],
+        cwd=tmp_path,
+        env=environment | {"QUANTMILL_WATCHLIST": str(tmp_path / "watchlist.yaml"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stderr.count("\n")) == (code, 1 if line else 0), ended.stderr
+    assert ended.stderr.startswith(line)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chaos_publish
+from benchmarks import boundaries, chaos_publish
 from quantmill.artifact import StageResult
 from quantmill.errors import QuantmillError, StoreError, VerificationError
 from quantmill.files import FileEntry
@@ -288,7 +288,7 @@ def test_fault_16_a_corrupt_download_is_fetched_once_more_and_then_refused(
 
 
 def test_the_chaos_counts_what_is_lost(tmp_path: Path) -> None:
-    store = chaos_publish.open_place(str(tmp_path / "store"))
+    store = boundaries.open_place(str(tmp_path / "store"))
     made = manifest(store.add_folder(artifact(tmp_path / "a")))
     store.commit(made, version(made))
     chaos_publish.note(tmp_path / "acknowledged", f'["v", "{made.digest}"]')

@@ -80,10 +80,10 @@ def test_every_pool_has_its_variants(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("flows.variant.variant", "flows/variant.py:variant", r"deployments\.\d\.entrypoint: String should match"),
+        ("flows.variant.variant", "flows/variant.py:variant", r"deployments\[\d\]\.entrypoint: String should match"),
         ("name: cpu, work_queue_name: lines", "name: nowhere, work_queue_name: lines", "compress: no pool nowhere"),
-        ("tags:", "tagz:", r"deployments\.0\.tagz: Extra"),
-        ("deployments:", "deploymentz:", "cannot be read: 'deployments'"),
+        ("tags:", "tagz:", r"deployments\[0\]\.tagz: Extra"),
+        ("deployments:", "deploymentz:", "deployments: Field required"),
     ],
 )
 def test_a_bad_list_of_deployments_is_one_line(tmp_path: Any, old: str, new: str, words: str) -> None:

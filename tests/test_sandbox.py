@@ -18,7 +18,8 @@ from quantmill.errors import EngineError, EngineMismatch, Killed, NotCached, Out
 from quantmill.settings import Settings
 from tasks import engines
 from tasks.deaths import memory_events, memory_kills, raise_death
-from tasks.sandbox import ClosedSandbox, Sandbox, scratch
+from tasks.sandbox import ClosedSandbox, Sandbox
+from tasks.surroundings import scratch
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -1,0 +1,35 @@
+"""A YAML file of the installation (pools, deployments, the watch list) -> its checked content; every mistake is one line."""
+
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from quantmill.errors import RequestError
+
+_Content = TypeVar("_Content", bound=BaseModel)
+
+
+def read_yaml(path: Path, kind: type[_Content]) -> _Content:
+    """Return what a file holds; validators find its folder as `folder` in their context.
+
+    Raises:
+        RequestError: the file cannot be read, or a field holds a value that is not allowed.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RequestError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    try:
+        return kind.model_validate(content, context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        words = first["msg"].removeprefix("Value error, ")
+        got = str(first.get("input"))[:80]
+        raise RequestError(f"{path}: {field_path(first['loc']) or 'content'}: {words}, got {got!r}") from error
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    """Return where a field stands, as one writes it: `variants[0].bits`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
