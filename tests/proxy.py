@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ class Proxy:
                         if fault.action == "stall":
                             done.wait(60)
                         if fault.action == "reset":
+                            _wait_until_read(client.getpeername()[1])
                             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                         break
                 client.sendall(data)
@@ -112,6 +114,16 @@ class Proxy:
         with suppress(OSError):
             client.shutdown(socket.SHUT_RDWR)
         client.close()
+
+
+def _wait_until_read(port: int) -> None:
+    """A reset throws away what its receiver has not read; a broken line loses only what is on it."""
+    for _ in range(500):
+        with open("/proc/net/tcp") as lines:
+            held = [fields for line in lines if int((fields := line.split())[1].partition(":")[2] or "0", 16) == port]
+        if all(fields[4].endswith(":00000000") for fields in held):
+            return
+        time.sleep(0.01)
 
 
 @contextmanager
