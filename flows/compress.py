@@ -19,7 +19,15 @@ from flows.stages import Stages, is_deployed
 from flows.variant import recall
 from quantmill import keys
 from quantmill.artifact import StageResult, VariantJob
-from quantmill.errors import BlobMissing, NotCached, NotFound, QuantmillError, VerificationError, error_named
+from quantmill.errors import (
+    BlobMissing,
+    NotCached,
+    NotFound,
+    QuantmillError,
+    RecipeError,
+    VerificationError,
+    error_named,
+)
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
@@ -45,7 +53,16 @@ from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, ClosedSandbox, Sandbox
 
 
-@flow(name="compress", flow_run_name="compress {recipe.model.source}", persist_result=False)
+def run_name() -> str:
+    """Return what the run is called beside its flow: the model as it is published, else the source as it was written."""
+    recipe: Recipe = flow_run.parameters["recipe"]
+    try:
+        return recipe.model_name
+    except RecipeError:
+        return recipe.model.source
+
+
+@flow(name="compress", flow_run_name=run_name, persist_result=False)
 async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None]:
     """Return one verdict per variant, in the recipe's order; accepted ones are published.
 

@@ -1,4 +1,4 @@
-"""The form that the dashboard makes of a flow's parameters: what a person chooses. The rest can be written as JSON, and is checked alike."""
+"""The form that the dashboard makes of a flow's parameters: what a person chooses. The rest is written as JSON and checked alike."""
 
 import re
 from typing import Any

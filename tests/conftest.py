@@ -24,8 +24,8 @@ from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks import download, snapshots
 from tasks.sandbox import Sandbox
-from tests.service import Embedded
 from tests.s3_server import S3Server, s3_server
+from tests.service import Embedded
 
 LONGEST_FIRST = [
     "test_service",
