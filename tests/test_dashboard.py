@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect, sync_playwright
@@ -182,6 +183,14 @@ def open_artifact(page: Page, run: str, kind: str) -> None:
     page.get_by_role("link").filter(has_text=f"{kind}-{MODEL}").click()
     page.get_by_test_id(re.compile("^timeline-card-")).get_by_role("link").first.click()
     expect(page.get_by_role("tab", name="Raw")).to_be_visible()
+
+
+@pytest.mark.parametrize("option", [{"iteratoins": [200]}, {"iterations": ["many"]}])
+def test_what_the_form_leaves_out_is_checked_by_the_server(service: Service, option: dict[str, Any]) -> None:
+    recipe = {"model": {"source": "./m"}, "variants": [{"method": "autoround", **option}]}
+    with pytest.raises(httpx.HTTPStatusError, match="409"):
+        service.trigger(recipe)
+    assert service.runs("compress") == []
 
 
 def test_a_model_is_compressed_in_the_browser(service: Service, embedded: Embedded, page: Page, keep: Keep) -> None:
