@@ -38,7 +38,7 @@ def leave_report(summary: RunSummary, settings: Settings) -> list[UUID]:
     outcome = f"{len(summary.accepted)} of {len(summary.variants)} variants of {summary.model} accepted"
     table = create_table_artifact(table=report.table(summary), key=_key("variants", summary.model), description=outcome)
     # The page shows an image by its address; as a data URI the plot lies in Prefect's database, on no other host.
-    address = "data:image/png;base64," + " ".join(
+    address = "data:image/png;base64, " + " ".join(
         _lines(base64.b64encode((folder / "pareto.png").read_bytes()).decode())
     )
     plot = create_image_artifact(
