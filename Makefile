@@ -9,7 +9,7 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TO
 demo: $(VENV)/installed
 	$(BIN)/quantmill compress deployments/recipes/demo.yaml
 
-# Small random models of twelve architectures through every method and width: docs/methods.md. About an hour; goes on where it broke off.
+# Small random models of twelve architectures through every method and width: docs/methods.md. Takes long; goes on where it broke off.
 matrix: $(VENV)/installed
 	$(BIN)/python -m benchmarks.matrix
 

@@ -139,7 +139,7 @@ def recall(recipe: Recipe, settings: Settings) -> RunSummary | None:
     """Return the summary of a run of which nothing is missing."""
     if not settings.home.exists():
         return None
-    from flows.compress import recall_run
+    from flows.recall import recall_run
 
     return recall_run(recipe, settings)
 

@@ -7,7 +7,8 @@ from prefect import tags
 from flows import pool_runs
 from flows.jobs import places
 from flows.pools import Pool
-from flows.variant import recall, variant
+from flows.recall import recall
+from flows.variant import variant
 from quantmill import planning
 from quantmill.artifact import VariantJob
 from quantmill.report import Outcome

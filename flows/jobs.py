@@ -10,6 +10,7 @@ from quantmill.artifact import Origin, Snapshot, TokenSet, VariantJob
 from quantmill.errors import RecipeError
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
+from quantmill.report import Outcome
 from tasks import convert, engines, evaluate
 
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
@@ -32,6 +33,11 @@ class Plan(NamedTuple):
     variants: list[VariantJob]
     conversion_key: str
     conversion_name: str
+
+    @property
+    def others(self) -> list[VariantJob]:
+        """All jobs but the baseline's: the floors, then the variants."""
+        return [*self.floors.values(), *self.variants]
 
 
 def make_plan(
@@ -95,6 +101,14 @@ def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool
     fitting = candidates(spec, planning.memory_bytes(spec, snapshot.parameters), device, pools)
     same = (fitting[0].device, fitting[0].threads)
     return [pool for pool in fitting if (pool.device, pool.threads) == same]
+
+
+def noise_floor(plan: Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:
+    """Return runtime -> mean KL that the baseline's own weights show there."""
+    reports = {runtime: outcomes[job.name].report for runtime, job in plan.floors.items() if job.name in outcomes}
+    for runtime in {"transformers", *(job.runtime for job in plan.variants)} - plan.floors.keys():
+        reports[runtime] = baseline.report  # other libraries' layers in a transformers model
+    return {runtime: abs(found.quality.mean_kl) for runtime, found in reports.items() if found}
 
 
 def choose_device(asked: str) -> str:
