@@ -187,6 +187,20 @@ def test_secrets_have_no_default_and_stand_in_no_file() -> None:
         assert not re.findall(r"'(?:authString|password|connectionString)'", str(chart))
 
 
+def test_everything_asks_for_a_login() -> None:
+    assert "PREFECT_SERVER_API_AUTH_STRING" in SERVICES["prefect"]["environment"]
+    assert {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= set(SERVICES["s3"]["environment"])
+    (deployment,) = (container for name, _, container in containers() if name == "mlflow")
+    for command in (SERVICES["mlflow"]["command"], deployment["args"]):
+        assert "--app-name=basic-auth" in command
+    assert "admin_password" not in (INFRA / "mlflow-auth.ini").read_text()
+    server, worker = (
+        CHARTS["prefect-server"]["server"],
+        CHARTS["prefect-worker"]["worker"]["selfHostedServerApiConfig"],
+    )
+    assert server["basicAuth"] == worker["basicAuth"] == {"enabled": True, "existingSecret": "prefect-auth"}
+
+
 def test_the_documents_list_the_secrets() -> None:
     asked = set(re.findall(r"\$\{(\w+):", (INFRA / "compose.yaml").read_text()))
     page = (
