@@ -1,11 +1,11 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, publish, register."""
 
 import asyncio
-import functools
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Completed
 
 from flows import approval, artifacts, jobs, progress
@@ -29,7 +29,6 @@ from tasks import (
     licenses,
     outbox,
     publish,
-    remote,
     report,
     snapshots,
     summarize,
@@ -69,6 +68,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
+        jobs.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
         dispatcher = Dispatcher(store, pools, recipe.device)
         progress.announce([plan.baseline.name, *(job.name for job in plan.others)])
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
@@ -93,6 +93,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             forbidden,
             run_id,
             settings.signing_key,
+            stages.began_at,
         )
         summary = summarize.summarize(
             recipe,
@@ -106,7 +107,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             stages.timings,
         )
         entry = await stages.run(outbox.keep, recipe, summary, outcomes, sandbox.logs(plan.variants), store)
-        delivery = await stages.run(_deliver, store, settings.tracking_uri)
+        delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
         for problem in delivery.problems:
             progress.say(problem)
         seq = await stages.run(publish.promote, recipe, published.manifests, store)
@@ -125,13 +126,6 @@ async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
     pools = read_pools(settings.pools) if settings.pools else ()
     await check_pools(pools)
     return pools
-
-
-@functools.wraps(outbox.deliver)
-def _deliver(store: Store, uri: str) -> outbox.Delivery:
-    """Register one line at a time: the first to open MLflow's SQLite file migrates it, which breaks where two do."""
-    with remote.held(load_settings().home / "mlflow"):
-        return outbox.deliver(store, uri)
 
 
 async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandbox) -> dict[str, Outcome]:

@@ -150,11 +150,19 @@ class Store:
         if hashlib.sha256(held.data).hexdigest() != digest:
             raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
         try:
-            return Manifest.model_validate_json(held.data)
+            manifest = Manifest.model_validate_json(held.data)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(map(str, first["loc"]))
             raise VerificationError(f"manifest {digest}: {field}: {' '.join(first['msg'].split())}") from error
+        try:
+            if (
+                manifest.digest == digest
+            ):  # else one version has two names: what was revoked under one comes as the other
+                return manifest
+        except ValueError as error:
+            raise VerificationError(f"manifest {digest}: holds a figure that is NaN or infinite") from error
+        raise VerificationError(f"manifest {digest}: not written as manifests are (canonical JSON)")
 
     def attestation(self, digest: str) -> bytes | None:
         """Return the signed statement about a manifest, unchecked, or None where it was published unsigned."""
@@ -170,6 +178,8 @@ class Store:
                     found.append(Version.model_validate_json(held.data))
                 except ValidationError as error:
                     raise VerificationError(f"{self.uri}/{listed.key}: not a version pointer") from error
+                if found[-1].manifest != digest_in(listed.key):
+                    raise VerificationError(f"{self.uri}/{listed.key}: it leads to version {found[-1].manifest}")
         return sorted(found, key=lambda version: (version.provenance.made_at, version.manifest))
 
     def revoke(self, model: str, variant: str, revocation: Revocation) -> bool:
@@ -201,15 +211,18 @@ class Store:
         Raises:
             NotFound: there is no such model; the line names those that there are.
         """
-        held = self.models()
-        if model not in held:
-            raise NotFound(f"{model}: not in {self.uri}; it holds {', '.join(held) or 'nothing'}")
-        return held[model]
+        folder = layout.model_folder(model)
+        if folder and (found := self._published(folder).get(model)):  # of other models nothing is listed
+            return found
+        raise NotFound(f"{model}: not in {self.uri}; it holds {', '.join(self.models()) or 'nothing'}")
 
     def models(self) -> dict[str, list[str]]:
         """Return every published model with its variants, by name."""
+        return self._published(layout.MODELS)
+
+    def _published(self, folder: str) -> dict[str, list[str]]:
         held: dict[str, list[str]] = {}
-        for listed in self.objects.under(layout.MODELS):
+        for listed in self.objects.under(folder):
             _, model, variant, kind, *_ = [*listed.key.split("/"), "", ""]
             if kind == "versions" and variant not in held.setdefault(model, []):
                 held[model].append(variant)
