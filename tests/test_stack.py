@@ -198,6 +198,8 @@ def test_secrets_are_in_two_closed_files_and_in_no_log_or_argument(stack: Stack)
     assert len(set(kept.values())) == len(Logins.model_fields)
     closed = ("logins.json", "client.sh", "s3-keys.json")
     assert {stat.S_IMODE((stack.folder / name).stat().st_mode) for name in closed} == {0o600}
+    folders = [path for path in stack.folder.iterdir() if path.is_dir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
     logs = [path.read_bytes() for path in (stack.folder / "logs").iterdir()]
     arguments = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids(stack)]
     assert len(logs) >= 6

