@@ -100,9 +100,9 @@ class Stack:
 def stack(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Iterator[Stack]:
     debian_package("postgresql", f"{postgres.ROOT}/*/bin/postgres")
     folder = tmp_path_factory.mktemp("stack")
-    if os.getuid() == 0:
-        for above in [folder, *folder.parents[:2]]:
-            above.chmod(0o755)  # pytest's folders are closed to Postgres' user
+    for above in (folder, *folder.parents):
+        if not (mode := above.stat().st_mode) & 0o001:
+            above.chmod(mode | 0o011)  # pytest's folders are closed to the user that Postgres runs as
     made = Stack(folder)
     (made.home / "mlflow").mkdir(parents=True)
     (made.home / "mlflow" / "mlflow.db").write_bytes(empty_mlflow.read_bytes())  # as an embedded run leaves one

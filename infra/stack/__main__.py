@@ -3,7 +3,6 @@
 import fcntl
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import typer
 from rich.table import Table
 
 from flows import bootstrap
-from infra.stack import logins, parts, postgres, seaweedfs, site
+from infra.stack import logins, order, parts, seaweedfs, site
 from infra.stack.processes import Part, Processes, adopt_orphans, end_children
 from infra.stack.site import Site
 from quantmill.errors import QuantmillError, RequestError, ServerError
@@ -22,7 +21,6 @@ from quantmill.settings import load_settings
 from quantmill.tables import screen
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-_SQLITE = "prefect/prefect.db"
 _EXAMPLES = """[bold]Examples[/bold]
 
 make stack
@@ -101,8 +99,8 @@ def _run(place: Site, workers: list[Part]) -> None:
 
     try:
         try:
-            shown = _start(place, workers, processes)
-            _tell_where(place, shown)
+            typer.echo(f"starting the service in {place.folder}; the first start takes a minute")
+            _tell_where(place, order.start(place, workers, processes, _warn))
             processes.watch()
         except ServerError as error:
             _warn(f"error: {error}")
@@ -125,58 +123,10 @@ def _warn(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _start(place: Site, workers: list[Part], processes: Processes) -> list[tuple[str, str]]:
-    """Start the parts in their order; return what each is and where."""
-    typer.echo(f"starting the service in {place.folder}; the first start takes a minute")
-    cluster = _cluster(place.folder)
-    database = f"sqlite+aiosqlite:///{place.folder / _SQLITE}"
-    first, servers = list[Part](), list[Part]()
-    if cluster:
-        cluster.create()
-        database, first = cluster.url, [cluster.part()]
-    servers.append(parts.prefect_server(place, database))
-    if not place.settings.mlflow_uri:
-        servers.append(parts.mlflow_server(place))
-    if place.has_weed:
-        servers.append(parts.object_store(place))
-    logins.write_shell_file(place.folder / "client.sh", place.client_environment)
-    for stage in (first, servers):
-        processes.start(*stage)
-    made = _bootstrap(place)
-    processes.start(*workers)
-    started = [(part.name, part.address) for part in (*first, *servers)]
-    return [*started, ("bootstrap", made), *((part.name, part.address) for part in workers)]
-
-
-def _cluster(folder: Path) -> postgres.Cluster | None:
-    """Return the Postgres that Prefect's server is to use; None: SQLite. What a home began with it keeps."""
-    found = postgres.find(folder / "postgres")
-    if (folder / _SQLITE).exists():
-        why = "this home began with SQLite"
-    elif found is None:
-        why = "Postgres is not installed (apt-get install postgresql)"
-    else:
-        why = postgres.obstacle(folder / "postgres")
-    if why:
-        _warn(f"WARNING: Prefect's database is SQLite, which many runs at once lock for a minute at times: {why}")
-    return None if why else found
-
-
-def _bootstrap(place: Site) -> str:
-    """Make pools, deployments and automations; return how many were made, changed and found."""
-    command = [sys.executable, "-m", "quantmill.cli", "bootstrap"]
-    done = subprocess.run(command, env=place.environment, cwd=place.folder, capture_output=True, text=True)
-    (place.folder / "logs" / "bootstrap.log").write_text(done.stdout + done.stderr)
-    if done.returncode:
-        raise ServerError(f"bootstrap: {done.stderr.strip()[-1000:]}")
-    ends = [line.rpartition(" ")[2] for line in done.stdout.splitlines()]
-    return ", ".join(f"{ends.count(end)} {end}" for end in ("created", "updated", "unchanged") if end in ends)
-
-
-def _tell_where(place: Site, shown: list[tuple[str, str]]) -> None:
+def _tell_where(place: Site, shown: list[tuple[str, str, str]]) -> None:
     table = Table("part", "state", "where")
-    for name, where in shown:
-        table.add_row(name, "done" if name == "bootstrap" else "healthy", where)
+    for row in shown:
+        table.add_row(*row)
     screen().print(table)
     client = place.folder / "client.sh"
     lines = [
