@@ -53,7 +53,7 @@ def test_the_tree_names_every_module_and_nothing_else() -> None:
     assert not [path for path in listed if not (ROOT / path).exists()]
     modules = {
         path.relative_to(ROOT).as_posix()
-        for package in ("quantmill", "tasks", "flows", "benchmarks")
+        for package in ("quantmill", "tasks", "flows", "infra", "benchmarks")
         for path in (ROOT / package).rglob("*.py")
     }
     assert modules <= set(listed)
