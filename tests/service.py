@@ -73,6 +73,11 @@ class Database:
             time.sleep(0.1)
         self.url = f"postgresql+asyncpg://quantmill@/postgres?host={self._folder}"
 
+    @property
+    def pid(self) -> int:
+        """Its process id; 0: it is a file."""
+        return self._process.pid if self._process else 0
+
     def stop(self) -> None:
         """End it, with its files."""
         if self._process is not None:
@@ -150,10 +155,10 @@ class Service:
         self.processes[name] = process
         return process
 
-    def start_server(self) -> None:
-        """Start the server and wait until it answers."""
+    def start_server(self, log_level: str = "warning") -> None:
+        """Start the server and wait until it answers. From `info` on its log has a line for each request."""
         process = self.start(
-            "server", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning",
+            "server", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", log_level,
             "--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "5",
         )  # fmt: skip
         deadline = time.monotonic() + 180
@@ -164,10 +169,16 @@ class Service:
             time.sleep(0.2)
         raise AssertionError(self.log("server"))
 
-    def start_worker(self, pool: str, name: str = "") -> "subprocess.Popen[bytes]":
+    @property
+    def database_process(self) -> int:
+        """The process id of Postgres; 0: the database is a file."""
+        return self._database.pid
+
+    def start_worker(self, pool: str, name: str = "", *options: str) -> "subprocess.Popen[bytes]":
         """Start a worker of a pool."""
         name = name or f"worker-{pool}"
-        return self.start(name, "prefect", "worker", "start", "--pool", pool, "--name", name, "--type", "process")
+        told = ("--pool", pool, "--name", name, "--type", "process", *options)
+        return self.start(name, "prefect", "worker", "start", *told)
 
     def quantmill(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run the command line to its end."""
