@@ -42,15 +42,15 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
-def factory(folder: Path, workers: int, command: str) -> Iterator[Service]:
+def factory(folder: Path, workers: int, command: str = "", **environment: str) -> Iterator[Service]:
     """Lend a server with one pool and its workers, each with one place."""
     pool: dict[str, Any] = {"name": "cpu", "memory": "16GB", "threads": 1}
-    service = Service(folder / "it", [pool | ({"job_variables": {"command": command}} if command else {})])
+    started_by = {"job_variables": {"command": command}} if command else {}
+    service = Service(folder / "it", [pool | started_by], **environment)
     try:
         service.start_server(log_level="info")
         service.quantmill("bootstrap").check_returncode()
-        deployment = service.call("GET", "/deployments/name/variant/cpu")
-        service.call("PATCH", f"/deployments/{deployment['id']}", {"entrypoint": "benchmarks.scheduling_work.variant"})
+        point_at_no_ops(service)
         for n in range(workers):
             service.start_worker("cpu", f"worker-{n}", "--limit", "1", "--work-queue", "variants")
         deadline = time.monotonic() + 120
@@ -59,6 +59,12 @@ def factory(folder: Path, workers: int, command: str) -> Iterator[Service]:
         yield service
     finally:
         service.stop()
+
+
+def point_at_no_ops(service: Service) -> None:
+    """Let the pool run the benchmark's flow in place of the shipped one."""
+    deployment = service.call("GET", "/deployments/name/variant/cpu")
+    service.call("PATCH", f"/deployments/{deployment['id']}", {"entrypoint": "benchmarks.scheduling_work.variant"})
 
 
 def _online(service: Service) -> list[dict[str, Any]]:
@@ -185,7 +191,7 @@ def mixed(scale: float, sortable: bool, files: tuple[FileEntry, ...]) -> list[Va
 
 def makespan(service: Service, workers: int, scale: float, sortable: bool) -> dict[str, Any]:
     """Return the makespan of the mix against max(the longest, all of them over the places)."""
-    jobs = mixed(scale, sortable, _file(service))
+    jobs = mixed(scale, sortable, artifact_file(service))
     lengths = [float(job.name.split("-")[1]) for job in jobs]
     bound = max(max(lengths), sum(lengths) / workers)
     found = measure(service, jobs, workers)
@@ -200,10 +206,10 @@ def makespan(service: Service, workers: int, scale: float, sortable: bool) -> di
     }
 
 
-def _file(service: Service) -> tuple[FileEntry, ...]:
+def artifact_file(service: Service) -> tuple[FileEntry, ...]:
     """Return a small file in the store, which stands for what each variant makes."""
     folder = service.folder / "artifact"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(b"weights")
     return open_store(service.home / "store").add_folder(folder)
 
@@ -227,7 +233,7 @@ def main() -> None:
 
     for count in [int(size) for size in asked.variants.split(",") if size]:
         with tempfile.TemporaryDirectory() as name, factory(Path(name), asked.workers, asked.command) as service:
-            keep(measure(service, no_ops(count, _file(service)), asked.workers))
+            keep(measure(service, no_ops(count, artifact_file(service)), asked.workers))
     for sortable in (True, False) if asked.mix else ():
         with tempfile.TemporaryDirectory() as name, factory(Path(name), asked.workers, asked.command) as service:
             keep(makespan(service, asked.workers, asked.scale, sortable))

@@ -174,6 +174,12 @@ class Service:
         """The process id of Postgres; 0: the database is a file."""
         return self._database.pid
 
+    def replace_database(self) -> None:
+        """Throw the database away; the next server starts on an empty one."""
+        self._database.stop()
+        self._database = Database(self.folder)
+        self.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self._database.url
+
     def start_worker(self, pool: str, name: str = "", *options: str) -> "subprocess.Popen[bytes]":
         """Start a worker of a pool."""
         name = name or f"worker-{pool}"
