@@ -27,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
     publish_commands.add_to(app)
     app.command(epilog="Example: quantmill bootstrap --pools deployments/pools.yaml")(bootstrap)
     app.command(epilog="Example: quantmill landed --dry-run")(landed)
+    app.command(epilog="Example: quantmill metrics --port 9464")(metrics)
 
 
 def bootstrap(
@@ -61,6 +62,32 @@ def landed(
         else:
             require_server()
             asyncio.run(watch())
+
+
+def metrics(
+    port: Annotated[int, typer.Option(help="Serve them there, at /metrics; 0: print them once.")] = 0,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+) -> None:
+    """Give the factory's figures to Prometheus: what the Prefect server that PREFECT_API_URL names and the store know."""
+    settings = load_settings()
+    settings.home.mkdir(parents=True, exist_ok=True)  # as for `bootstrap`
+    with embedded_environment(settings):
+        from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+
+        from flows.embedded import require_server_named
+        from flows.exporter import Exporter
+
+        require_server_named()
+        registry = CollectorRegistry()
+        registry.register(Exporter(answers.configured_store()))
+        if not port:
+            typer.echo(generate_latest(registry).decode(), nl=False)
+            return
+        try:
+            _, serving = start_http_server(port, host, registry)
+        except OSError as error:
+            raise SettingsError(f"--port: {host}:{port}: {error.strerror or error}") from error
+        serving.join()
 
 
 def compress(

@@ -51,7 +51,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
         JobError: the baseline could not be made or measured.
     """
     settings, stages = load_settings(), Stages()
-    store, sandbox = configured_store(settings), Sandbox(settings)
+    store, sandbox = configured_store(settings), Sandbox(settings, str(flow_run.id or ""))
     if landing and not landings.begin(store, landing, str(flow_run.id)):
         return Completed(name="Duplicate", message="another run took this landing")
     jobs.require_somebody_to_ask(recipe, is_deployed())

@@ -64,11 +64,16 @@ def prefect_api(home: Path) -> Iterator[str]:
 
 def require_server() -> None:
     """Raise where no server is named, or nobody answers there."""
+    _require_answer(require_server_named())
+
+
+def require_server_named() -> str:
+    """Return the API's URL; raise where none is set."""
     from prefect.settings import PREFECT_API_URL
 
     if not (url := PREFECT_API_URL.value()):
         raise SettingsError("PREFECT_API_URL: not set; name the server's API, for example http://127.0.0.1:4200/api")
-    _require_answer(url)
+    return str(url)
 
 
 def _require_answer(url: str) -> None:

@@ -4,6 +4,7 @@ from contextlib import nullcontext
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.artifacts import progress_shown
@@ -27,7 +28,7 @@ def variant(job: VariantJob) -> State[None]:
     It ends `Failed` under the name of the error's class, so that whoever waits can tell out of memory from a bad engine.
     """
     settings = load_settings()
-    store, sandbox = configured_store(settings), Sandbox(settings)
+    store, sandbox = configured_store(settings), Sandbox(settings, str(flow_run.id or ""))
     try:
         # A line that runs its variants itself shows the progress of all of them.
         with progress_shown(PROGRESS) if is_deployed() else nullcontext():

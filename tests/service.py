@@ -61,6 +61,11 @@ class Database:
             time.sleep(0.1)
         self.url = cluster.url
 
+    @property
+    def pid(self) -> int:
+        """Its process id; 0: it is a file."""
+        return self._process.pid if self._process else 0
+
     def stop(self) -> None:
         """End it, with its files."""
         if self._process is not None:
@@ -129,9 +134,9 @@ class Service:
         self.processes[name] = process
         return process
 
-    def start_server(self) -> None:
-        """Start the server and wait until it answers."""
-        _, _, *arguments = prefect_command("127.0.0.1", self.port)
+    def start_server(self, log_level: str = "warning") -> None:
+        """Start the server and wait until it answers. From `info` on its log has a line for each request."""
+        _, _, *arguments = prefect_command("127.0.0.1", self.port, log_level)
         process = self.start("server", *arguments)
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and process.poll() is None:
@@ -140,10 +145,22 @@ class Service:
             time.sleep(0.2)
         raise AssertionError(self.log("server"))
 
-    def start_worker(self, pool: str, name: str = "") -> "subprocess.Popen[bytes]":
+    @property
+    def database_process(self) -> int:
+        """The process id of Postgres; 0: the database is a file."""
+        return self._database.pid
+
+    def replace_database(self) -> None:
+        """Throw the database away; the next server starts on an empty one."""
+        self._database.stop()
+        self._database = Database(self.folder)
+        self.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self._database.url
+
+    def start_worker(self, pool: str, name: str = "", *options: str) -> "subprocess.Popen[bytes]":
         """Start a worker of a pool."""
         name = name or f"worker-{pool}"
-        return self.start(name, "prefect", "worker", "start", "--pool", pool, "--name", name, "--type", "process")
+        told = ("--pool", pool, "--name", name, "--type", "process", *options)
+        return self.start(name, "prefect", "worker", "start", *told)
 
     def quantmill(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run the command line to its end."""

@@ -18,10 +18,10 @@ from quantmill.errors import ServerError
 _MLFLOW_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
-def prefect_command(host: str, port: int) -> list[str]:
+def prefect_command(host: str, port: int, log_level: str = "warning") -> list[str]:
     """Return the command line of Prefect's server; its environment names the database."""
     return [
-        sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning",
+        sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", log_level,
         "--host", host, "--port", str(port), "--timeout-keep-alive", "5",
     ]  # fmt: skip
 
