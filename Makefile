@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # llama-cpp-python has no wheel: without its tools and examples pip compiles it in half the time, and nothing used here is lost.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
 
-.PHONY: demo stack matrix bench test check lint format schema lock clean
+.PHONY: demo stack matrix bench test check lint format schema pictures lock clean
 demo: $(VENV)/installed
 	$(BIN)/quantmill compress deployments/recipes/demo.yaml
 
@@ -46,6 +46,11 @@ $(VENV)/installed: requirements.lock pyproject.toml
 schema: $(VENV)/installed
 	$(BIN)/python -c "import json; from quantmill.recipe_file import editor_schema; print(json.dumps(editor_schema(), indent=2))" \
 	    > deployments/recipes/recipe.schema.json
+
+# The dashboard's pictures in the documents: what its test saw. Paths in them are those of the folder.
+pictures: $(VENV)/installed
+	$(BIN)/pytest -n0 --basetemp=/tmp/quantmill tests/test_dashboard.py
+	cp /tmp/quantmill/pictures/*.png docs/images/
 
 # Pins every package that the factory and its tests need; the model of the demo is a package too, wanted without its own needs.
 lock:

@@ -14,7 +14,7 @@ from flows.pool_runs import check_pools
 from flows.pools import Pool, read_pools
 from flows.recall import recall, recall_run, remember_run
 from flows.stages import Stages, is_deployed
-from quantmill.errors import QuantmillError, error_named
+from quantmill.errors import QuantmillError, RecipeError, error_named
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
@@ -38,7 +38,16 @@ from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, Sandbox
 
 
-@flow(name="compress", flow_run_name="compress {recipe.model.source}", persist_result=False)
+def run_name() -> str:
+    """Return what the run is called beside its flow: the model as it is published, else the source as it was written."""
+    recipe: Recipe = flow_run.parameters["recipe"]
+    try:
+        return recipe.model_name
+    except RecipeError:
+        return recipe.model.source
+
+
+@flow(name="compress", flow_run_name=run_name, persist_result=False)
 async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None]:
     """Return one verdict per variant, in the recipe's order; accepted ones are published.
 

@@ -26,8 +26,9 @@ def is_deployed() -> bool:
 
 
 def as_task(work: Callable[_P, _T], run_name: str | None = None) -> Task[_P, _T]:
-    """Return a stage function as a task; `run_name` may hold parameters in braces."""
-    return task(name=work.__name__, task_run_name=run_name, cache_policy=NO_CACHE, persist_result=False)(work)
+    """Return a stage function as a task; `run_name` may hold parameters in braces, and is `module: function` in words by default."""
+    words = f"{work.__module__.rpartition('.')[2]}: {work.__name__.replace('_', ' ')}"
+    return task(name=work.__name__, task_run_name=run_name or words, cache_policy=NO_CACHE, persist_result=False)(work)
 
 
 class Stages:

@@ -29,11 +29,11 @@ class VariantRequest(BaseModel):
     method: MethodName = Field(description="The quantization method.", json_schema_extra={"position": 0})
     bits: Annotated[list[Bits], _Wrap] = Field(
         default=[],
-        description="Bit widths; empty: the method's 4 bits, or its types.",
+        description="Bit widths of gptq, awq, hqq, autoround; empty: 4. bitsandbytes has 8 and 4.",
         json_schema_extra={"position": 1},
     )
     type: Annotated[list[TypeName], _Wrap] = Field(
-        default=[], description="GGUF types, or bitsandbytes' nf4 and fp4.", json_schema_extra={"position": 2}
+        default=[], description="Types of gguf; of bitsandbytes int8, nf4 and fp4.", json_schema_extra={"position": 2}
     )
     group_size: Annotated[list[GroupSize], _Wrap] = Field(
         default=[], description="Weights that share a scale; -1: a whole row.", json_schema_extra={"position": 3}
