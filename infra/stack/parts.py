@@ -32,6 +32,7 @@ def prefect_server(site: Site, database_url: str) -> Part:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_API_AUTH_STRING": site.logins.prefect_auth,
         "PREFECT_SERVER_UI_API_URL": f"{site.prefect}/api",
+        "PREFECT_SERVER_METRICS_ENABLED": "true",
     }
     return Part(
         name="prefect",
