@@ -1,5 +1,6 @@
 """The consumer's side: what is chosen, what lies on the disk, and what is refused before anything is swapped."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -483,6 +484,39 @@ def test_fault_20_hostile_manifests(
     with pytest.raises(VerificationError) as raised:
         resolve(store, "m", "stable")
     assert words in str(raised.value)
+
+
+def lead_to(store: Store, data: bytes) -> str:
+    """Let the channel hold a manifest of just these bytes, as whoever can write into a store may."""
+    digest, root = hashlib.sha256(data).hexdigest(), Path(store.uri)
+    (root / "manifests" / "sha256" / f"{digest}.json").write_bytes(data)
+    held = channels.read_channel(store, "m", "stable")
+    assert held is not None
+    move = held.current.model_copy(update={"seq": held.seq + 1, "variants": {"gguf-q8_0": digest}})
+    moved = held.model_copy(update={"moves": (*held.moves, move)})
+    (root / "models" / "m" / "channels" / "stable.json").write_bytes(keys.canonical(moved))
+    return digest
+
+
+def test_fault_15_a_signed_version_under_another_name(serving: Serving, keyring: Keyring) -> None:
+    """The same manifest with other white space has another digest: nobody revoked that one, and its signature is right."""
+    store, place, old, new = serving
+    channels.withdraw(store, "m", "gguf-q8_0", new.digest, "rambles")
+    signature = store.attestation(new.digest)
+    assert signature is not None
+    digest = lead_to(store, json.dumps(new.model_dump(mode="json"), indent=1).encode())
+    (Path(store.uri) / "attestations" / f"{digest}.dsse.json").write_bytes(signature)
+    with pytest.raises(VerificationError, match=f"manifest {digest}: not written as manifests are"):
+        pull(store, resolve(store, "m", "stable"), place, keyring)
+    assert verify(place, keyring) == old, "the old version keeps serving"
+
+
+@pytest.mark.parametrize("figure", [b"NaN", b"-Infinity", b"1e999"])
+def test_fault_15_a_figure_that_is_no_number(serving: Serving, figure: bytes) -> None:
+    store, _, _, new = serving
+    lead_to(store, keys.canonical(new).replace(b'"mean_kl":0.05', b'"mean_kl":' + figure))
+    with pytest.raises(VerificationError, match="holds a figure that is NaN or infinite"):
+        resolve(store, "m", "stable")
 
 
 def test_fault_20_a_channel_that_leads_elsewhere(store: Store, made: dict[str, Manifest]) -> None:

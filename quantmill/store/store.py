@@ -150,11 +150,17 @@ class Store:
         if hashlib.sha256(held.data).hexdigest() != digest:
             raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
         try:
-            return Manifest.model_validate_json(held.data)
+            manifest = Manifest.model_validate_json(held.data)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(map(str, first["loc"]))
             raise VerificationError(f"manifest {digest}: {field}: {' '.join(first['msg'].split())}") from error
+        try:
+            if manifest.digest == digest:  # else one version has two names: what was revoked under one comes as the other
+                return manifest
+        except ValueError as error:
+            raise VerificationError(f"manifest {digest}: holds a figure that is NaN or infinite") from error
+        raise VerificationError(f"manifest {digest}: not written as manifests are (canonical JSON)")
 
     def attestation(self, digest: str) -> bytes | None:
         """Return the signed statement about a manifest, unchecked, or None where it was published unsigned."""
