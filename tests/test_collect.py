@@ -15,6 +15,7 @@ from quantmill.errors import StoreError, VerificationError
 from quantmill.files import FileEntry
 from quantmill.store import channels, leases
 from quantmill.store.collect import Rules, collect, find
+from quantmill.store.folder import FolderObjects
 from quantmill.store.layout import blob_key, manifest_key
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
@@ -118,6 +119,27 @@ def test_a_lease_is_dropped_with_the_record_and_renewed_before(
     assert first != second, "it is renewed"
     store.record(StageResult(stage="artifact", key="cd" * 32, blobs=files, value={}, made_at=time.time()))
     assert not list(store.objects.under("leases/"))
+
+
+@pytest.mark.parametrize("failure", [StoreError("it does not answer"), OSError(28, "No space left on device")])
+def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+    """A store that is away for a moment costs a long publish nothing."""
+    monkeypatch.setattr(leases, "LEASE_S", 0.9)
+    troubles = [failure, failure]
+
+    class Moody(FolderObjects):
+        def replace(self, key: str, data: bytes) -> None:
+            if key.startswith("leases/") and began and troubles:
+                raise troubles.pop()
+            super().replace(key, data)
+
+    began = False
+    held = leases.Leases(Moody(tmp_path))
+    held.hold(["ab" * 32])
+    began = True
+    time.sleep(1.5)
+    assert not troubles, "it was tried again"
+    held.require()
 
 
 def test_a_publish_waits_for_a_sweep_and_two_sweeps_do_not_meet(store: Store, tmp_path: Path) -> None:

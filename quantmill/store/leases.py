@@ -91,16 +91,21 @@ class Leases:
 
     def _renew(self) -> None:
         self._write()
+        self._renew_in(LEASE_S / 3)
+
+    def _renew_in(self, seconds: float) -> None:
         if self._renewal:
             self._renewal.cancel()
-        self._renewal = threading.Timer(LEASE_S / 3, self._renew_again)
+        self._renewal = threading.Timer(seconds, self._renew_again)
         self._renewal.daemon = True
         self._renewal.start()
 
     def _renew_again(self) -> None:
-        with self._changing, suppress(StoreError):  # `require` tells whoever relies on it
+        with self._changing:
             if self._held:
-                self._renew()
+                self._renew_in(LEASE_S / 15)  # whatever comes of this one: a store is away for a moment
+                with suppress(StoreError, OSError):  # `require` tells whoever relies on it
+                    self._renew()
 
     def _write(self) -> None:
         now = time.time()
