@@ -173,6 +173,20 @@ def test_a_sweep_that_was_killed_holds_nobody_up_for_ever(store: Store, tmp_path
     assert kinds(store, NOTHING_KEPT) == ["blobs", "manifests", "versions"]
 
 
+def test_a_sweep_of_a_wrong_clock_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose clock was years ahead was killed in a sweep."""
+    store = open_store(tmp_path / "store")
+    store.objects.create("sweep.json", keys.canonical({"id": "dead", "expires_at": time.time() + 1e8}))
+    monkeypatch.setattr(leases, "SWEEP_S", 0.5)
+    thread = threading.Thread(target=publish, args=(store, tmp_path / "a", "x"), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "none lasts longer than a sweep may"
+    assert store.models() == {"m": ["v"]}
+    collect_once(store)
+    assert store.objects.read("sweep.json") is None
+
+
 def test_unfinished_writes_are_removed(folder_or_bucket_with_a_rest: Store) -> None:
     store = folder_or_bucket_with_a_rest
     settle(store)
