@@ -104,7 +104,7 @@ def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> 
     """Make current what the channel held at sequence number `to`; 0: what it held before the last move.
 
     Raises:
-        NotFound: there is no such channel, or its history does not reach back so far.
+        NotFound: there is no such channel, its history does not reach back so far, or a version there was revoked.
     """
 
     def next_state(now: Channel | None) -> dict[str, str]:
@@ -114,6 +114,12 @@ def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> 
             raise NotFound(
                 f"{model}/{name}: no move {wanted} to go back to; known: {', '.join(map(str, known)) or 'none'}"
             )
+        for variant, digest in known[wanted].items():
+            if revoked := store.revocation(model, variant, digest):
+                raise NotFound(
+                    f"{model}/{name}: move {wanted} holds {variant}@{digest[:12]}, which was revoked: {revoked.reason};"
+                    " go back to another move, or promote what stands"
+                )
         return known[wanted]
 
     return _move(store, model, name, reason, next_state)
