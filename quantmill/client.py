@@ -70,7 +70,7 @@ def resolve(
     if best not in GOALS:
         raise RequestError(f"--best: {best!r}: allowed are {', '.join(GOALS)}")
     move = None
-    if channel:
+    if channel is not None:  # an empty name is a mistake: not the newest version, which nobody promoted
         held = read_channel(store, model, channel)
         if held is None:
             known = ", ".join(c.name for c in channels(store, model)) or "no channel"

@@ -135,6 +135,12 @@ def test_a_channel_is_what_counts_where_one_is_named(store: Store, made: dict[st
         resolve(store, "m", "stable", variant="gptq-4bit-g64")
 
 
+def test_an_empty_channel_is_not_the_newest_version(store: Store, made: dict[str, Manifest]) -> None:
+    """`--channel "$CHANNEL"` where that is not set."""
+    with pytest.raises(RequestError, match="'': not a plain name"):
+        resolve(store, "m", "")
+
+
 def test_a_revoked_version_is_not_handed_out(store: Store, made: dict[str, Manifest], tmp_path: Path) -> None:
     newer = publish(store, tmp_path / "made", "gguf-q8_0", 9)
     stable(store, made["gguf-q8_0"])
