@@ -187,17 +187,10 @@ def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, Ma
 
 def _choose(model: str, manifests: dict[str, Manifest], terms: tuple[Term, ...], goal: Goal) -> str:
     """Return the variant that meets all terms and is best."""
-    rows = [_row(manifest) for manifest in manifests.values()]
+    rows = [of_manifest(manifest) for manifest in manifests.values()]
     if fitting := [row for row in rows if all(term.holds(row) for term in terms)]:
         return best_of(fitting, goal).name
     raise NotFound(f"{model}: no variant meets {', '.join(t.text for t in terms)}; {'; '.join(_misses(rows, terms))}")
-
-
-def _row(manifest: Manifest) -> Candidate:
-    try:
-        return of_manifest(manifest)
-    except (TypeError, ValueError) as error:
-        raise VerificationError(f"manifest {manifest.digest}: variant: {' '.join(str(error).split())}") from error
 
 
 def _misses(rows: list[Candidate], terms: tuple[Term, ...]) -> list[str]:

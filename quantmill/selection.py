@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from quantmill.errors import VerificationError
 from quantmill.manifest import Manifest
 from quantmill.methods import METHODS
 from quantmill.report import VariantSummary
@@ -46,15 +47,23 @@ def of_summary(variant: VariantSummary) -> Candidate | None:
 
 
 def of_manifest(manifest: Manifest) -> Candidate:
-    """Return the row of a published version."""
+    """Return the row of a published version.
+
+    Raises:
+        VerificationError: its variant is not described as one.
+    """
     evaluation = manifest.evaluation
     quality, speed = evaluation.metrics, evaluation.speed
+    try:
+        bits = int(manifest.variant.get("bits", 0))
+    except (TypeError, ValueError) as error:
+        raise VerificationError(f"manifest {manifest.digest}: variant: {' '.join(str(error).split())}") from error
     return Candidate(
         name=manifest.name.rpartition("/")[2],
         method=str(manifest.variant.get("method", "")),
         format=str(manifest.variant.get("format", "")),
         runtimes=loaders(packer(manifest), evaluation.runtime),
-        bits=int(manifest.variant.get("bits", 0)),
+        bits=bits,
         bits_per_weight=evaluation.bits_per_weight,
         size_bytes=sum(file.size_bytes for file in manifest.files),
         peak_memory_bytes=speed.peak_memory_bytes,

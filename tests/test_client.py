@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -581,6 +582,36 @@ def test_fault_20_an_empty_file_that_is_a_pipe(store: Store, made: dict[str, Man
     os.mkfifo(place)
     with pytest.raises(VerificationError, match="not a plain file"):
         pull(store, resolve(store, "m", "stable"), tmp_path / "to")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda held: held.update(manifest="../../x"), "not a version pointer"),
+        (lambda held: held["provenance"].update(made_at=float("nan")), "not a version pointer"),
+        (lambda held: held.update(manifest="ab" * 32), "it leads to version abab"),
+    ],
+)
+def test_fault_20_hostile_version_pointers(
+    store: Store, made: dict[str, Manifest], change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    path = next((Path(store.uri) / "models" / "m" / "gptq-4bit-g64" / "versions").iterdir())
+    held = json.loads(path.read_text())
+    change(held)
+    path.write_text(json.dumps(held))
+    with pytest.raises(VerificationError, match=words):
+        resolve(store, "m")
+
+
+def test_fault_20_what_is_shown_is_checked_too(store: Store, made: dict[str, Manifest]) -> None:
+    stable(store, made["gptq-4bit-g64"])
+    replace_manifest(store, lambda held: held["variant"].update(bits="many"))
+    code, _, error = command("show", "m", "--store", store.uri)
+    assert (code, error.count("\n")) == (4, 1)
+    path = Path(store.uri) / "models" / "m" / "channels" / "stable.json"
+    path.write_text(re.sub('"made_at": [0-9.]+', '"made_at": NaN', path.read_text()))
+    with pytest.raises(VerificationError, match="not a channel"):
+        resolve(store, "m", "stable")
 
 
 PICKLE = b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x05touch\x94\x85\x94R\x94."

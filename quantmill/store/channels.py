@@ -32,7 +32,7 @@ class Move(BaseModel):
 
     seq: int = Field(ge=1, description="1 for the first; each move adds one.")
     id: str = Field(description="Random; tells a writer whose answer got lost that the move is its own.")
-    made_at: float = Field(description="Seconds since 1970.")
+    made_at: float = Field(allow_inf_nan=False, description="Seconds since 1970.")
     reason: str = Field(description="Why, in words.")
     variants: dict[_Name, _Digest] = Field(description="Variant -> digest of the manifest that is current.")
 

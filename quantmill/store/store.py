@@ -176,6 +176,8 @@ class Store:
                     found.append(Version.model_validate_json(held.data))
                 except ValidationError as error:
                     raise VerificationError(f"{self.uri}/{listed.key}: not a version pointer") from error
+                if found[-1].manifest != digest_in(listed.key):
+                    raise VerificationError(f"{self.uri}/{listed.key}: it leads to version {found[-1].manifest}")
         return sorted(found, key=lambda version: (version.provenance.made_at, version.manifest))
 
     def revoke(self, model: str, variant: str, revocation: Revocation) -> bool:
