@@ -215,7 +215,9 @@ def _check_tokenizer(path: Path) -> None:
 
     try:
         Tokenizer.from_file(str(path))
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Rust, and no Exception
+            raise
         raise SourceError(
             f"model.source: {path.name}: not a tokenizer: {' '.join(str(error).split())[:120]}"
         ) from error
