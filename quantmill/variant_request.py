@@ -173,6 +173,7 @@ class VariantRequest(BaseModel):
             if getattr(self, option.name) and not any(row.has(option, kind) for _, kind in widths):
                 raise ValueError(f"{option.name}: {row.name} has it for {', '.join(option.types)} only")
         for rule in self.layers:
+            rule.require_quick()
             rule.require_bits(row)
         self._require_format()
         if self.max_memory and not self.device_map:
