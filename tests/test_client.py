@@ -136,6 +136,23 @@ def test_a_channel_is_what_counts_where_one_is_named(store: Store, made: dict[st
         resolve(store, "m", "stable", variant="gptq-4bit-g64")
 
 
+def test_of_other_models_nothing_is_listed(
+    store: Store, made: dict[str, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may hold thousands."""
+    asked: list[str] = []
+    under = type(store.objects).under
+
+    def listed(objects: Any, prefix: str) -> Any:
+        asked.append(prefix)
+        return under(objects, prefix)
+
+    monkeypatch.setattr(type(store.objects), "under", listed)
+    resolve(store, "m")
+    assert asked
+    assert all(prefix.startswith("models/m/") for prefix in asked), asked
+
+
 def test_an_empty_channel_is_not_the_newest_version(store: Store, made: dict[str, Manifest]) -> None:
     """`--channel "$CHANNEL"` where that is not set."""
     with pytest.raises(RequestError, match="'': not a plain name"):

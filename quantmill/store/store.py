@@ -209,15 +209,18 @@ class Store:
         Raises:
             NotFound: there is no such model; the line names those that there are.
         """
-        held = self.models()
-        if model not in held:
-            raise NotFound(f"{model}: not in {self.uri}; it holds {', '.join(held) or 'nothing'}")
-        return held[model]
+        folder = layout.model_folder(model)
+        if folder and (found := self._published(folder).get(model)):  # of other models nothing is listed
+            return found
+        raise NotFound(f"{model}: not in {self.uri}; it holds {', '.join(self.models()) or 'nothing'}")
 
     def models(self) -> dict[str, list[str]]:
         """Return every published model with its variants, by name."""
+        return self._published(layout.MODELS)
+
+    def _published(self, folder: str) -> dict[str, list[str]]:
         held: dict[str, list[str]] = {}
-        for listed in self.objects.under(layout.MODELS):
+        for listed in self.objects.under(folder):
             _, model, variant, kind, *_ = [*listed.key.split("/"), "", ""]
             if kind == "versions" and variant not in held.setdefault(model, []):
                 held[model].append(variant)
