@@ -101,24 +101,20 @@ def best(candidates: Iterable[Candidate], goal: Goal) -> Candidate:
 
 
 def comparable(variants: Iterable[VariantSummary]) -> list[Candidate]:
-    """Return the accepted variants whose figures stand for themselves."""
-    return _standing(variant for variant in variants if variant.status == "accepted")
-
-
-def _standing(variants: Iterable[VariantSummary]) -> list[Candidate]:
-    """Return the rows of what was measured; those on the source's own grid are left out."""
-    return [row for v in variants if SOURCE_GRID not in v.marks and (row := of_summary(v))]
+    """Return the accepted variants whose figures stand for themselves: those on the source's own grid are left out."""
+    standing = (v for v in variants if v.status == "accepted" and SOURCE_GRID not in v.marks)
+    return [row for v in standing if (row := of_summary(v))]
 
 
 def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -> str:
-    """Return the name of the variant that does best at the size of `variant`, or nothing.
+    """Return the name of the accepted variant that does best at the size of `variant`, or nothing.
 
     It is at most 2 % larger and its mean KL at most half: a clear difference, not a rank among equals.
     """
     if (row := of_summary(variant)) is None:
         return ""
     most_bytes, most_kl = 1.02 * row.size_bytes, 0.5 * row.mean_kl
-    better = [other for other in _standing(variants) if other.size_bytes <= most_bytes and other.mean_kl <= most_kl]
+    better = [other for other in comparable(variants) if other.size_bytes <= most_bytes and other.mean_kl <= most_kl]
     return best(better, "quality").name if better else ""
 
 
