@@ -334,3 +334,4 @@ def test_a_new_home_is_no_reason_for_other_lines(tmp_path: Path, arguments: list
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (code, 1 if line else 0), ended.stderr
     assert ended.stderr.startswith(line)
+    assert not (tmp_path / ".quantmill").exists(), "nothing came of it"
