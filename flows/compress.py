@@ -1,7 +1,6 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, publish, register."""
 
 import asyncio
-import functools
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -29,7 +28,6 @@ from tasks import (
     licenses,
     outbox,
     publish,
-    remote,
     report,
     snapshots,
     summarize,
@@ -106,7 +104,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             stages.timings,
         )
         entry = await stages.run(outbox.keep, recipe, summary, outcomes, sandbox.logs(plan.variants), store)
-        delivery = await stages.run(_deliver, store, settings.tracking_uri)
+        delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
         for problem in delivery.problems:
             progress.say(problem)
         seq = await stages.run(publish.promote, recipe, published.manifests, store)
@@ -125,13 +123,6 @@ async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
     pools = read_pools(settings.pools) if settings.pools else ()
     await check_pools(pools)
     return pools
-
-
-@functools.wraps(outbox.deliver)
-def _deliver(store: Store, uri: str) -> outbox.Delivery:
-    """Register one line at a time: the first to open MLflow's SQLite file migrates it, which breaks where two do."""
-    with remote.held(load_settings().home / "mlflow"):
-        return outbox.deliver(store, uri)
 
 
 async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandbox) -> dict[str, Outcome]:
