@@ -11,6 +11,8 @@ from quantmill.methods import METHODS
 from quantmill.report import VariantSummary
 
 SOURCE_GRID = "source-grid"
+MARKS = (SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts")
+"""What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
 LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")
 """What `runtime` may be asked for: the programs that the rows of METHODS name."""
 Goal = Literal["quality", "size", "speed"]
@@ -26,6 +28,7 @@ class Candidate(BaseModel):
     method: str = Field(description="The method that made it.")
     format: str = Field(description="`safetensors` or `gguf`.")
     runtimes: tuple[str, ...] = Field(default=(), description="Programs that load it, of LOADERS.")
+    marks: tuple[str, ...] = Field(default=(), description="What qualifies its figures.")
     bits: int = Field(description="Nominal bit width.")
     bits_per_weight: float | None = Field(default=None, description="All bytes of the weight files over the weights.")
     size_bytes: int = Field(description="The whole folder.")
@@ -63,6 +66,7 @@ def of_manifest(manifest: Manifest) -> Candidate:
         method=str(manifest.variant.get("method", "")),
         format=str(manifest.variant.get("format", "")),
         runtimes=loaders(packer(manifest), evaluation.runtime),
+        marks=evaluation.marks,
         bits=bits,
         bits_per_weight=evaluation.bits_per_weight,
         size_bytes=sum(file.size_bytes for file in manifest.files),
