@@ -91,6 +91,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             forbidden,
             run_id,
             settings.signing_key,
+            stages.began_at,
         )
         summary = summarize.summarize(
             recipe,

@@ -35,6 +35,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}
+        self.began_at = time.time()
 
     async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Return what `work` returns."""

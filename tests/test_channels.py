@@ -84,7 +84,9 @@ def test_nobody_goes_back_to_what_was_revoked(store: Store) -> None:
     channels.promote(store, "m", "stable", {"a": old}, "first")
     channels.promote(store, "m", "stable", {"a": bad}, "second")
     channels.withdraw(store, "m", "a", bad, "it rambles")
-    with pytest.raises(NotFound, match=r"m/stable: move 2 holds a@.*, which was revoked: it rambles; go back to another"):
+    with pytest.raises(
+        NotFound, match=r"m/stable: move 2 holds a@.*, which was revoked: it rambles; go back to another"
+    ):
         channels.roll_back(store, "m", "stable", "before the last move")
     assert channels.roll_back(store, "m", "stable", "as at first", to=1).current.variants == {"a": old}
 

@@ -122,7 +122,9 @@ def test_a_lease_is_dropped_with_the_record_and_renewed_before(
 
 
 @pytest.mark.parametrize("failure", [StoreError("it does not answer"), OSError(28, "No space left on device")])
-def test_a_renewal_that_fails_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
+def test_a_renewal_that_fails_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
     """A store that is away for a moment costs a long publish nothing."""
     monkeypatch.setattr(leases, "LEASE_S", 0.9)
     troubles = [failure, failure]

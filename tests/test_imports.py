@@ -52,7 +52,10 @@ def test_an_unknown_packing_is_refused(said: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "../../../tmp/x"}, "'../../../tmp/x': nf4 and fp4 are"),
+        (
+            {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "../../../tmp/x"},
+            "'../../../tmp/x': nf4 and fp4 are",
+        ),
         ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": ["nf4"]}, "nf4 and fp4 are read"),
         ({"quant_method": "gptq", "bits": 4, "group_size": 10**300}, "-1, or at most 1048576"),
         ({"quant_method": "gptq", "bits": 4, "group_size": -7}, "group_size: -7: -1, or at most"),

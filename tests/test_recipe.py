@@ -94,7 +94,14 @@ def test_a_wrong_variant_is_refused(request_: dict[str, Any], message: str) -> N
 
 
 @pytest.mark.parametrize(
-    "match", ["down_proj", r"layers\.\d{1,2}\.(self_attn|mlp)\.\w+_proj$", r"(?i)[*+?{]MLP", r"^(?:model\.)?layers\.[0-3]\.", r"\(a\)+"]
+    "match",
+    [
+        "down_proj",
+        r"layers\.\d{1,2}\.(self_attn|mlp)\.\w+_proj$",
+        r"(?i)[*+?{]MLP",
+        r"^(?:model\.)?layers\.[0-3]\.",
+        r"\(a\)+",
+    ],
 )
 def test_a_rule_that_ends_is_taken(match: str) -> None:
     assert recipe({"method": "gptq", "layers": [{"match": match, "bits": 8}]}).variants[0].layers[0].match == match

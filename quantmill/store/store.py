@@ -156,7 +156,9 @@ class Store:
             field = ".".join(map(str, first["loc"]))
             raise VerificationError(f"manifest {digest}: {field}: {' '.join(first['msg'].split())}") from error
         try:
-            if manifest.digest == digest:  # else one version has two names: what was revoked under one comes as the other
+            if (
+                manifest.digest == digest
+            ):  # else one version has two names: what was revoked under one comes as the other
                 return manifest
         except ValueError as error:
             raise VerificationError(f"manifest {digest}: holds a figure that is NaN or infinite") from error
