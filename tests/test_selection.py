@@ -23,7 +23,8 @@ ROWS = [
     Candidate(**GGUF, marks=("source-grid",)),
     Candidate(**GGUF | {"name": "gguf-q8_0", "bits": 8, "size_bytes": 148 * 10**6, "mean_kl": 0.005, "decode_tokens_per_s": 109.0}),
     Candidate(**GGUF | {"name": "gptq-4bit-g64", "method": "gptq", "format": "safetensors", "runtimes": loaders("gptq"),
-                        "marks": ("42% fallback",), "mean_kl": 0.18, "perplexity_ratio": None, "peak_memory_bytes": 1052 * 10**6, "decode_tokens_per_s": 39.6}),
+                        "mean_kl": 0.18, "perplexity_ratio": None, "peak_memory_bytes": 1052 * 10**6, "decode_tokens_per_s": 39.6,
+                        "marks": ("42% fallback",)}),
 ]  # fmt: skip
 
 
