@@ -5,6 +5,7 @@ import asyncio
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Completed
 
 from flows import approval, artifacts, jobs, progress
@@ -67,6 +68,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
+        jobs.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
         dispatcher = Dispatcher(store, pools, recipe.device)
         progress.announce([plan.baseline.name, *(job.name for job in plan.others)])
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
