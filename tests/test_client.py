@@ -220,6 +220,20 @@ def test_equal_files_of_another_version_are_not_fetched(store: Store, tmp_path: 
     assert (tree.name, verify(tmp_path / "to")) == (second.digest, second)
 
 
+def test_a_disk_without_hard_links_is_enough(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What versions share is copied there: the second pull failed, for ever."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    for seed in (1, 2):
+        made = publish(store, tmp_path / "made", seed=seed)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", refused)
+            pull(store, resolve(store, "m"), tmp_path / "to")
+        assert verify(tmp_path / "to") == made
+
+
 def test_what_was_damaged_on_the_disk_is_mended(store: Store, made: dict[str, Manifest], tmp_path: Path) -> None:
     chosen = resolve(store, "m", variant="gguf-q8_0")
     tree = pull(store, chosen, tmp_path / "to")
