@@ -425,6 +425,16 @@ def test_fault_15_a_channel_that_went_back(serving: Serving, keyring: Keyring) -
     assert Place(place).current == new.digest
 
 
+def test_fault_15_what_is_current_leads_elsewhere(serving: Serving, keyring: Keyring, tmp_path: Path) -> None:
+    """Another version that a trusted key signed, in another place, is not what was pulled here."""
+    store, place, _, new = serving
+    pull(store, resolve(store, "m", "stable"), tmp_path / "other", keyring)
+    (place / "current").unlink()
+    (place / "current").symlink_to(tmp_path / "other" / "store" / new.digest)
+    with pytest.raises(VerificationError, match="current: not a link to a version in"):
+        verify(place, keyring)
+
+
 def test_fault_15_the_commands_end_with_4(serving: Serving, pair: key_pairs.KeyPair) -> None:
     store, place, old, new = serving
     ring = pair.public.parent
