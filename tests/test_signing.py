@@ -90,6 +90,13 @@ def test_a_reader_of_another_hand_agrees(envelope: bytes, pair: KeyPair) -> None
     assert details["metadata"] == {"invocationId": "run-1", "finishedOn": "1970-01-01T00:00:01Z"}
 
 
+def test_a_file_of_several_keys_is_refused(pair: KeyPair, tmp_path: Path) -> None:
+    """The second was passed over in silence, and what it signed was refused."""
+    (tmp_path / "both.pem").write_bytes(2 * pair.public.read_bytes())
+    with pytest.raises(SettingsError, match=r"both\.pem: several keys; each needs a file of its own"):
+        Keyring.load(tmp_path)
+
+
 def test_when_a_run_began_is_stated_where_it_was_recorded() -> None:
     began = provenance().model_copy(update={"started_at": 0.0})
     metadata = statement_of(MANIFEST, began)["predicate"]["runDetails"]["metadata"]

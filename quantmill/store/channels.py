@@ -17,6 +17,7 @@ from quantmill.errors import NotFound, RequestError, StoreError, VerificationErr
 from quantmill.files import safe_name
 from quantmill.manifest import Revocation
 from quantmill.store.layout import MODELS
+from quantmill.store.objects import require_modest
 from quantmill.store.store import Store
 
 MOVES_KEPT = 100
@@ -187,7 +188,7 @@ def _read(store: Store, model: str, name: str) -> tuple[Channel, str] | None:
     if held is None:
         return None
     try:
-        channel = Channel.model_validate_json(held.data)
+        channel = Channel.model_validate_json(require_modest(held.data, _key(model, name)))
     except ValidationError as error:
         raise VerificationError(f"{store.uri}/{_key(model, name)}: not a channel") from error
     if (channel.model, channel.name) != (model, name):

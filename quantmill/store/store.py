@@ -20,7 +20,7 @@ from quantmill.store import layout
 from quantmill.store.cache import BlobCache
 from quantmill.store.layout import blob_key, digest_in
 from quantmill.store.leases import Leases
-from quantmill.store.objects import Objects, OnBytes, ignore
+from quantmill.store.objects import Objects, OnBytes, ignore, require_modest
 
 _FILES_AT_ONCE = 4
 
@@ -150,7 +150,7 @@ class Store:
         if hashlib.sha256(held.data).hexdigest() != digest:
             raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
         try:
-            manifest = Manifest.model_validate_json(held.data)
+            manifest = Manifest.model_validate_json(require_modest(held.data, f"manifest {digest}"))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(map(str, first["loc"]))
@@ -175,7 +175,7 @@ class Store:
         for listed in self.objects.under(layout.versions_folder(model, variant)):
             if held := self.objects.read(listed.key):
                 try:
-                    found.append(Version.model_validate_json(held.data))
+                    found.append(Version.model_validate_json(require_modest(held.data, listed.key)))
                 except ValidationError as error:
                     raise VerificationError(f"{self.uri}/{listed.key}: not a version pointer") from error
                 if found[-1].manifest != digest_in(listed.key):
@@ -196,7 +196,7 @@ class Store:
         key = layout.revocation_key(model, variant, digest)
         held = self.objects.read(key)
         try:
-            return Revocation.model_validate_json(held.data) if held else None
+            return Revocation.model_validate_json(require_modest(held.data, key)) if held else None
         except ValidationError as error:
             raise VerificationError(f"{self.uri}/{key}: not a revocation") from error
 
