@@ -152,8 +152,8 @@ class VariantRequest(BaseModel):
         """Refuse in the method's own words before the menus of the form do it in general ones."""
         if isinstance(data, dict) and isinstance(row := METHODS.get(str(data.get("method"))), Method):
             for name, value in data.items():
-                if name in cls.model_fields and name != "method":
-                    _check(row, name, _listed(value))
+                if name in cls.model_fields and name != "method" and (values := _listed(value)) != []:
+                    _check(row, name, values)  # an empty list is what a field holds that nobody set
         return data
 
     @model_validator(mode="after")

@@ -252,3 +252,10 @@ def test_recipes_of_the_project_are_valid(path: Path) -> None:
     wrong = yaml.safe_load(path.read_text()) | {"variants": [{"method": "gptq", "bits": 5}]}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(wrong, schema)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_that_was_written_down_is_the_same(method: str) -> None:
+    """Written down every field stands there, also those that the method does not have: AWQ's `layers` was refused."""
+    asked = recipe({"method": method, "type": "Q8_0"} if method == "gguf" else {"method": method})
+    assert Recipe.model_validate_json(asked.model_dump_json()) == asked
