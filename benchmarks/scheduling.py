@@ -10,6 +10,7 @@ flow with a sleep in place of its jobs. The database is Debian's Postgres in mem
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import re
 import sys
@@ -17,7 +18,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -46,7 +48,8 @@ def factory(folder: Path, workers: int, command: str = "", **environment: str) -
     """Lend a server with one pool and its workers, each with one place."""
     pool: dict[str, Any] = {"name": "cpu", "memory": "16GB", "threads": 1}
     started_by = {"job_variables": {"command": command}} if command else {}
-    service = Service(folder / "it", [pool | started_by], **environment)
+    # So that its log has a line for each request.
+    service = Service(folder / "it", [pool | started_by], PREFECT_SERVER_LOGGING_LEVEL="INFO", **environment)
     try:
         service.start_server(log_level="info")
         service.quantmill("bootstrap").check_returncode()
@@ -189,6 +192,35 @@ def mixed(scale: float, sortable: bool, files: tuple[FileEntry, ...]) -> list[Va
     return jobs
 
 
+def scheduled(count: int, workers: int, command: str) -> dict[str, Any]:
+    """Return what variants that do nothing took."""
+    with tempfile.TemporaryDirectory() as name, factory(Path(name), workers, command) as service:
+        return measure(service, no_ops(count, artifact_file(service)), workers)
+
+
+def ordered(sortable: bool, workers: int, scale: float, command: str) -> dict[str, Any]:
+    """Return what the mix took in one of the two orders."""
+    with tempfile.TemporaryDirectory() as name, factory(Path(name), workers, command) as service:
+        return makespan(service, workers, scale, sortable)
+
+
+def alone(work: Callable[..., dict[str, Any]], *given: object) -> dict[str, Any]:
+    """Return what `work` returns in a process of its own: Prefect's client keeps threads that talk to one server."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *given).result()
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """Return the figures as Markdown, without those that are lists of their own."""
+    rows = []
+    for figures in found:
+        plain = {name: value for name, value in figures.items() if not isinstance(value, dict | list)}
+        if list(plain) not in rows:
+            rows.append(list(plain))
+        rows.append([str(value) for value in plain.values()])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
 def makespan(service: Service, workers: int, scale: float, sortable: bool) -> dict[str, Any]:
     """Return the makespan of the mix against max(the longest, all of them over the places)."""
     jobs = mixed(scale, sortable, artifact_file(service))
@@ -232,11 +264,10 @@ def main() -> None:
             asked.json.write_text(json.dumps(found, indent=2) + "\n")
 
     for count in [int(size) for size in asked.variants.split(",") if size]:
-        with tempfile.TemporaryDirectory() as name, factory(Path(name), asked.workers, asked.command) as service:
-            keep(measure(service, no_ops(count, artifact_file(service)), asked.workers))
+        keep(alone(scheduled, count, asked.workers, asked.command))
     for sortable in (True, False) if asked.mix else ():
-        with tempfile.TemporaryDirectory() as name, factory(Path(name), asked.workers, asked.command) as service:
-            keep(makespan(service, asked.workers, asked.scale, sortable))
+        keep(alone(ordered, sortable, asked.workers, asked.scale, asked.command))
+    print(table(found))
     sys.exit(any(figures["variants without a result"] for figures in found))
 
 
