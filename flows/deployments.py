@@ -83,7 +83,9 @@ def read_deployments(pools: tuple[Pool, ...], path: Path = FILE) -> list[Deploym
     entries = read_yaml(path, DeploymentList).deployments
     names = {pool.name for pool in pools}
     kept = [entry for entry in entries if entry.work_pool.name in names or not _is_variant(entry)]
-    template = next(entry for entry in entries if _is_variant(entry))
+    template = next((entry for entry in entries if _is_variant(entry)), None)
+    if template is None:
+        raise RequestError(f"{path}: deployments: none runs a variant (entrypoint: flows.variant.variant)")
     for pool in pools:
         if not any(_is_variant(entry) and entry.name == pool.name for entry in kept):
             place = template.work_pool.model_copy(update={"name": pool.name, "work_queue_name": pool.queue})

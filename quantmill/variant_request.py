@@ -152,8 +152,8 @@ class VariantRequest(BaseModel):
         """Refuse in the method's own words before the menus of the form do it in general ones."""
         if isinstance(data, dict) and isinstance(row := METHODS.get(str(data.get("method"))), Method):
             for name, value in data.items():
-                if name in cls.model_fields and name != "method":
-                    _check(row, name, _listed(value))
+                if name in cls.model_fields and name != "method" and (values := _listed(value)) != []:
+                    _check(row, name, values)  # an empty list is what a field holds that nobody set
         return data
 
     @model_validator(mode="after")
@@ -173,6 +173,7 @@ class VariantRequest(BaseModel):
             if getattr(self, option.name) and not any(row.has(option, kind) for _, kind in widths):
                 raise ValueError(f"{option.name}: {row.name} has it for {', '.join(option.types)} only")
         for rule in self.layers:
+            rule.require_quick()
             rule.require_bits(row)
         self._require_format()
         if self.max_memory and not self.device_map:

@@ -1,11 +1,12 @@
 """RunSummary -> what people read: Markdown, one self-contained HTML page, and (in `plot`) the Pareto plot.
 
-Pure functions: the Prefect artifacts, the MLflow run and the files on disk are all made from what they return.
+The Prefect artifacts, the MLflow run and the files on disk are all made from what these functions return.
 """
 
 import base64
 import html as markup
 from collections.abc import Sequence
+from pathlib import Path
 
 from quantmill.recipe import GatePolicy
 from quantmill.report import RunSummary, VariantSummary
@@ -49,6 +50,14 @@ def pages(summary: RunSummary, gates: GatePolicy | None = None) -> dict[str, byt
         "report.html": html(summary, picture, gates).encode(),
         "pareto.png": picture,
     }
+
+
+def write(summary: RunSummary, gates: GatePolicy, home: Path) -> None:
+    """Leave every document of a run under `reports/<model>` of the home."""
+    folder = home / "reports" / summary.model
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in pages(summary, gates).items():
+        (folder / name).write_bytes(content)
 
 
 def table(summary: RunSummary) -> list[dict[str, str]]:

@@ -1,6 +1,5 @@
 """The factory as a service, for tests: a Prefect server, the bootstrap and workers as processes of their own, which die with the test."""
 
-import ctypes
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,11 @@ from uuid import UUID, uuid4
 import httpx
 import yaml
 
+from infra.stack import postgres
+from infra.stack.parts import answers, prefect_command
+from infra.stack.processes import Part, spawn
 from quantmill.variants import VariantSpec
+from tests.debian import debian_package
 from tests.line import ROOT, Line, count_starts, started, wait_for_start
 
 POOLS = [
@@ -50,10 +52,6 @@ done
 _FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
-def _die_with_the_test() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
 class Embedded:
     """The recipe on this machine without a service, run once in a folder: what it made, and its store."""
 
@@ -78,36 +76,31 @@ class Embedded:
 
 
 class Database:
-    """The Prefect server's: Postgres where Debian's package is installed, else SQLite, which a busy server locks for a minute at times."""
+    """The Prefect server's: Postgres, installed if need be, else SQLite, which a busy server locks for a minute at times."""
 
     def __init__(self, folder: Path) -> None:
         memory = Path("/dev/shm")
         self._folder = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else folder, prefix="quantmill-"))
+        self._folder.chmod(0o711)  # Postgres' user passes through
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"sqlite+aiosqlite:///{self._folder / 'prefect.db'}"
-        binaries = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-        if binaries is None:
-            warnings.warn(
-                "Postgres is not installed (apt-get install postgresql): the service is tested on SQLite", stacklevel=2
-            )
+        debian_package("postgresql", f"{postgres.ROOT}/*/bin/postgres")
+        cluster = postgres.find(self._folder / "postgres")
+        if cluster is None:
             return
-        user = "postgres" if os.getuid() == 0 else None  # it refuses root
-        if user:
-            shutil.chown(self._folder, user)
-        data = str(self._folder / "data")
-        made = [str(binaries / "initdb"), "-D", data, "-U", "quantmill", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run(made, check=True, user=user, cwd="/", stdout=subprocess.DEVNULL)
-        options = ["-k", str(self._folder), "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200"]
-        with (folder / "logs" / "postgres.log").open("wb") as log:
-            command = [str(binaries / "postgres"), "-D", data, *options]
-            self._process = subprocess.Popen(
-                command, user=user, cwd="/", stdout=log, stderr=log, preexec_fn=_die_with_the_test
-            )
+        cluster.create("--no-sync")
+        part, log = cluster.part("fsync=off"), folder / "logs" / "postgres.log"
+        self._process = spawn(part, self._folder, log, signal.SIGKILL)
         deadline = time.monotonic() + 60
-        while not (self._folder / ".s.PGSQL.5432").exists():
-            assert time.monotonic() < deadline, (folder / "logs" / "postgres.log").read_text()
+        while not part.is_healthy():
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        self.url = f"postgresql+asyncpg://quantmill@/postgres?host={self._folder}"
+        self.url = cluster.url
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0: it is a file."""
+        return self._process.pid if self._process else 0
 
     def stop(self) -> None:
         """End it, with its files."""
@@ -174,38 +167,38 @@ class Service:
 
     def start(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start a process of the service; its output goes into a log of that name."""
-        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                start_new_session=True,
-                preexec_fn=_die_with_the_test,
-            )
+        part = Part(name, (sys.executable, "-m", *arguments), lambda: True, self.environment)
+        process = spawn(part, self.folder, self.folder / "logs" / f"{name}.log", signal.SIGKILL)
         self.processes[name] = process
         return process
 
-    def start_server(self) -> None:
-        """Start the server and wait until it answers."""
-        process = self.start(
-            "server", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning",
-            "--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "5",
-        )  # fmt: skip
+    def start_server(self, log_level: str = "warning") -> None:
+        """Start the server and wait until it answers. From `info` on its log has a line for each request."""
+        _, _, *arguments = prefect_command("127.0.0.1", self.port, log_level)
+        process = self.start("server", *arguments)
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and process.poll() is None:
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
-                    return
+            if answers(f"{self.url}/health"):
+                return
             time.sleep(0.2)
         raise AssertionError(self.log("server"))
 
-    def start_worker(self, pool: str, name: str = "") -> "subprocess.Popen[bytes]":
+    @property
+    def database_process(self) -> int:
+        """The process id of Postgres; 0: the database is a file."""
+        return self._database.pid
+
+    def replace_database(self) -> None:
+        """Throw the database away; the next server starts on an empty one."""
+        self._database.stop()
+        self._database = Database(self.folder)
+        self.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self._database.url
+
+    def start_worker(self, pool: str, name: str = "", *options: str) -> "subprocess.Popen[bytes]":
         """Start a worker of a pool."""
         name = name or f"worker-{pool}"
-        return self.start(name, "prefect", "worker", "start", "--pool", pool, "--name", name, "--type", "process")
+        told = ("--pool", pool, "--name", name, "--type", "process", *options)
+        return self.start(name, "prefect", "worker", "start", *told)
 
     def quantmill(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run the command line to its end."""

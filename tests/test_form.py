@@ -99,6 +99,7 @@ def test_every_pool_has_its_variants(tmp_path: Any) -> None:
         ("name: cpu, work_queue_name: lines", "name: nowhere, work_queue_name: lines", "compress: no pool nowhere"),
         ("tags:", "tagz:", r"deployments\[0\]\.tagz: Extra"),
         ("deployments:", "deploymentz:", "deployments: Field required"),
+        ("flows.variant.variant", "flows.watch.watch", r"deployments: none runs a variant"),
     ],
 )
 def test_a_bad_list_of_deployments_is_one_line(tmp_path: Any, old: str, new: str, words: str) -> None:

@@ -69,7 +69,7 @@ def test_pareto_and_picks() -> None:
         (row("other", 103, 0.05), ""),
         (row("other", 102, 0.051), ""),
         (row("other", 10, 0.0, marks=["source-grid"]), ""),
-        (row("other", 10, 0.01, status="rejected"), "other"),
+        (row("other", 10, 0.01, status="rejected"), ""),
         (row("other", 10, None), ""),
         (row("other", None, 0.0), ""),
     ],
