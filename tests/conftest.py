@@ -104,7 +104,7 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pa
 def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """The small trained model, the same for both workers: to be read only. It speaks, so damage shows."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "trained"
+    folder = (base if worker_id == "master" else base.parent) / "tiny-llama"
     with FileLock(f"{folder}.lock"):
         command = [sys.executable, "-m", "benchmarks.tiny_model", "--out", str(folder)]
         subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)  # finds it where the other worker made it

@@ -4,7 +4,6 @@ Each step leaves a picture in the session's temporary folder; `make pictures` pu
 """
 
 import io
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -56,13 +55,6 @@ def service(embedded: Embedded, empty_mlflow: Path, tmp_path_factory: pytest.Tem
         yield made
     finally:
         made.stop()
-
-
-@pytest.fixture
-def model(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The trained model in a folder of a name that reads well."""
-    folder = tmp_path_factory.getbasetemp() / "models" / MODEL
-    return Path(shutil.copytree(trained, folder, copy_function=os.link))
 
 
 @pytest.fixture(scope="module")
@@ -211,10 +203,8 @@ def test_what_the_form_leaves_out_is_checked_by_the_server(service: Service, opt
     assert service.runs("compress") == []
 
 
-def test_a_model_is_compressed_in_the_browser(
-    service: Service, embedded: Embedded, model: Path, page: Page, keep: Keep
-) -> None:
-    recipe = embedded.recipe | {"model": {"source": str(model)}, "variants": VARIANTS, "publish": {"model": MODEL}}
+def test_a_model_is_compressed_in_the_browser(service: Service, embedded: Embedded, page: Page, keep: Keep) -> None:
+    recipe = embedded.recipe | {"variants": VARIANTS, "publish": {"model": MODEL}}
     service.order(MADE, "wait")
     sign_in(page, service, keep)
     open_form(page)

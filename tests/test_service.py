@@ -148,7 +148,7 @@ def test_variants_run_on_both_pools_and_are_those_of_the_embedded_run(service: S
     left = {artifact["key"] for artifact in service.artifacts_of(run["id"])}
     assert left >= {"variants-tiny", "pareto-tiny", "report-tiny", "store-tiny"}
     (child,) = variant_runs(service, "gptq-4bit-g64")
-    assert {"quantmill", "gptq", "safetensors", "trained"} <= set(child["tags"])
+    assert {"quantmill", "gptq", "safetensors", "tiny-llama"} <= set(child["tags"])
     assert any(artifact["type"] == "progress" for artifact in service.artifacts_of(child["id"]))
 
 
