@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from flows import publish_commands, screen
-from flows.environment import embedded_environment
+from flows.environment import embedded_environment, home_made
 from flows.progress import say, show_progress
 from quantmill import answers, signing
 from quantmill.errors import SettingsError, SigningError
@@ -27,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
     publish_commands.add_to(app)
     app.command(epilog="Example: quantmill bootstrap --pools deployments/pools.yaml")(bootstrap)
     app.command(epilog="Example: quantmill landed --dry-run")(landed)
+    app.command(epilog="Example: quantmill metrics --port 9464")(metrics)
 
 
 def bootstrap(
@@ -37,8 +38,7 @@ def bootstrap(
 ) -> None:
     """Make pools, queues, deployments and automations on the Prefect server that PREFECT_API_URL names."""
     settings = load_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)  # or Prefect says that it cannot make its own folder in it
-    with embedded_environment(settings):
+    with home_made(settings.home), embedded_environment(settings):
         from flows import bootstrap as server
         from flows.embedded import require_server
         from flows.pools import read_pools
@@ -53,8 +53,7 @@ def landed(
 ) -> None:
     """Look where the watch list says for base models that landed, and start their runs: `watch/watch` does so by its schedule."""
     settings = load_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)  # as for `bootstrap`
-    with embedded_environment(settings):
+    with home_made(settings.home), embedded_environment(settings):
         from flows.embedded import require_server
         from flows.watch import preview, watch
 
@@ -63,6 +62,32 @@ def landed(
         else:
             require_server()
             asyncio.run(watch())
+
+
+def metrics(
+    port: Annotated[int, typer.Option(help="Serve them there, at /metrics; 0: print them once.")] = 0,
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+) -> None:
+    """Give the factory's figures to Prometheus: what the Prefect server that PREFECT_API_URL names and the store know."""
+    settings = load_settings()
+    settings.home.mkdir(parents=True, exist_ok=True)  # as for `bootstrap`
+    with embedded_environment(settings):
+        from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+
+        from flows.embedded import require_server_named
+        from flows.exporter import Exporter
+
+        require_server_named()
+        registry = CollectorRegistry()
+        registry.register(Exporter(answers.configured_store()))
+        if not port:
+            typer.echo(generate_latest(registry).decode(), nl=False)
+            return
+        try:
+            _, serving = start_http_server(port, host, registry)
+        except OSError as error:
+            raise SettingsError(f"--port: {host}:{port}: {error.strerror or error}") from error
+        serving.join()
 
 
 def compress(
@@ -139,7 +164,7 @@ def recall(recipe: Recipe, settings: Settings) -> RunSummary | None:
     """Return the summary of a run of which nothing is missing."""
     if not settings.home.exists():
         return None
-    from flows.compress import recall_run
+    from flows.recall import recall_run
 
     return recall_run(recipe, settings)
 

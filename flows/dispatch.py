@@ -4,10 +4,11 @@ import asyncio
 
 from prefect import tags
 
-from flows import pool_runs
 from flows.jobs import places
+from flows.pool_runs import PoolRuns
 from flows.pools import Pool
-from flows.variant import recall, variant
+from flows.recall import recall
+from flows.variant import variant
 from quantmill import planning
 from quantmill.artifact import VariantJob
 from quantmill.report import Outcome
@@ -23,28 +24,36 @@ class Dispatcher:
         """Build on `pools`, or without them on this machine, as many at once as the settings say."""
         self._store, self._pools, self._device = store, pools, device
         self._limit = asyncio.Semaphore(load_settings().local_jobs)
+        self._runs = PoolRuns()
 
     async def build(self, job: VariantJob) -> Outcome:
         """Return what became of one job."""
-        if found := recall(job, self._store):
-            return found
-        error, message, tried = await (self._on_a_pool(job) if self._pools else self._here(job))
-        if made := recall(job, self._store):
-            return made.model_copy(update={"cached": False, "tried": tried})
-        return Outcome(
-            name=job.name,
-            artifact=find_artifact(job, self._store),
-            error=error or "EngineError",
-            message=message or "the variant's run ended without a result",
-            tried=tried,
-        )
+        return (await self.build_all([job]))[job.name]
 
     async def build_all(self, jobs: list[VariantJob]) -> dict[str, Outcome]:
         """Return name -> outcome. On pools what takes longest is started first: the others fill the gaps that it leaves."""
         ordered = sorted(jobs, key=lambda job: -planning.cost(job.spec)) if self._pools else jobs
-        done = await asyncio.gather(*(self.build(job) for job in ordered))
-        by_name = {outcome.name: outcome for outcome in done}
-        return {job.name: by_name[job.name] for job in jobs}
+        # Looked up before any is started: threads end in any order, and starts have one.
+        found = {job.name: made for job, made in zip(ordered, await self._look_up(ordered), strict=True) if made}
+        made = await asyncio.gather(*(self._make(job) for job in ordered if job.name not in found))
+        found |= {outcome.name: outcome for outcome in made}
+        return {job.name: found[job.name] for job in jobs}
+
+    async def _look_up(self, jobs: list[VariantJob]) -> list[Outcome | None]:
+        """Return what is in the store, off the event loop: in a bucket each look is several requests."""
+        return await asyncio.gather(*(asyncio.to_thread(recall, job, self._store) for job in jobs))
+
+    async def _make(self, job: VariantJob) -> Outcome:
+        error, message, tried = await (self._on_a_pool(job) if self._pools else self._here(job))
+        if made := (await self._look_up([job]))[0]:
+            return made.model_copy(update={"cached": False, "tried": tried})
+        return Outcome(
+            name=job.name,
+            artifact=await asyncio.to_thread(find_artifact, job, self._store),
+            error=error or "EngineError",
+            message=message or "the variant's run ended without a result",
+            tried=tried,
+        )
 
     async def _here(self, job: VariantJob) -> tuple[str, str, tuple[str, ...]]:
         async with self._limit:
@@ -53,8 +62,11 @@ class Dispatcher:
         return ("", "", ()) if state.is_completed() else (state.name or "", state.message or "", ())
 
     async def _on_a_pool(self, job: VariantJob) -> tuple[str, str, tuple[str, ...]]:
+        async def is_done() -> bool:
+            return (await self._look_up([job]))[0] is not None
+
         fitting = places(job.spec, job.snapshot, self._device, self._pools)
-        run, tried = await pool_runs.run_on_pools(job, fitting, lambda: recall(job, self._store) is not None)
+        run, tried = await self._runs.run(job, fitting, is_done)
         state = run.state
         if state is None or state.is_completed():
             return "", "", tuple(tried)

@@ -64,11 +64,16 @@ def prefect_api(home: Path) -> Iterator[str]:
 
 def require_server() -> None:
     """Raise where no server is named, or nobody answers there."""
+    _require_answer(require_server_named())
+
+
+def require_server_named() -> str:
+    """Return the API's URL; raise where none is set."""
     from prefect.settings import PREFECT_API_URL
 
     if not (url := PREFECT_API_URL.value()):
         raise SettingsError("PREFECT_API_URL: not set; name the server's API, for example http://127.0.0.1:4200/api")
-    _require_answer(url)
+    return str(url)
 
 
 def _require_answer(url: str) -> None:
@@ -91,6 +96,7 @@ def _server_environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_API_MAX_PARAMETER_SIZE": "0",  # a job that names all tensors of a model can be long
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_COLORS": "false",
         **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE},

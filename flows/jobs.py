@@ -1,5 +1,6 @@
 """Recipe + snapshot + token sets -> the jobs of a run, with the keys that their results are found under."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -7,9 +8,10 @@ from typing import NamedTuple
 from flows.pools import Pool, candidates
 from quantmill import keys, planning
 from quantmill.artifact import Origin, Snapshot, TokenSet, VariantJob
-from quantmill.errors import RecipeError
+from quantmill.errors import RecipeError, RequestError
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
+from quantmill.report import Outcome
 from tasks import convert, engines, evaluate
 
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
@@ -32,6 +34,11 @@ class Plan(NamedTuple):
     variants: list[VariantJob]
     conversion_key: str
     conversion_name: str
+
+    @property
+    def others(self) -> list[VariantJob]:
+        """All jobs but the baseline's: the floors, then the variants."""
+        return [*self.floors.values(), *self.variants]
 
 
 def make_plan(
@@ -95,6 +102,26 @@ def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool
     fitting = candidates(spec, planning.memory_bytes(spec, snapshot.parameters), device, pools)
     same = (fitting[0].device, fitting[0].threads)
     return [pool for pool in fitting if (pool.device, pool.threads) == same]
+
+
+def noise_floor(plan: Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:
+    """Return runtime -> mean KL that the baseline's own weights show there."""
+    reports = {runtime: outcomes[job.name].report for runtime, job in plan.floors.items() if job.name in outcomes}
+    for runtime in {"transformers", *(job.runtime for job in plan.variants)} - plan.floors.keys():
+        reports[runtime] = baseline.report  # other libraries' layers in a transformers model
+    return {runtime: abs(found.quality.mean_kl) for runtime, found in reports.items() if found}
+
+
+def require_sendable(plan: Plan, most_bytes: int) -> None:
+    """Raise RequestError where a job is too large to be the parameter of a run; 0: the server takes any."""
+    for job in (plan.baseline, *plan.others):
+        size = len(json.dumps({"job": job.model_dump(mode="json")}, separators=(",", ":")))
+        if most_bytes and size > most_bytes:
+            raise RequestError(
+                f"{job.name}: names {len(job.snapshot.files)} files and {len(job.snapshot.source_types)} types of tensors in"
+                f" {size} bytes, a run of the Prefect server takes {most_bytes}; raise PREFECT_SERVER_API_MAX_PARAMETER_SIZE"
+                " there and here"
+            )
 
 
 def choose_device(asked: str) -> str:

@@ -1,4 +1,4 @@
-"""Runs a variant on a Prefect pool: a deployment run, waited for, tried again where its end says that this can help.
+"""Runs variants on Prefect pools: deployment runs, waited for, tried again where their end says that this can help.
 
 Runs are found again by an idempotency key, so a parent that was killed and started anew waits for the runs that its
 predecessor started. What ended badly before this parent began is history: it does not count as a try.
@@ -6,29 +6,29 @@ predecessor started. What ended badly before this parent began is history: it do
 
 import asyncio
 import itertools
-import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import arun_deployment
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as this_run
 
 from flows.pools import Pool
+from flows.run_watch import RunWatch, patiently
 from quantmill.artifact import VariantJob
-from quantmill.errors import RecipeError, RequestError, ServerError
+from quantmill.errors import RecipeError, RequestError
 from quantmill.recipe import default_model_name
 
 FLOW = "variant"
 TRIES = 3
 """How often a variant is started in all, whatever the reasons."""
+AHEAD = 32
+"""Runs of a pool that a line lets wait for a place. Each worker lists all that wait at each look, with all that they hold."""
 _LOST = ("Crashed", "Killed", "Shared")
-_POLL_S = 1.0
-_SERVER_AWAY_S = 900.0
 _PAUSE_S = 10.0  # a late `Crashed` may still arrive over a run that is started at once
 
 
@@ -58,35 +58,51 @@ async def check_pools(pools: tuple[Pool, ...]) -> None:
                     )
 
 
-async def run_on_pools(job: VariantJob, places: list[Pool], is_done: Callable[[], bool]) -> tuple[FlowRun, list[str]]:
-    """Return the run that ended well, or the last that did not, and what was tried before it, in words.
+class PoolRuns:
+    """A line's runs on pools."""
 
-    `is_done` says whether the variant's results are in the store: a run that completed long ago may have lost them.
+    def __init__(self) -> None:
+        """Start nothing."""
+        self._watch = RunWatch()
+        self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AHEAD))
 
-    Out of memory goes on to the next larger pool of `places`; a worker that was lost is replaced by another run on the
-    same pool; what the engine refuses is not tried again.
-    """
-    tried: list[str] = []
-    place = 0
-    for attempt in itertools.count():
-        found = await _patiently(partial(_start, job, places[place], attempt))
-        run = await _end_of(found)
-        if run.state is None or (run.state.is_completed() and is_done()):
-            return run, tried
-        if found.state is not None and found.state.is_final():
-            continue  # it had ended before this line asked for it: a try of an earlier one
-        reason = await _reason(run)
-        larger = next((n for n in range(place + 1, len(places)) if places[n].memory > places[place].memory), None)
-        helps = reason in _LOST or (reason == "OutOfMemory" and larger is not None)
-        if len(tried) + 1 >= TRIES or not helps:
-            break
-        tried.append(f"{reason} on {places[place].name}")
-        if reason == "OutOfMemory" and larger is not None:
-            place = larger
-        else:
-            await asyncio.sleep(_PAUSE_S)
-        get_run_logger().warning("%s: %s; tried again on %s", job.name, tried[-1], places[place].name)
-    return run, tried
+    async def run(
+        self, job: VariantJob, pools: list[Pool], is_done: Callable[[], Awaitable[bool]]
+    ) -> tuple[FlowRun, list[str]]:
+        """Return the run that ended well, or the last that did not, and what was tried before it, in words.
+
+        `is_done` says whether the variant's results are in the store: a run that completed long ago may have lost them.
+
+        Out of memory goes on to the next larger pool of `pools`; a worker that was lost is replaced by another run on the
+        same pool; what the engine refuses is not tried again.
+        """
+        tried: list[str] = []
+        place = 0
+        for attempt in itertools.count():
+            found, run = await self._once(job, pools[place], attempt)
+            if run.state is None or (run.state.is_completed() and await is_done()):
+                return run, tried
+            if found.state is not None and found.state.is_final():
+                continue  # it had ended before this line asked for it: a try of an earlier one
+            reason = await _reason(run)
+            larger = next((n for n in range(place + 1, len(pools)) if pools[n].memory > pools[place].memory), None)
+            helps = reason in _LOST or (reason == "OutOfMemory" and larger is not None)
+            if len(tried) + 1 >= TRIES or not helps:
+                break
+            tried.append(f"{reason} on {pools[place].name}")
+            if reason == "OutOfMemory" and larger is not None:
+                place = larger
+            else:
+                await asyncio.sleep(_PAUSE_S)
+            get_run_logger().warning("%s: %s; tried again on %s", job.name, tried[-1], pools[place].name)
+        return run, tried
+
+    async def _once(self, job: VariantJob, pool: Pool, attempt: int) -> tuple[FlowRun, FlowRun]:
+        """Start a run, or find the one that has the same key; return it as it was then, and as it ended."""
+        async with self._places[pool.name]:
+            found = await patiently(partial(_start, job, pool, attempt))
+            run = await self._watch.begun(found)
+        return found, await self._watch.ended(run)
 
 
 async def _start(job: VariantJob, pool: Pool, attempt: int) -> FlowRun:
@@ -109,36 +125,6 @@ def _model(job: VariantJob) -> str:
         return default_model_name(job.snapshot.origin.request.source)
     except RecipeError:
         return "model"
-
-
-async def _end_of(run: FlowRun) -> FlowRun:
-    """Return the run once it has ended."""
-    async with get_client() as client:
-        while run.state is None or not run.state.is_final():
-            await asyncio.sleep(_POLL_S)
-            run = await _patiently(partial(client.read_flow_run, run.id))
-    return run
-
-
-async def _patiently(ask: Callable[[], Awaitable[FlowRun]]) -> FlowRun:
-    """Return the server's answer; a server that is away for a while costs the runs nothing that work meanwhile.
-
-    Raises:
-        ServerError: it did not come back.
-    """
-    deadline = time.monotonic() + _SERVER_AWAY_S
-    while True:
-        try:
-            return await ask()
-        except (httpx.TransportError, PrefectHTTPStatusError) as error:
-            if isinstance(error, PrefectHTTPStatusError) and error.response.status_code < 500:
-                raise
-            if time.monotonic() > deadline:
-                raise ServerError(
-                    f"Prefect: no answer for {_SERVER_AWAY_S:.0f} s: {type(error).__name__}; start the line again,"
-                    " it finds the variants that were made"
-                ) from error
-            await asyncio.sleep(_POLL_S)
 
 
 async def _reason(run: FlowRun) -> str:

@@ -4,18 +4,17 @@ from contextlib import nullcontext
 
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
 from flows.artifacts import progress_shown
 from flows.stages import as_task, is_deployed
 from quantmill.artifact import VariantJob
 from quantmill.errors import QuantmillError
-from quantmill.report import Outcome
 from quantmill.settings import load_settings
 from quantmill.store.places import configured_store
-from quantmill.store.store import Store
-from tasks.evaluate import find_report, measure_artifact
-from tasks.quantize import find_artifact, make_artifact
+from tasks.evaluate import measure_artifact
+from tasks.quantize import make_artifact
 from tasks.sandbox import PROGRESS, Sandbox
 
 make = as_task(make_artifact, "quantize {job.name}")
@@ -29,7 +28,7 @@ def variant(job: VariantJob) -> State[None]:
     It ends `Failed` under the name of the error's class, so that whoever waits can tell out of memory from a bad engine.
     """
     settings = load_settings()
-    store, sandbox = configured_store(settings), Sandbox(settings)
+    store, sandbox = configured_store(settings), Sandbox(settings, str(flow_run.id or ""))
     try:
         # A line that runs its variants itself shows the progress of all of them.
         with progress_shown(PROGRESS) if is_deployed() else nullcontext():
@@ -38,10 +37,3 @@ def variant(job: VariantJob) -> State[None]:
     except QuantmillError as error:
         return Failed(name=type(error).__name__, message=str(error))
     return Completed(message=f"perplexity {report.quality.perplexity:.2f}, mean KL {report.quality.mean_kl:.4g}")
-
-
-def recall(job: VariantJob, store: Store) -> Outcome | None:
-    """Return the outcome of a variant that was built before, or None."""
-    artifact = find_artifact(job, store)
-    report = find_report(job, artifact, store) if artifact else None
-    return Outcome(name=job.name, artifact=artifact, report=report, cached=True) if report else None

@@ -74,5 +74,6 @@ def raise_death(kind: str, result: Path, code: int, peak: int, memory_kill: bool
         if code == -signal.SIGKILL and (memory_kill or peak > 0.9 * total):
             raise OutOfMemory(f"{kind} was killed holding {peak / 1e9:.1f} GB of {total / 1e9:.1f} GB; log: {log}")
         raise Killed(f"{kind} was killed by {signal.Signals(-code).name}; log: {log}")
-    last = " | ".join(log.read_text(errors="replace").split("\n")[-4:]).strip(" |")[-400:]
+    lines = log.read_text(errors="replace").split("\n")[1:]  # the first is the sandbox's
+    last = " | ".join(lines[-4:]).strip(" |")[-400:]
     raise EngineError(f"{kind} ended with code {code}: {last}; log: {log}")

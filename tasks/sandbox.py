@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,10 +68,10 @@ class JobResult(BaseModel):
 class Sandbox:
     """Runs jobs on this machine, under `HOME/scratch`, with their output in `HOME/logs`."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Take limits and places from the settings; nothing is created before the first job."""
+    def __init__(self, settings: Settings, run: str = "") -> None:
+        """Take limits and places from the settings; `run` is named in the jobs' logs. Nothing is created before the first job."""
         self.home = settings.home.absolute()
-        self._settings = settings
+        self._settings, self._run = settings, run
 
     @contextmanager
     def run(
@@ -102,7 +103,7 @@ class Sandbox:
             )
             with machine_held(alone=kind == "report"):
                 started = time.monotonic()
-                peak = self._wait(job, name, log)
+                peak = self._wait(job, log)
                 seconds = time.monotonic() - started
             result = json.loads((folder / "result.json").read_bytes())
             yield JobResult(
@@ -120,7 +121,12 @@ class Sandbox:
     def _log(self, name: str, kind: str) -> Path:
         return self.home / "logs" / f"{name}-{kind}.log"
 
-    def _wait(self, job: JobFile, name: str, log: Path) -> int:
+    def _heading(self, job: JobFile) -> bytes:
+        """Return the first line of a job's log: whose it is, as the lines of structured logs say it."""
+        started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": started, "flow_run_id": self._run, "variant": job.name, "stage": job.kind}).encode()
+
+    def _wait(self, job: JobFile, log: Path) -> int:
         """Start the process, relay its progress, return its peak memory; raise the error of its death."""
         read_fd, write_fd = os.pipe()
         job = job.model_copy(update={"progress_fd": write_fd})
@@ -128,6 +134,8 @@ class Sandbox:
         job_path.write_text(job.model_dump_json())
         kills, peak = KillWatch(), 0
         with log.open("wb") as output, os.fdopen(read_fd, "r", encoding="utf-8", errors="replace") as lines:
+            output.write(self._heading(job) + b"\n")
+            output.flush()
             try:
                 process = subprocess.Popen(
                     [str(self._settings.python or sys.executable), "-m", "tasks.job", str(job_path)],
@@ -142,7 +150,7 @@ class Sandbox:
             finally:
                 os.close(write_fd)
             _RUNNING.add(process)
-            relay = threading.Thread(target=_relay, args=(lines, name), daemon=True)
+            relay = threading.Thread(target=_relay, args=(lines, job), daemon=True)
             relay.start()
             try:
                 deadline = time.monotonic() + self._settings.job_timeout_s
@@ -181,7 +189,7 @@ class ClosedSandbox(Sandbox):
         yield  # what makes it a generator, as the context manager needs
 
 
-def _relay(lines: IO[str], name: str) -> None:
+def _relay(lines: IO[str], job: JobFile) -> None:
     """Turn the job's progress lines into log records that handlers make bars of."""
     for line in lines:
         try:
@@ -189,5 +197,5 @@ def _relay(lines: IO[str], name: str) -> None:
             step, done, total = str(record["step"]), int(record["done"]), int(record["total"])
         except (ValueError, KeyError, TypeError):
             continue  # an engine that writes into a pipe it inherited
-        extra = {"variant": name, "step": step, "done": done, "total": total}
-        PROGRESS.info("%s: %s %d of %d", name, step, done, total, extra=extra)
+        extra = {"variant": job.name, "stage": job.kind, "step": step, "done": done, "total": total}
+        PROGRESS.info("%s: %s %d of %d", job.name, step, done, total, extra=extra)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 
@@ -119,7 +120,7 @@ class Proxy:
 def _wait_until_read(port: int) -> None:
     """A reset throws away what its receiver has not read; a broken line loses only what is on it."""
     for _ in range(500):
-        with open("/proc/net/tcp") as lines:
+        with Path("/proc/net/tcp").open() as lines:
             held = [fields for line in lines if int((fields := line.split())[1].partition(":")[2] or "0", 16) == port]
         if all(fields[4].endswith(":00000000") for fields in held):
             return

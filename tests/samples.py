@@ -1,9 +1,10 @@
 """Made-up outcomes for tests of what comes after a measurement."""
 
-from quantmill.artifact import Artifact, QuantizedTensor
+from quantmill import keys
+from quantmill.artifact import Architecture, Artifact, Origin, QuantizedTensor, Snapshot, TokenSet, VariantJob
 from quantmill.files import FileEntry
 from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
-from quantmill.recipe import VariantSpec
+from quantmill.recipe import ModelRequest, TokenRequest, VariantSpec
 from quantmill.report import EvaluationReport, Outcome, Quality, Speed
 
 DIGEST = "ab" * 32
@@ -99,3 +100,34 @@ def manifest(files: tuple[FileEntry, ...], name: str = "m/v") -> Manifest:
 def version(of: Manifest, made_at: float = 1.0, model: str = "m", variant: str = "v") -> Version:
     provenance = Provenance(manifest=of.digest, recipe={}, made_at=made_at)
     return Version(model=model, variant=variant, manifest=of.digest, provenance=provenance)
+
+
+def job(
+    name: str, method: str = "bitsandbytes", files: tuple[FileEntry, ...] = (), parts: int = 0, **spec: object
+) -> VariantJob:
+    """Return a job with keys of its own; `parts` makes it as long as one of a model of that many tensors."""
+    shape = Architecture(
+        name="LlamaForCausalLM",
+        model_type="llama",
+        layers=1,
+        hidden_size=64,
+        vocabulary_size=256,
+        linear_inputs=(64,),
+        packing=None,
+    )
+    origin = Origin(request=ModelRequest(source="/models/m"), kind="gguf", files=files, architecture=shape)
+    types = {f"model.layers.{part}.self_attn.q_proj.weight": "Q4_1" for part in range(parts)}
+    windows = FileEntry(path="windows.safetensors", size_bytes=1, sha256=DIGEST)
+    return VariantJob(
+        name=name,
+        spec=VariantSpec.model_validate({"method": method, "bits": 8} | spec),
+        snapshot=Snapshot(origin=origin, files=files, source_types=types, parameters=1000),
+        evaluation=TokenSet(
+            request=TokenRequest(), role="evaluation", text_sha256=DIGEST, tokenizer_digest=DIGEST, file=windows
+        ),
+        artifact_key=keys.stage_key("artifact", name=name),
+        body_key=keys.stage_key("body", name=name),
+        report_key=keys.stage_key("report", name=name),
+        device="cpu",
+        threads=1,
+    )

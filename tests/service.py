@@ -1,5 +1,6 @@
 """The factory as a service, for tests: a Prefect server, the bootstrap and workers as processes of their own, which die with the test."""
 
+import json
 import os
 import shutil
 import signal
@@ -19,14 +20,26 @@ import yaml
 from infra.stack import postgres
 from infra.stack.parts import answers, prefect_command
 from infra.stack.processes import Part, spawn
+from quantmill.variants import VariantSpec
 from tests.debian import debian_package
-from tests.line import ROOT, count_starts, started, wait_for_start
+from tests.line import ROOT, Line, count_starts, started, wait_for_start
 
 POOLS = [
     {"name": "cpu", "memory": "16GB", "threads": 1},
     # On the processor, by this list alone: the pool is one by its name, its queue and its workers.
     {"name": "gpu", "device": "cpu", "memory": "8GB", "threads": 1, "methods": ["gptq", "gguf"]},
 ]
+RECIPE: dict[str, Any] = {
+    "calibration": {"samples": 4, "sequence_length": 128},
+    "evaluation": {"samples": 4, "sequence_length": 128, "seed": 1},
+    "variants": [
+        {"method": "bitsandbytes", "type": ["nf4"]},
+        {"method": "gptq", "bits": [4]},
+        {"method": "gguf", "type": ["Q8_0"]},
+    ],
+    "gates": {"max_perplexity_ratio": 1.5, "max_mean_kl": 0.5},
+    "publish": {"model": "tiny"},
+}
 # A job that waits ends when nobody waits for it any more, as a real one does.
 _OBEY = """
 for order in {orders}/*; do
@@ -37,6 +50,29 @@ for order in {orders}/*; do
 done
 """
 _FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+class Embedded:
+    """The recipe on this machine without a service, run once in a folder: what it made, and its store."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.recipe, self.home = RECIPE | {"model": {"source": str(model)}}, folder / "home"
+        done = folder / "line" / "summary.json"
+        if not done.exists():
+            Line(folder / "line", self.home, self.recipe).run()
+        self.summary: dict[str, Any] = json.loads(done.read_text())
+
+    def share(self, home: Path, *without: str) -> None:
+        """Link what was made into another home, but what the variants named made."""
+        own = shutil.ignore_patterns("mlflow", "prefect", "logs", "reports", "scratch", "models")
+        shutil.copytree(self.home, home, copy_function=os.link, ignore=own, dirs_exist_ok=True)
+        for stage in ("artifact", "report", "run"):
+            for path in (home / "store" / "stages" / stage).glob("*.json"):
+                value = json.loads(path.read_bytes())["value"]
+                spec = value.get("spec")
+                name = VariantSpec.model_validate(spec).name if spec else value.get("name", "")
+                if stage == "run" or name in without:
+                    path.unlink()
 
 
 class Database:
@@ -60,6 +96,11 @@ class Database:
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         self.url = cluster.url
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0: it is a file."""
+        return self._process.pid if self._process else 0
 
     def stop(self) -> None:
         """End it, with its files."""
@@ -105,6 +146,8 @@ class Service:
             "QUANTMILL_PYTHON": str(self.interpreter("python")),
             **environment,
         }
+        user, _, password = environment.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        self._login = (user, password) if user else None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def list_pools(self, name: str, pools: list[dict[str, Any]]) -> Path:
@@ -129,9 +172,9 @@ class Service:
         self.processes[name] = process
         return process
 
-    def start_server(self) -> None:
-        """Start the server and wait until it answers."""
-        _, _, *arguments = prefect_command("127.0.0.1", self.port)
+    def start_server(self, log_level: str = "warning") -> None:
+        """Start the server and wait until it answers. From `info` on its log has a line for each request."""
+        _, _, *arguments = prefect_command("127.0.0.1", self.port, log_level)
         process = self.start("server", *arguments)
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and process.poll() is None:
@@ -140,10 +183,22 @@ class Service:
             time.sleep(0.2)
         raise AssertionError(self.log("server"))
 
-    def start_worker(self, pool: str, name: str = "") -> "subprocess.Popen[bytes]":
+    @property
+    def database_process(self) -> int:
+        """The process id of Postgres; 0: the database is a file."""
+        return self._database.pid
+
+    def replace_database(self) -> None:
+        """Throw the database away; the next server starts on an empty one."""
+        self._database.stop()
+        self._database = Database(self.folder)
+        self.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self._database.url
+
+    def start_worker(self, pool: str, name: str = "", *options: str) -> "subprocess.Popen[bytes]":
         """Start a worker of a pool."""
         name = name or f"worker-{pool}"
-        return self.start(name, "prefect", "worker", "start", "--pool", pool, "--name", name, "--type", "process")
+        told = ("--pool", pool, "--name", name, "--type", "process", *options)
+        return self.start(name, "prefect", "worker", "start", *told)
 
     def quantmill(self, *arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Run the command line to its end."""
@@ -155,7 +210,7 @@ class Service:
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Return the API's answer; a busy SQLite answers 503, which Prefect's own clients meet with patience too."""
         for wait_s in (0.5, 1, 2, 4, 8, 0):
-            response = httpx.request(method, f"{self.url}{path}", json=body, timeout=60)
+            response = httpx.request(method, f"{self.url}{path}", json=body, auth=self._login, timeout=60)
             if response.status_code < 500:
                 break
             time.sleep(wait_s)

@@ -24,6 +24,7 @@ DOCUMENTS = [
     "docs/operations.md",
     "docs/reliability.md",
     "docs/security.md",
+    "infra/kubernetes/README.md",
 ]
 
 
@@ -101,7 +102,7 @@ def _commands(name: str) -> str:
 def test_files_named_in_the_documents_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     named = set(
-        re.findall(r"`((?:quantmill|tasks|flows|infra|tests|docs|deployments|benchmarks)/[\w./-]+\.\w+)`", text)
+        re.findall(r"`((?:quantmill|tasks|flows|tests|docs|deployments|benchmarks|infra)/[\w./-]+\.\w+)`", text)
     )
     to_be_written = {"tasks/quantizers/awq.py", "tests/quantizers/test_awq.py"}
     assert not [path for path in named - to_be_written if not (ROOT / path).is_file()]

@@ -19,10 +19,10 @@ from quantmill.errors import ServerError
 _MLFLOW_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
-def prefect_command(host: str, port: int) -> list[str]:
+def prefect_command(host: str, port: int, log_level: str = "warning") -> list[str]:
     """Return the command line of Prefect's server; its environment names the database."""
     return [
-        sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning",
+        sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", log_level,
         "--host", host, "--port", str(port), "--timeout-keep-alive", "5",
     ]  # fmt: skip
 
@@ -33,6 +33,7 @@ def prefect_server(site: Site, database_url: str) -> Part:
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
         "PREFECT_SERVER_API_AUTH_STRING": site.logins.prefect_auth,
         "PREFECT_SERVER_UI_API_URL": f"{site.prefect}/api",
+        "PREFECT_SERVER_METRICS_ENABLED": "true",
     }
     return Part(
         name="prefect",

@@ -1,0 +1,102 @@
+"""What was made before is found again: a variant's outcome, and the summary of a whole run. Imports no Prefect."""
+
+import time
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from flows import jobs
+from flows.pools import read_pools
+from quantmill import keys
+from quantmill.artifact import StageResult, VariantJob
+from quantmill.errors import BlobMissing, NotCached, NotFound, VerificationError
+from quantmill.recipe import Recipe
+from quantmill.report import Outcome, RunSummary
+from quantmill.settings import Settings
+from quantmill.store.channels import read_channel
+from quantmill.store.places import configured_store
+from quantmill.store.store import Store
+from tasks import calibrate, download, licenses, publish, report
+from tasks.evaluate import find_report
+from tasks.quantize import find_artifact
+from tasks.sandbox import ClosedSandbox
+
+
+def recall(job: VariantJob, store: Store) -> Outcome | None:
+    """Return the outcome of a variant that was built before, or None."""
+    artifact = find_artifact(job, store)
+    report = find_report(job, artifact, store) if artifact else None
+    return Outcome(name=job.name, artifact=artifact, report=report, cached=True) if report else None
+
+
+def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
+    """Return the summary of a run of which nothing is missing, or None. Needs no Prefect server and starts no process."""
+    store, closed = configured_store(settings), ClosedSandbox(settings)
+    try:
+        origin = download.inspect_source(recipe.model, closed.home, fetch=False)
+        checkpoints = download.inspect_checkpoints(recipe, origin, closed.home, fetch=False)
+        snapshot = download.fetch_snapshot(origin, store, closed)
+        tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
+    except NotCached:
+        return None
+    pools = read_pools(settings.pools) if settings.pools else ()
+    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
+    recalled = {job.name: recall(job, store) for job in (plan.baseline, *plan.others)}
+    outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
+    done = store.look_up("run", _run_key(recipe, outcomes, licenses.forbidden(plan.variants, settings.licenses)))
+    if done is None or len(outcomes) < len(recalled):
+        return None
+    try:
+        summary = RunSummary.model_validate(done.value)
+        if (seq := _seq_of(summary, store)) is None:
+            return None
+        published = [job for job in plan.variants if job.name in {row.name for row in summary.variants if row.manifest}]
+        floor = jobs.noise_floor(plan, outcomes[plan.baseline.name], outcomes)
+        key = settings.signing_key
+        if key and not publish.attest_published(recipe, published, outcomes, store, floor, key):
+            return None
+    except (ValidationError, NotFound, VerificationError, BlobMissing):
+        return None  # damaged or gone: the run makes it whole
+    summary = summary.model_copy(update={"channel_seq": seq})
+    document = settings.home / "reports" / summary.model / "summary.json"
+    if not document.exists() or document.read_bytes() != (summary.model_dump_json(indent=2) + "\n").encode():
+        report.write(summary, recipe.gates, settings.home)
+    rows = tuple(row.model_copy(update={"cached": True}) for row in summary.variants)
+    return summary.model_copy(update={"variants": rows, "timings": {}})
+
+
+def remember_run(
+    recipe: Recipe, summary: RunSummary, outcomes: Mapping[str, Outcome], forbidden: Mapping[str, str], store: Store
+) -> None:
+    """Leave the summary of a run in which no variant failed: a rerun answers from it.
+
+    Where a person is asked, only one that published what it could: what was held back is asked for again.
+    """
+    held_back = recipe.publish.approval and any(not row.manifest and row.status != "failed" for row in summary.variants)
+    if not held_back and all(row.status != "failed" for row in summary.variants):
+        value = summary.model_dump(mode="json")
+        store.record(
+            StageResult(stage="run", key=_run_key(recipe, outcomes, forbidden), value=value, made_at=time.time())
+        )
+
+
+def _seq_of(summary: RunSummary, store: Store) -> int | None:
+    """Return the sequence number of the summary's channel, or None where something of the publishing is missing."""
+    manifests = {row.name: row.manifest for row in summary.accepted if row.manifest}
+    for variant, digest in manifests.items():
+        published = {version.manifest for version in store.versions(summary.model, variant)}
+        if store.manifest(digest).digest not in published or store.revocation(summary.model, variant, digest):
+            return None
+    if not summary.channel:
+        return 0
+    held = read_channel(store, summary.model, summary.channel)
+    if publish.missing_from(held, manifests):
+        return None
+    return held.seq if held else 0
+
+
+def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: Mapping[str, str]) -> str:
+    """Return the key of a run's summary: the recipe, just what was made and measured, and whether it may be published."""
+    made = {name: outcome.artifact.digest for name, outcome in outcomes.items() if outcome.artifact}
+    reports = {name: keys.digest(outcome.report) for name, outcome in outcomes.items() if outcome.report}
+    return keys.stage_key("run", recipe=recipe, artifacts=made, reports=reports, forbidden=forbidden)
