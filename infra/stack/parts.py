@@ -95,7 +95,7 @@ def object_store(site: Site) -> Part:
     client = seaweedfs.client(site.s3, site.logins.s3_key, site.logins.s3_secret)
     return Part(
         name="s3",
-        command=tuple(seaweedfs.command(weed, folder, site.s3_ports, keys, site.host, *options)),
+        command=tuple(seaweedfs.command(weed, folder, site.s3_ports, keys, *options)),
         # Of keys in its environment it would make an administrator, and tell its log.
         environment={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
         is_healthy=lambda: answers(f"{site.s3}/healthz") and seaweedfs.is_writable(client, BUCKET),
