@@ -70,8 +70,7 @@ def metrics(
 ) -> None:
     """Give the factory's figures to Prometheus: what the Prefect server that PREFECT_API_URL names and the store know."""
     settings = load_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)  # as for `bootstrap`
-    with embedded_environment(settings):
+    with home_made(settings.home), embedded_environment(settings):
         from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
         from flows.embedded import require_server_named
