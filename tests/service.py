@@ -22,9 +22,11 @@ from tests.line import ROOT, count_starts, started, wait_for_start
 
 POOLS = [
     {"name": "cpu", "memory": "16GB", "threads": 1},
-    # On the processor, by this list alone: the pool is one by its name, its queue and its workers.
-    {"name": "gpu", "device": "cpu", "memory": "8GB", "threads": 1, "methods": ["gptq", "gguf"]},
-]
+    # On the processor, by this list alone: the pool is one by its name, its queue and its workers. Its runs start at once,
+    # those of the other through the process in which Prefect prepares them.
+    {"name": "gpu", "device": "cpu", "memory": "8GB", "threads": 1, "methods": ["gptq", "gguf"],
+     "job_variables": {"command": f"{sys.executable} -m prefect.engine"}},
+]  # fmt: skip
 # A job that waits ends when nobody waits for it any more, as a real one does.
 _OBEY = """
 for order in {orders}/*; do
