@@ -5,13 +5,17 @@ BIN := $(VENV)/bin
 # llama-cpp-python has no wheel: without its tools and examples pip compiles it in half the time, and nothing used here is lost.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
 
-.PHONY: demo matrix bench test check lint format schema lock clean
+.PHONY: demo stack matrix bench test check lint format schema pictures lock clean
 demo: $(VENV)/installed
 	$(BIN)/quantmill compress deployments/recipes/demo.yaml
 
 # Small random models of twelve architectures through every method and width: docs/methods.md. Takes long; goes on where it broke off.
 matrix: $(VENV)/installed
 	$(BIN)/python -m benchmarks.matrix
+
+# The service on this machine: Postgres, Prefect, MLflow, S3 and workers, until Ctrl-C. Other ports: python -m infra.stack --help
+stack: $(VENV)/installed
+	$(BIN)/python -m infra.stack
 
 # What starting variants costs on a real server: 10, 100 and 1,000 that do nothing, and a mix of long and short ones: docs/benchmarks.md.
 bench: $(VENV)/installed
@@ -42,6 +46,11 @@ $(VENV)/installed: requirements.lock pyproject.toml
 schema: $(VENV)/installed
 	$(BIN)/python -c "import json; from quantmill.recipe_file import editor_schema; print(json.dumps(editor_schema(), indent=2))" \
 	    > deployments/recipes/recipe.schema.json
+
+# The dashboard's pictures in the documents: what its test saw. Paths in them are those of the folder.
+pictures: $(VENV)/installed
+	$(BIN)/pytest -n0 --basetemp=/tmp/quantmill tests/test_dashboard.py
+	cp /tmp/quantmill/pictures/*.png docs/images/
 
 # Pins every package that the factory and its tests need; the model of the demo is a package too, wanted without its own needs.
 lock:

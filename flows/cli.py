@@ -9,7 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from flows import publish_commands, screen
-from flows.environment import embedded_environment
+from flows.environment import embedded_environment, home_made
 from flows.progress import say, show_progress
 from quantmill import answers, signing
 from quantmill.errors import SettingsError, SigningError
@@ -38,8 +38,7 @@ def bootstrap(
 ) -> None:
     """Make pools, queues, deployments and automations on the Prefect server that PREFECT_API_URL names."""
     settings = load_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)  # or Prefect says that it cannot make its own folder in it
-    with embedded_environment(settings):
+    with home_made(settings.home), embedded_environment(settings):
         from flows import bootstrap as server
         from flows.embedded import require_server
         from flows.pools import read_pools
@@ -54,8 +53,7 @@ def landed(
 ) -> None:
     """Look where the watch list says for base models that landed, and start their runs: `watch/watch` does so by its schedule."""
     settings = load_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)  # as for `bootstrap`
-    with embedded_environment(settings):
+    with home_made(settings.home), embedded_environment(settings):
         from flows.embedded import require_server
         from flows.watch import preview, watch
 

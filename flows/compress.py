@@ -1,11 +1,11 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, publish, register."""
 
 import asyncio
-import functools
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Completed
 
 from flows import approval, artifacts, jobs, progress
@@ -14,7 +14,7 @@ from flows.pool_runs import check_pools
 from flows.pools import Pool, read_pools
 from flows.recall import recall, recall_run, remember_run
 from flows.stages import Stages, is_deployed
-from quantmill.errors import QuantmillError, error_named
+from quantmill.errors import QuantmillError, RecipeError, error_named
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
@@ -29,7 +29,6 @@ from tasks import (
     licenses,
     outbox,
     publish,
-    remote,
     report,
     snapshots,
     summarize,
@@ -39,7 +38,16 @@ from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, Sandbox
 
 
-@flow(name="compress", flow_run_name="compress {recipe.model.source}", persist_result=False)
+def run_name() -> str:
+    """Return what the run is called beside its flow: the model as it is published, else the source as it was written."""
+    recipe: Recipe = flow_run.parameters["recipe"]
+    try:
+        return recipe.model_name
+    except RecipeError:
+        return recipe.model.source
+
+
+@flow(name="compress", flow_run_name=run_name, persist_result=False)
 async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None]:
     """Return one verdict per variant, in the recipe's order; accepted ones are published.
 
@@ -69,6 +77,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
+        jobs.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
         dispatcher = Dispatcher(store, pools, recipe.device)
         progress.announce([plan.baseline.name, *(job.name for job in plan.others)])
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
@@ -93,6 +102,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             forbidden,
             run_id,
             settings.signing_key,
+            stages.began_at,
         )
         summary = summarize.summarize(
             recipe,
@@ -106,7 +116,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             stages.timings,
         )
         entry = await stages.run(outbox.keep, recipe, summary, outcomes, sandbox.logs(plan.variants), store)
-        delivery = await stages.run(_deliver, store, settings.tracking_uri)
+        delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
         for problem in delivery.problems:
             progress.say(problem)
         seq = await stages.run(publish.promote, recipe, published.manifests, store)
@@ -125,13 +135,6 @@ async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
     pools = read_pools(settings.pools) if settings.pools else ()
     await check_pools(pools)
     return pools
-
-
-@functools.wraps(outbox.deliver)
-def _deliver(store: Store, uri: str) -> outbox.Delivery:
-    """Register one line at a time: the first to open MLflow's SQLite file migrates it, which breaks where two do."""
-    with remote.held(load_settings().home / "mlflow"):
-        return outbox.deliver(store, uri)
 
 
 async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandbox) -> dict[str, Outcome]:

@@ -18,9 +18,9 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import Flow, load_flow_from_entrypoint
-from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from flows.form import form_of
 from flows.pools import Pool
 from quantmill.errors import RequestError
 from quantmill.yaml_file import read_yaml
@@ -83,7 +83,9 @@ def read_deployments(pools: tuple[Pool, ...], path: Path = FILE) -> list[Deploym
     entries = read_yaml(path, DeploymentList).deployments
     names = {pool.name for pool in pools}
     kept = [entry for entry in entries if entry.work_pool.name in names or not _is_variant(entry)]
-    template = next(entry for entry in entries if _is_variant(entry))
+    template = next((entry for entry in entries if _is_variant(entry)), None)
+    if template is None:
+        raise RequestError(f"{path}: deployments: none runs a variant (entrypoint: flows.variant.variant)")
     for pool in pools:
         if not any(_is_variant(entry) and entry.name == pool.name for entry in kept):
             place = template.work_pool.model_copy(update={"name": pool.name, "work_queue_name": pool.queue})
@@ -101,7 +103,7 @@ async def apply(entry: Deployment, client: PrefectClient) -> tuple[str, UUID, st
     """Make the server's deployment what the entry says; return its full name, its id, and what was done."""
     flow: Flow[..., Any] = load_flow_from_entrypoint(entry.entrypoint, use_placeholder_flow=False)
     name = f"{flow.name}/{entry.name}"
-    schema = parameter_schema(flow).model_dump_for_openapi()
+    schema = form_of(flow)
     schedules = [_schedule(dict(spec)) for spec in entry.schedules]
     try:
         found = await client.read_deployment_by_name(name)

@@ -96,6 +96,7 @@ def _server_environment(home: Path) -> dict[str, str]:
         "PREFECT_HOME": str(home / "prefect"),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_API_MAX_PARAMETER_SIZE": "0",  # a job that names all tensors of a model can be long
         "DO_NOT_TRACK": "1",
         "PREFECT_LOGGING_COLORS": "false",
         **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _IDLE},

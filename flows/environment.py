@@ -2,9 +2,26 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from quantmill.settings import Settings
+
+
+@contextmanager
+def home_made(home: Path) -> Iterator[None]:
+    """Have the home there for a command, or Prefect says that it cannot make its own folder in it.
+
+    One that was made for this and came to hold nothing is gone afterwards: a command that is refused leaves nothing.
+    """
+    new = not home.exists()
+    home.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for folder in (home / "prefect", home) if new else ():
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 @contextmanager

@@ -16,20 +16,21 @@ from prefect.exceptions import PrefectException
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from flows.stages import in_words
 from quantmill.errors import QuantmillError
 from quantmill.methods import METHODS
 from quantmill.store import layout
 from quantmill.store.store import Store
-from tasks import outbox
+from tasks import calibrate, convert, download, outbox, publish
 
 STAGES = {
-    "download": "fetch_snapshot",
-    "calibrate": "build_token_sets",
-    "convert": "convert_snapshot",
+    "download": in_words(download.fetch_snapshot),
+    "calibrate": in_words(calibrate.build_token_sets),
+    "convert": in_words(convert.convert_snapshot),
     "quantize": "quantize ",
     "evaluate": "evaluate ",
-    "publish": "commit_accepted",
-    "register": "deliver",
+    "publish": in_words(publish.commit_accepted),
+    "register": in_words(outbox.deliver),
 }
 """Stage -> what the names of its task runs hold."""
 _OPEN = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")

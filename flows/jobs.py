@@ -1,5 +1,6 @@
 """Recipe + snapshot + token sets -> the jobs of a run, with the keys that their results are found under."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 from flows.pools import Pool, candidates
 from quantmill import keys, planning
 from quantmill.artifact import Origin, Snapshot, TokenSet, VariantJob
-from quantmill.errors import RecipeError
+from quantmill.errors import RecipeError, RequestError
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
 from quantmill.report import Outcome
@@ -109,6 +110,18 @@ def noise_floor(plan: Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> 
     for runtime in {"transformers", *(job.runtime for job in plan.variants)} - plan.floors.keys():
         reports[runtime] = baseline.report  # other libraries' layers in a transformers model
     return {runtime: abs(found.quality.mean_kl) for runtime, found in reports.items() if found}
+
+
+def require_sendable(plan: Plan, most_bytes: int) -> None:
+    """Raise RequestError where a job is too large to be the parameter of a run; 0: the server takes any."""
+    for job in (plan.baseline, *plan.others):
+        size = len(json.dumps({"job": job.model_dump(mode="json")}, separators=(",", ":")))
+        if most_bytes and size > most_bytes:
+            raise RequestError(
+                f"{job.name}: names {len(job.snapshot.files)} files and {len(job.snapshot.source_types)} types of tensors in"
+                f" {size} bytes, a run of the Prefect server takes {most_bytes}; raise PREFECT_SERVER_API_MAX_PARAMETER_SIZE"
+                " there and here"
+            )
 
 
 def choose_device(asked: str) -> str:

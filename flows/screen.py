@@ -96,7 +96,7 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console, wai
         moved = f"{summary.model}/{summary.channel}"
         line("Channel", f"{moved} at move {summary.channel_seq}" if summary.channel_seq else f"{moved}: not moved")
     if waits:
-        line("MLflow", f"did not answer; {waits} runs wait for it   ({command('quantmill', 'register')})")
+        line("MLflow", f"{waits} runs wait for it   ({command('quantmill', 'register')})")
     pages = command("mlflow", "ui", "--backend-store-uri", settings.tracking_uri)
     line("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {pages}")
     quiet = f"DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_HOME={shlex.quote(str(home / 'prefect'))}"

@@ -26,8 +26,14 @@ def is_deployed() -> bool:
 
 
 def as_task(work: Callable[_P, _T], run_name: str | None = None) -> Task[_P, _T]:
-    """Return a stage function as a task; `run_name` may hold parameters in braces."""
-    return task(name=work.__name__, task_run_name=run_name, cache_policy=NO_CACHE, persist_result=False)(work)
+    """Return a stage function as a task; `run_name` may hold parameters in braces, and is the stage in words by default."""
+    name = run_name or in_words(work)
+    return task(name=work.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)
+
+
+def in_words(work: Callable[..., object]) -> str:
+    """Return what a stage's runs are called: `download: fetch snapshot`."""
+    return f"{work.__module__.rpartition('.')[2]}: {work.__name__.replace('_', ' ')}"
 
 
 class Stages:
@@ -35,6 +41,7 @@ class Stages:
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}
+        self.began_at = time.time()
 
     async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Return what `work` returns."""

@@ -20,6 +20,7 @@ from quantmill.errors import QuantmillError, with_advice
 from quantmill.method_row import AS_IT_IS, Method
 from quantmill.methods import METHODS
 from quantmill.settings import load_settings
+from quantmill.tables import printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -115,7 +116,7 @@ def main() -> None:
     try:
         app()
     except QuantmillError as error:
-        typer.echo(f"error: {with_advice(type(error).__name__, str(error))}", err=True)
+        typer.echo(f"error: {printable(with_advice(type(error).__name__, str(error)))}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
         typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)

@@ -20,6 +20,7 @@ from quantmill.pulled import Place, version_folder
 from quantmill.selection import Goal
 from quantmill.settings import load_settings
 from quantmill.signing import Keyring
+from quantmill.tables import printable
 from quantmill.tree import read_records
 from quantmill.watch import Watch
 from quantmill.where import FIELDS
@@ -202,4 +203,4 @@ def _progress() -> Progress:
 
 
 def _log(line: str) -> None:
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)  # noqa: T201  a log
+    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {printable(line)}", file=sys.stderr, flush=True)  # noqa: T201  a log

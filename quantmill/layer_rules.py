@@ -9,6 +9,10 @@ from quantmill.errors import RecipeError
 from quantmill.method_row import Method
 
 _MATCH_SIGNS = 200
+_REPEATS = 3
+_PLAIN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^:=!<)]?", re.DOTALL)  # escapes, sets, how groups open
+_REPEAT = re.compile(r"(?:[*+?]|\{[\d,]+\})[?+]?")
+_GROUP_REPEAT = re.compile(r"\)(?:[*+]|\{[\d,]+\})")
 
 
 class LayerRule(BaseModel):
@@ -36,6 +40,14 @@ class LayerRule(BaseModel):
         except re.error as error:
             raise ValueError(f"not a regular expression ({error})") from error
         return match
+
+    def require_quick(self) -> None:
+        """Raise ValueError where searching a name could take for ever: nothing can stop that once it has begun."""
+        plain = _PLAIN.sub("x", self.match)
+        if _GROUP_REPEAT.search(plain) or len(_REPEAT.findall(plain)) > _REPEATS:
+            raise ValueError(
+                f"layers: match: {self.match!r} may search for ever; at most {_REPEATS} of * + ? {{}}, none after a group"
+            )
 
     def require_bits(self, row: Method) -> None:
         """Raise ValueError where the method cannot give a layer this width."""

@@ -117,7 +117,13 @@ class Provenance(BaseModel):
     builder: str = Field(default="urn:quantmill:this-machine", description="Where it ran, as a URI.")
     resolved: str = Field(default="", description="The commit or version that the model's name stood for.")
     lock_sha256: str = Field(default="", description="Digest of the lock that the packages were installed from.")
-    made_at: float = Field(description="Seconds since 1970.")
+    started_at: float | None = Field(
+        default=None,
+        allow_inf_nan=False,
+        exclude_if=lambda began: began is None,
+        description="When the run began, seconds since 1970; None: versions of before it was recorded.",
+    )
+    made_at: float = Field(allow_inf_nan=False, description="Seconds since 1970.")
 
 
 class Version(BaseModel):
@@ -127,7 +133,7 @@ class Version(BaseModel):
 
     model: str
     variant: str
-    manifest: str
+    manifest: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the manifest.")
     provenance: Provenance
 
 

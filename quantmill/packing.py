@@ -12,7 +12,7 @@ class Packing(BaseModel):
 
     method: MethodName = Field(description="The row of METHODS whose libraries load it.")
     bits: int = Field(ge=1, le=64, description="Nominal bit width.")
-    type: str = Field(default="", description="`nf4`, `Q4_K_M`; empty: the bits say enough.")
+    type: str = Field(default="", pattern=r"^\w*$", description="`nf4`, `Q4_K_M`; empty: the bits say enough.")
     group_size: int = Field(default=0, description="Weights that share a scale; -1: a whole row; 0: not stated.")
     mixed: bool = Field(default=False, description="Whether single layers have another width.")
 

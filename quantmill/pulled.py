@@ -192,6 +192,11 @@ class Place:
 
 
 def version_folder(path: Path) -> Path:
-    """Return the folder of the version that `path` means: what is current there, or `path` where nothing is pulled into it."""
-    pulled_into = (path / _STATE).is_file() and (path / "current").is_symlink()
-    return (path / "current" if pulled_into else path).resolve()
+    """Return the folder of the version that `path` means: what is current there, or `path` where nothing is pulled into it.
+
+    Raises:
+        VerificationError: what is current there is no version of that place.
+    """
+    place = Place(path)
+    pulled_into = (path / _STATE).is_file() and place.current
+    return (place.tree(place.current) if pulled_into else path).resolve()

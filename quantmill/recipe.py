@@ -106,7 +106,7 @@ class PublishRequest(BaseModel):
     )
     channel: str = Field(
         default="",
-        description="The channel, such as `stable`, that is moved to the accepted variants; empty: none.",
+        description="The channel, such as stable, that is moved to the accepted variants; empty: none.",
         pattern=r"^([a-z0-9][a-z0-9._-]{0,63})?$",
         title="Channel",
         examples=["stable"],
@@ -133,25 +133,30 @@ class Recipe(BaseModel):
 
     model_config = _FORBID
 
-    model: ModelRequest = Field(description="The model to compress.", json_schema_extra={"position": 0})
+    model: ModelRequest = Field(description="The model to compress.", title="Model", json_schema_extra={"position": 0})
     calibration: TokenRequest = Field(
         default=TokenRequest(samples=32, seed=0),
         description="Text that calibrated methods see.",
-        json_schema_extra={"position": 1},
+        title="Calibration",
+        json_schema_extra={"position": 4},
     )
     evaluation: TokenRequest = Field(
         default=TokenRequest(samples=16, seed=1),
         description="Text that every result is measured on; it shares no window with the calibration.",
-        json_schema_extra={"position": 2},
+        title="Evaluation",
+        json_schema_extra={"position": 5},
     )
     variants: list[VariantRequest] = Field(
-        min_length=1, description="The variants to make.", json_schema_extra={"position": 3}
+        min_length=1, description="The variants to make.", json_schema_extra={"position": 1}
     )
     gates: GatePolicy = Field(
-        default=GatePolicy(), description="What a variant must reach.", json_schema_extra={"position": 4}
+        default=GatePolicy(), description="What a variant must reach.", title="Gates", json_schema_extra={"position": 3}
     )
     publish: PublishRequest = Field(
-        default=PublishRequest(), description="Where accepted variants go.", json_schema_extra={"position": 5}
+        default=PublishRequest(),
+        description="Where accepted variants go.",
+        title="Publish",
+        json_schema_extra={"position": 2},
     )
     device: str = Field(
         default="auto",

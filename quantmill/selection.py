@@ -5,11 +5,14 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from quantmill.errors import VerificationError
 from quantmill.manifest import Manifest
 from quantmill.methods import METHODS
 from quantmill.report import VariantSummary
 
 SOURCE_GRID = "source-grid"
+MARKS = (SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts")
+"""What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
 LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")
 """What `runtime` may be asked for: the programs that the rows of METHODS name."""
 Goal = Literal["quality", "size", "speed"]
@@ -25,6 +28,7 @@ class Candidate(BaseModel):
     method: str = Field(description="The method that made it.")
     format: str = Field(description="`safetensors` or `gguf`.")
     runtimes: tuple[str, ...] = Field(default=(), description="Programs that load it, of LOADERS.")
+    marks: tuple[str, ...] = Field(default=(), description="What qualifies its figures.")
     bits: int = Field(description="Nominal bit width.")
     bits_per_weight: float | None = Field(default=None, description="All bytes of the weight files over the weights.")
     size_bytes: int = Field(description="The whole folder.")
@@ -46,15 +50,24 @@ def of_summary(variant: VariantSummary) -> Candidate | None:
 
 
 def of_manifest(manifest: Manifest) -> Candidate:
-    """Return the row of a published version."""
+    """Return the row of a published version.
+
+    Raises:
+        VerificationError: its variant is not described as one.
+    """
     evaluation = manifest.evaluation
     quality, speed = evaluation.metrics, evaluation.speed
+    try:
+        bits = int(manifest.variant.get("bits", 0))
+    except (TypeError, ValueError) as error:
+        raise VerificationError(f"manifest {manifest.digest}: variant: {' '.join(str(error).split())}") from error
     return Candidate(
         name=manifest.name.rpartition("/")[2],
         method=str(manifest.variant.get("method", "")),
         format=str(manifest.variant.get("format", "")),
         runtimes=loaders(packer(manifest), evaluation.runtime),
-        bits=int(manifest.variant.get("bits", 0)),
+        marks=evaluation.marks,
+        bits=bits,
         bits_per_weight=evaluation.bits_per_weight,
         size_bytes=sum(file.size_bytes for file in manifest.files),
         peak_memory_bytes=speed.peak_memory_bytes,
@@ -92,24 +105,20 @@ def best(candidates: Iterable[Candidate], goal: Goal) -> Candidate:
 
 
 def comparable(variants: Iterable[VariantSummary]) -> list[Candidate]:
-    """Return the accepted variants whose figures stand for themselves."""
-    return _standing(variant for variant in variants if variant.status == "accepted")
-
-
-def _standing(variants: Iterable[VariantSummary]) -> list[Candidate]:
-    """Return the rows of what was measured; those on the source's own grid are left out."""
-    return [row for v in variants if SOURCE_GRID not in v.marks and (row := of_summary(v))]
+    """Return the accepted variants whose figures stand for themselves: those on the source's own grid are left out."""
+    standing = (v for v in variants if v.status == "accepted" and SOURCE_GRID not in v.marks)
+    return [row for v in standing if (row := of_summary(v))]
 
 
 def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -> str:
-    """Return the name of the variant that does best at the size of `variant`, or nothing.
+    """Return the name of the accepted variant that does best at the size of `variant`, or nothing.
 
     It is at most 2 % larger and its mean KL at most half: a clear difference, not a rank among equals.
     """
     if (row := of_summary(variant)) is None:
         return ""
     most_bytes, most_kl = 1.02 * row.size_bytes, 0.5 * row.mean_kl
-    better = [other for other in _standing(variants) if other.size_bytes <= most_bytes and other.mean_kl <= most_kl]
+    better = [other for other in comparable(variants) if other.size_bytes <= most_bytes and other.mean_kl <= most_kl]
     return best(better, "quality").name if better else ""
 
 

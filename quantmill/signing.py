@@ -167,6 +167,8 @@ def _public(pem: bytes, where: str) -> SSlibKey:
     """Return a public key that may be trusted, or raise SettingsError."""
     if b"PRIVATE KEY" in pem:
         raise SettingsError(f"QUANTMILL_KEYRING: {where}: a private key; a keyring holds public keys only")
+    if pem.count(b"-----BEGIN ") > 1:
+        raise SettingsError(f"QUANTMILL_KEYRING: {where}: several keys; each needs a file of its own")
     try:
         key = SSlibKey.from_crypto(load_pem_public_key(pem))
     except (ValueError, UnsupportedAlgorithm) as error:

@@ -53,12 +53,15 @@ def bring(store: Store, manifest: Manifest, attestation: bytes | None, place: Pl
 
 
 def _is_at_hand(entry: FileEntry, target: Path, place: Place, on_bytes: OnBytes) -> bool:
-    """Return whether a file is there already: staged before, or in another version's folder, from where it is linked."""
+    """Return whether a file is there already: staged before, or in another version's folder, from where it is linked or copied."""
     if not holds(target, entry):
         target.parent.mkdir(parents=True, exist_ok=True)
         for path in _equal_files(entry, place):
             target.unlink(missing_ok=True)
-            target.hardlink_to(path)
+            try:
+                target.hardlink_to(path)
+            except OSError:  # a file system without hard links, or one with too many to this file
+                shutil.copyfile(path, target)
             if holds(target, entry):
                 break
             target.unlink()

@@ -39,6 +39,7 @@ def statement(manifest: Manifest, provenance: Provenance) -> dict[str, Any]:
             "runDetails": {
                 "builder": {"id": provenance.builder, "version": {"quantmill": __version__}},
                 "metadata": {"finishedOn": _timestamp(provenance.made_at)}
+                | ({"startedOn": _timestamp(provenance.started_at)} if provenance.started_at is not None else {})
                 | ({"invocationId": provenance.flow_run} if provenance.flow_run else {}),
             },
         },

@@ -186,7 +186,7 @@ def _table(rows: Sequence[tuple[str, dict[str, Any]]], title: str) -> Table:
         [
             model,
             row["name"],
-            row["format"],
+            escape(row["format"]),
             f"{row['size_bytes'] / 1e6:.1f}",
             f"{row['bits_per_weight']:.2f}",
             f"{row['perplexity']:.3f}",
@@ -194,7 +194,7 @@ def _table(rows: Sequence[tuple[str, dict[str, Any]]], title: str) -> Table:
             f"{row['top1_agreement']:.1%}",
             f"{row['decode_tokens_per_s']:.1f}",
             row["manifest"][:12],
-            (row["signed_by"] or "no")[:8],
+            escape((row["signed_by"] or "no")[:8]),
             "[red]revoked[/]" if row["revoked"] else ", ".join(row.get("channels", [])),
         ]
         for model, row in rows

@@ -19,6 +19,11 @@ class Column(NamedTuple):
     right: bool = True
 
 
+def printable(text: str) -> str:
+    """Return a text on one line, with a blank for every sign that would steer a terminal."""
+    return "".join(sign if sign.isprintable() else " " for sign in text)
+
+
 def screen() -> Console:
     """Return the console; where nobody says how wide it is (a pipe, a log), wide enough for a table."""
     console = Console()
@@ -28,8 +33,9 @@ def screen() -> Console:
 def fitting(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table:
     """Return the table of `rows` (cells in rich's markup) with as many columns as fit in `width` signs.
 
-    What is left out is named below the table.
+    What is left out is named below the table. Signs that would steer a terminal are not shown.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [
         max(len(column.title), *(Text.from_markup(row[index]).cell_len for row in rows), 0) + _PADDING
         for index, column in enumerate(columns)

@@ -25,7 +25,7 @@ class TextSource(BaseModel):
         default="builtin",
         pattern=_PLACE,
         max_length=4096,
-        description="`builtin` (the text that Python itself carries); a .jsonl, .jsonl.gz or .parquet file of rows;"
+        description="builtin, the text that Python itself carries; a .jsonl, .jsonl.gz or .parquet file of rows;"
         " any other path: a UTF-8 text file; dataset://org/name for a data set of the Hugging Face hub.",
         json_schema_extra={"position": 0},
     )
@@ -33,7 +33,7 @@ class TextSource(BaseModel):
         default="",
         max_length=200,
         pattern=r"^[^\x00-\x1f]*$",
-        description="Rows: the field that holds text or messages; empty: `text`, else `messages`.",
+        description="Rows: the field that holds text or messages; empty: text, else messages.",
         examples=["text"],
         json_schema_extra={"position": 4},
     )
@@ -132,7 +132,9 @@ class Share(NamedTuple):
 class TokenRequest(TextSource):
     """Which text to cut into token windows, and how many."""
 
-    samples: int = Field(default=16, ge=1, le=65536, description="Windows.", json_schema_extra={"position": 1})
+    samples: int = Field(
+        default=16, ge=1, le=65536, description="How many windows of tokens are cut.", json_schema_extra={"position": 1}
+    )
     sequence_length: int = Field(
         default=512, ge=8, le=131072, description="Tokens in a window.", json_schema_extra={"position": 2}
     )
@@ -142,7 +144,7 @@ class TokenRequest(TextSource):
     mix: list[MixedText] = Field(
         default=[],
         max_length=64,
-        description="Several sources with weights, in place of `source`.",
+        description="Several sources with weights, in place of the one above.",
         json_schema_extra={"position": 9},
     )
 

@@ -9,7 +9,7 @@ from quantmill import keys
 from quantmill.errors import VerificationError
 from quantmill.files import FileEntry
 from quantmill.manifest import ATTESTATION_PATH, MANIFEST_PATH, Manifest
-from quantmill.store.objects import RECORD_BYTES
+from quantmill.store.objects import RECORD_BYTES, require_modest
 
 _RECORDS = (MANIFEST_PATH, ATTESTATION_PATH)
 _FILES_AT_ONCE = 4
@@ -29,7 +29,7 @@ def read_records(tree: Path) -> tuple[Manifest, bytes | None]:
     if data is None:
         raise VerificationError(f"{path}: missing; what is verified is a folder that `quantmill pull` made")
     try:
-        manifest = Manifest.model_validate_json(data)
+        manifest = Manifest.model_validate_json(require_modest(data, str(path)))
         whole = keys.canonical(manifest) == data
     except ValueError as error:
         raise VerificationError(f"{path}: not a manifest") from error

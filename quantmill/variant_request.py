@@ -29,11 +29,11 @@ class VariantRequest(BaseModel):
     method: MethodName = Field(description="The quantization method.", json_schema_extra={"position": 0})
     bits: Annotated[list[Bits], _Wrap] = Field(
         default=[],
-        description="Bit widths; empty: the method's 4 bits, or its types.",
+        description="Bit widths of gptq, awq, hqq, autoround; empty: 4. bitsandbytes has 8 and 4.",
         json_schema_extra={"position": 1},
     )
     type: Annotated[list[TypeName], _Wrap] = Field(
-        default=[], description="GGUF types, or bitsandbytes' nf4 and fp4.", json_schema_extra={"position": 2}
+        default=[], description="Types of gguf; of bitsandbytes int8, nf4 and fp4.", json_schema_extra={"position": 2}
     )
     group_size: Annotated[list[GroupSize], _Wrap] = Field(
         default=[], description="Weights that share a scale; -1: a whole row.", json_schema_extra={"position": 3}
@@ -152,8 +152,8 @@ class VariantRequest(BaseModel):
         """Refuse in the method's own words before the menus of the form do it in general ones."""
         if isinstance(data, dict) and isinstance(row := METHODS.get(str(data.get("method"))), Method):
             for name, value in data.items():
-                if name in cls.model_fields and name != "method":
-                    _check(row, name, _listed(value))
+                if name in cls.model_fields and name != "method" and (values := _listed(value)) != []:
+                    _check(row, name, values)  # an empty list is what a field holds that nobody set
         return data
 
     @model_validator(mode="after")
@@ -173,6 +173,7 @@ class VariantRequest(BaseModel):
             if getattr(self, option.name) and not any(row.has(option, kind) for _, kind in widths):
                 raise ValueError(f"{option.name}: {row.name} has it for {', '.join(option.types)} only")
         for rule in self.layers:
+            rule.require_quick()
             rule.require_bits(row)
         self._require_format()
         if self.max_memory and not self.device_map:

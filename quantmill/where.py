@@ -1,7 +1,7 @@
 """Where-expressions: what a consumer asks of a variant, `format=gguf,size<120MB,kl<0.1,memory<=12GB`.
 
 Terms stand between commas and must all hold. A term is a field, one of `= != < <= > >=`, and a value: words for `name`,
-`method`, `format` and `runtime` (`=` and `!=` only), numbers for the rest, with a unit for `size` and `memory`.
+`method`, `format`, `runtime` and `mark` (`=` and `!=` only), numbers for the rest, with a unit for `size` and `memory`.
 """
 
 import math
@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from quantmill.errors import RequestError
-from quantmill.selection import LOADERS, Candidate
+from quantmill.selection import LOADERS, MARKS, Candidate
 
 MAX_LENGTH = 2000
 UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
-WORDS = ("name", "method", "format", "runtime")
+WORDS = ("name", "method", "format", "runtime", "mark")
 BYTES = {"size": "size_bytes", "memory": "peak_memory_bytes"}
 NUMBERS = {
     "bits": "bits",
@@ -50,6 +50,8 @@ class Term(NamedTuple):
         """Return whether the candidate meets it; a figure that was not recorded meets nothing."""
         if self.field == "runtime":
             return (self.value in candidate.runtimes) == (self.compare == "=")
+        if self.field == "mark":
+            return any(str(self.value) in mark for mark in candidate.marks) == (self.compare == "=")
         found = self.of(candidate)
         return found is not None and COMPARISONS[self.compare](found, self.value)
 
@@ -57,6 +59,8 @@ class Term(NamedTuple):
         """Return what the candidate has where the term looks."""
         if self.field == "runtime":
             return ", ".join(candidate.runtimes)
+        if self.field == "mark":
+            return ", ".join(candidate.marks) or "none"
         return getattr(candidate, (NUMBERS | BYTES).get(self.field, self.field))
 
     def told(self, candidate: Candidate) -> str:
@@ -102,13 +106,15 @@ def _word(field: str, compare: str, value: str) -> str:
         value = value.lower().replace("_", ".")
         if value not in LOADERS:
             raise RequestError(f"--where: runtime: {value!r}: allowed are {', '.join(LOADERS)}")
+    if field == "mark" and value not in MARKS:
+        raise RequestError(f"--where: mark: {value!r}: allowed are {', '.join(MARKS)}")
     return value
 
 
 def _number(field: str, value: str) -> float:
     found = _NUMBER.fullmatch(value)
     number, unit = (float(found[1]), found[2].lower()) if found else (math.inf, "")
-    if math.isinf(number) or (unit and field not in BYTES) or unit not in _UNIT_OF:
+    if math.isinf(number * _UNIT_OF.get(unit, 1)) or (unit and field not in BYTES) or unit not in _UNIT_OF:
         what = f"a number with {', '.join(filter(None, UNITS))} or no unit" if field in BYTES else "a number"
         raise RequestError(f"--where: {field}: {value!r}: must be {what}")
     return number * _UNIT_OF[unit]

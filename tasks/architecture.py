@@ -29,10 +29,15 @@ def mapping(value: object, path: Path) -> dict[str, Any]:
     return value
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return `config.json`; what it says of the text model of several counts first."""
+    config = read_json(folder / "config.json")
+    return config | config["text_config"] if isinstance(config.get("text_config"), dict) else config
+
+
 def of_config(folder: Path) -> Architecture:
     """Return what `config.json` says; SourceError where it is no causal language model, or packed in an unknown way."""
-    config = read_json(folder / "config.json")
-    config = config | config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    config = read_config(folder)
     packed = packing.of_config(config)
     names = config.get("architectures")
     names = names if isinstance(names, list) and names else [""]
@@ -56,8 +61,7 @@ def of_config(folder: Path) -> Architecture:
 
 def turns_by_layer_type(folder: Path) -> bool:
     """Return whether the rotary embedding depends on the type of a layer, as in Gemma 3."""
-    config = read_json(folder / "config.json")
-    config = config | config["text_config"] if isinstance(config.get("text_config"), dict) else config
+    config = read_config(folder)
     rope = config.get("rope_parameters")
     nested = isinstance(rope, dict) and any(isinstance(part, dict) for part in rope.values())
     return nested or "rope_local_base_freq" in config  # how transformers 4 wrote it
@@ -87,6 +91,8 @@ def _architecture(
     for field, value in {"layers": layers, "hidden size": hidden, "vocabulary size": vocabulary}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise SourceError(f"model.source: the config states no {field}: {value!r}")
+    if isinstance(experts, int) and experts < 0:
+        raise SourceError(f"model.source: the config states {experts} experts")
     assert isinstance(layers, int) and isinstance(hidden, int) and isinstance(vocabulary, int)  # for the type checker
     widths = {
         hidden,

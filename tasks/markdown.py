@@ -3,10 +3,13 @@
 import re
 from collections.abc import Sequence
 
+# An underscore inside a word is one: `q4_k_m` stays as it is, `__init__` would be bold.
+_SIGNS = re.compile(r"[\\`*~\[\]|<>]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
+
 
 def plain(text: str) -> str:
     """Return text, on one line, that Markdown shows as it is."""
-    return re.sub(r"([\\`*\[\]|<>])", r"\\\1", " ".join(text.split()))
+    return _SIGNS.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def row(texts: Sequence[str]) -> str:

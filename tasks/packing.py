@@ -15,6 +15,8 @@ _METHODS: dict[str, MethodName] = {
     "bitsandbytes": "bitsandbytes",
 }
 _WIDEST = 16
+_FOUR_BIT = ("nf4", "fp4")
+_LARGEST_GROUP = 1 << 20
 
 
 def of_config(config: Mapping[str, Any]) -> Packing | None:
@@ -33,10 +35,16 @@ def of_config(config: Mapping[str, Any]) -> Packing | None:
     if name == "bitsandbytes":
         if said.get("load_in_8bit"):
             return Packing(method="bitsandbytes", bits=8, type="int8")
-        return Packing(method="bitsandbytes", bits=4, type=str(said.get("bnb_4bit_quant_type", "fp4")))
+        if (kind := said.get("bnb_4bit_quant_type", "fp4")) not in _FOUR_BIT:  # it becomes a part of names
+            raise SourceError(
+                f"model.source: bnb_4bit_quant_type: {str(kind)[:80]!r}: {' and '.join(_FOUR_BIT)} are read"
+            )
+        return Packing(method="bitsandbytes", bits=4, type=kind)
     bits, group = said.get("bits"), said.get("group_size")
     if type(bits) is not int or not 1 <= bits <= _WIDEST:
         raise SourceError(f"model.source: quantized with {name} already, and its config states no bits: {bits!r}")
+    if type(group) is int and group != -1 and not 0 <= group <= _LARGEST_GROUP:
+        raise SourceError(f"model.source: group_size: {str(group)[:80]}: -1, or at most {_LARGEST_GROUP}")
     mixed = bool(said.get("dynamic") or said.get("extra_config"))
     return Packing(method=_METHODS[name], bits=bits, group_size=group if type(group) is int else 0, mixed=mixed)
 
@@ -49,6 +57,8 @@ def of_gguf(file_type: object, tensor_types: list[str]) -> Packing:
         name = LlamaFileType(file_type).name.partition("_")[2]
     except ValueError:
         name = ""
+    if not name and not tensor_types:
+        raise SourceError("model.source: the GGUF holds no tensor")
     name = name or max(set(tensor_types), key=tensor_types.count)
     digits = re.search(r"\d+", name)
     return Packing(method="gguf", bits=int(digits.group()) if digits else _WIDEST, type=name)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from matplotlib.axes import Axes
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
 _MB = 1e6
 # Okabe and Ito's palette: told apart by colour-blind readers; the markers say the same once more.
@@ -60,8 +61,17 @@ def plot(summary: RunSummary, gates: GatePolicy | None = None) -> bytes:
         axes.set_title(f"not measured: {', '.join(missing)}", fontsize=8, color=_GREY, loc="right", wrap=True)
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     _draw_names(canvas, axes, points, front)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", metadata={"Software": None})
+    return _palette_png(figure)
+
+
+def _palette_png(figure: "Figure") -> bytes:
+    """Return the drawing in 32 colours: a third of the bytes, as it goes into databases and pages."""
+    from PIL import Image
+
+    drawn, image = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None})
+    picture = Image.open(drawn).convert("RGB").quantize(colors=32, dither=Image.Dither.NONE)
+    picture.save(image, format="png", optimize=True)
     return image.getvalue()
 
 

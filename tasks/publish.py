@@ -38,6 +38,7 @@ def commit_accepted(
     forbidden: Mapping[str, str],
     flow_run: str = "",
     signing_key: Path | None = None,
+    started_at: float | None = None,
 ) -> Published:
     """Publish every accepted variant; what was published before stays as it is.
 
@@ -51,6 +52,7 @@ def commit_accepted(
         forbidden: variant -> why it may not be published, by its licence.
         flow_run: for the provenance.
         signing_key: signs each; None: they are published unsigned.
+        started_at: when the run began, seconds since 1970.
 
     Raises:
         BlobMissing: a file of an artifact is not in the store any more.
@@ -73,6 +75,7 @@ def commit_accepted(
             flow_run=flow_run,
             resolved=job.snapshot.origin.resolved,
             lock_sha256=keys.file_sha256(engines.LOCK),
+            started_at=started_at,
             made_at=time.time(),
         )
         version = Version(model=recipe.model_name, variant=job.name, manifest=manifest.digest, provenance=provenance)

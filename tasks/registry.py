@@ -3,6 +3,7 @@
 A version of a manifest is made once, ever. Aliases name what is good now; a version that was revoked loses them.
 """
 
+import fcntl
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -33,11 +34,25 @@ def failing_in_a_line(uri: str, outcome: str) -> Iterator["MlflowClient"]:
     from mlflow.exceptions import MlflowException
 
     try:
-        yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with _alone(uri):
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except (MlflowException, OSError) as error:
         secret, at, place = uri.rpartition("@")
         words = " ".join(str(error).replace(secret + at, "").split())[:300]  # the client's words hold the password too
         raise RegistrationError(f"MLflow at {place}: {words}; {outcome}") from error
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Keep other processes from an SQLite file: the first to open a new one migrates it, which breaks where two do."""
+    if not uri.startswith("sqlite:"):
+        yield
+        return
+    database = _database(uri)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def require_answer(uri: str, outcome: str) -> None:
@@ -115,7 +130,11 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
 
 def is_empty(uri: str) -> bool:
     """Return whether nothing was ever registered there: to ask would make an empty database."""
-    return uri.startswith("sqlite:") and not Path(urlsplit(uri).path.removeprefix("/")).exists()
+    return uri.startswith("sqlite:") and not _database(uri).exists()
+
+
+def _database(uri: str) -> Path:
+    return Path(urlsplit(uri).path.removeprefix("/"))
 
 
 def _show(client: "MlflowClient", version: "ModelVersion", reason: str) -> bool:

@@ -117,6 +117,8 @@ def take(request: ModelRequest, shelf: Shelf, cache: Path, resolved: str = "") -
         first = ["config.json", *({model_files.INDEX} & set(texts))]
         files = _fetch_all(first, shelf, cache)
         architecture = of_config(cache)  # refused here, a model costs two small files
+        files |= _fetch_all([name for name in texts if name not in files], shelf, cache)
+        model_files.check_texts(cache, texts)  # and here no weights
         names = [*texts, *model_files.weights_in(request.source, shelf.listing, cache)]
         files |= _fetch_all([name for name in names if name not in files], shelf, cache)
         model_files.check_files(cache, sorted(files))

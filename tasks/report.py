@@ -21,6 +21,8 @@ _PICKS = {
     "size": "fewest bytes",
     "speed": "most tokens decoded per second",
 }
+_WIDE = ("bits/weight", "p99 KL", "prefill tok/s")
+"""Columns of the HTML page alone: the dashboard gives a table 700 pixels."""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --line: #d9d9d9; --soft: #5c5c5c; --head: #f4f5f7;
   --accepted: #005f95; --rejected: #b04a00; --failed: #6b6b6b; }
@@ -59,15 +61,15 @@ def write(summary: RunSummary, gates: GatePolicy, home: Path) -> None:
 
 
 def table(summary: RunSummary) -> list[dict[str, str]]:
-    """Return one row per variant, column title -> text; figures that were not measured are dashes."""
-    return [_row(variant) for variant in summary.variants]
+    """Return one row per variant for narrow pages, column title -> text; figures that were not measured are dashes."""
+    return [{title: text for title, text in _row(v).items() if title not in _WIDE} for v in summary.variants]
 
 
 def _row(variant: VariantSummary) -> dict[str, str]:
     return {
         "variant": variant.name + (f" ({', '.join(variant.marks)})" if variant.marks else ""),
         "status": f"{_SIGNS[variant.status]} {variant.status}",
-        "size MB": _number(variant.size_bytes, ".1f", _MB),
+        "MB": _number(variant.size_bytes, ".1f", _MB),
         "bits/weight": _number(variant.bits_per_weight, ".2f"),
         "perplexity": _number(variant.perplexity, ".2f"),
         "ratio": _number(variant.perplexity_ratio, ".3f"),
@@ -181,8 +183,8 @@ def markdown(summary: RunSummary, gates: GatePolicy | None = None) -> str:
 def html(summary: RunSummary, plot_png: bytes | None, gates: GatePolicy | None = None) -> str:
     """Return the report as one HTML page that loads nothing from elsewhere."""
     model = markup.escape(summary.model)
-    rows = table(summary)
-    titles = "".join(f"<th>{markup.escape(title)}</th>" for title in (rows[0] if rows else ()))
+    first = _row(summary.variants[0]) if summary.variants else {}
+    titles = "".join(f"<th>{markup.escape(title)}</th>" for title in first)
     body = "".join(_html_row(variant) for variant in summary.variants)
     picture = base64.b64encode(plot_png or b"").decode()
     alt = "Size on disk against mean KL divergence"

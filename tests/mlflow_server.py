@@ -4,11 +4,12 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from infra.stack.parts import mlflow_command, mlflow_environment
 
 
 class MlflowServer:
@@ -28,24 +29,12 @@ class MlflowServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        backend = f"--backend-store-uri=sqlite:///{self._folder / 'server.db'}"
-        places = [backend, "--serve-artifacts", f"--artifacts-destination={self._folder / 'served'}"]
         log = self._folder / "server.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "mlflow",
-                    "server",
-                    "--host=127.0.0.1",
-                    f"--port={self.port}",
-                    "--workers=1",
-                    *places,
-                ],
+                mlflow_command("127.0.0.1", self.port, self._folder / "server.db", self._folder / "served"),
                 cwd=self._folder,
-                env={**os.environ, **quiet},
+                env=mlflow_environment(os.environ),
                 stdout=output,
                 stderr=output,
                 start_new_session=True,

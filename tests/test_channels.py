@@ -78,6 +78,19 @@ def test_a_dropped_version_gives_way_to_the_newest_that_stands(store: Store) -> 
     assert channels.drop(store, "m", "stable", digests[0], "again") is None
 
 
+def test_nobody_goes_back_to_what_was_revoked(store: Store) -> None:
+    """A channel that held it would serve nobody: clients refuse it."""
+    old, bad = publish(store, "a"), publish(store, "a", "x")
+    channels.promote(store, "m", "stable", {"a": old}, "first")
+    channels.promote(store, "m", "stable", {"a": bad}, "second")
+    channels.withdraw(store, "m", "a", bad, "it rambles")
+    with pytest.raises(
+        NotFound, match=r"m/stable: move 2 holds a@.*, which was revoked: it rambles; go back to another"
+    ):
+        channels.roll_back(store, "m", "stable", "before the last move")
+    assert channels.roll_back(store, "m", "stable", "as at first", to=1).current.variants == {"a": old}
+
+
 @pytest.mark.parametrize("name", ["..", "a/b", "Stable", "", "x" * 65])
 def test_names_are_plain(store: Store, name: str) -> None:
     digest = publish(store, "a")

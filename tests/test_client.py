@@ -1,7 +1,9 @@
 """The consumer's side: what is chosen, what lies on the disk, and what is refused before anything is swapped."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -134,6 +136,29 @@ def test_a_channel_is_what_counts_where_one_is_named(store: Store, made: dict[st
         resolve(store, "m", "stable", variant="gptq-4bit-g64")
 
 
+def test_of_other_models_nothing_is_listed(
+    store: Store, made: dict[str, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may hold thousands."""
+    asked: list[str] = []
+    under = type(store.objects).under
+
+    def listed(objects: Any, prefix: str) -> Any:
+        asked.append(prefix)
+        return under(objects, prefix)
+
+    monkeypatch.setattr(type(store.objects), "under", listed)
+    resolve(store, "m")
+    assert asked
+    assert all(prefix.startswith("models/m/") for prefix in asked), asked
+
+
+def test_an_empty_channel_is_not_the_newest_version(store: Store, made: dict[str, Manifest]) -> None:
+    """`--channel "$CHANNEL"` where that is not set."""
+    with pytest.raises(RequestError, match="'': not a plain name"):
+        resolve(store, "m", "")
+
+
 def test_a_revoked_version_is_not_handed_out(store: Store, made: dict[str, Manifest], tmp_path: Path) -> None:
     newer = publish(store, tmp_path / "made", "gguf-q8_0", 9)
     stable(store, made["gguf-q8_0"])
@@ -193,6 +218,20 @@ def test_equal_files_of_another_version_are_not_fetched(store: Store, tmp_path: 
     blob(store, first, WEIGHTS).unlink()
     tree = pull(store, resolve(store, "m"), tmp_path / "to")
     assert (tree.name, verify(tmp_path / "to")) == (second.digest, second)
+
+
+def test_a_disk_without_hard_links_is_enough(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What versions share is copied there: the second pull failed, for ever."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    for seed in (1, 2):
+        made = publish(store, tmp_path / "made", seed=seed)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", refused)
+            pull(store, resolve(store, "m"), tmp_path / "to")
+        assert verify(tmp_path / "to") == made
 
 
 def test_what_was_damaged_on_the_disk_is_mended(store: Store, made: dict[str, Manifest], tmp_path: Path) -> None:
@@ -386,6 +425,16 @@ def test_fault_15_a_channel_that_went_back(serving: Serving, keyring: Keyring) -
     assert Place(place).current == new.digest
 
 
+def test_fault_15_what_is_current_leads_elsewhere(serving: Serving, keyring: Keyring, tmp_path: Path) -> None:
+    """Another version that a trusted key signed, in another place, is not what was pulled here."""
+    store, place, _, new = serving
+    pull(store, resolve(store, "m", "stable"), tmp_path / "other", keyring)
+    (place / "current").unlink()
+    (place / "current").symlink_to(tmp_path / "other" / "store" / new.digest)
+    with pytest.raises(VerificationError, match="current: not a link to a version in"):
+        verify(place, keyring)
+
+
 def test_fault_15_the_commands_end_with_4(serving: Serving, pair: key_pairs.KeyPair) -> None:
     store, place, old, new = serving
     ring = pair.public.parent
@@ -485,6 +534,58 @@ def test_fault_20_hostile_manifests(
     assert words in str(raised.value)
 
 
+def lead_to(store: Store, data: bytes) -> str:
+    """Let the channel hold a manifest of just these bytes, as whoever can write into a store may."""
+    digest, root = hashlib.sha256(data).hexdigest(), Path(store.uri)
+    (root / "manifests" / "sha256" / f"{digest}.json").write_bytes(data)
+    held = channels.read_channel(store, "m", "stable")
+    assert held is not None
+    move = held.current.model_copy(update={"seq": held.seq + 1, "variants": {"gguf-q8_0": digest}})
+    moved = held.model_copy(update={"moves": (*held.moves, move)})
+    (root / "models" / "m" / "channels" / "stable.json").write_bytes(keys.canonical(moved))
+    return digest
+
+
+def test_fault_15_a_signed_version_under_another_name(serving: Serving, keyring: Keyring) -> None:
+    """The same manifest with other white space has another digest: nobody revoked that one, and its signature is right."""
+    store, place, old, new = serving
+    channels.withdraw(store, "m", "gguf-q8_0", new.digest, "rambles")
+    signature = store.attestation(new.digest)
+    assert signature is not None
+    digest = lead_to(store, json.dumps(new.model_dump(mode="json"), indent=1).encode())
+    (Path(store.uri) / "attestations" / f"{digest}.dsse.json").write_bytes(signature)
+    with pytest.raises(VerificationError, match=f"manifest {digest}: not written as manifests are"):
+        pull(store, resolve(store, "m", "stable"), place, keyring)
+    assert verify(place, keyring) == old, "the old version keeps serving"
+
+
+@pytest.mark.parametrize("figure", [b"NaN", b"-Infinity", b"1e999"])
+def test_fault_15_a_figure_that_is_no_number(serving: Serving, figure: bytes) -> None:
+    store, _, _, new = serving
+    lead_to(store, keys.canonical(new).replace(b'"mean_kl":0.05', b'"mean_kl":' + figure))
+    with pytest.raises(VerificationError, match="holds a figure that is NaN or infinite"):
+        resolve(store, "m", "stable")
+
+
+@pytest.mark.parametrize("what", ["manifest", "channel", "version"])
+def test_fault_20_millions_of_wrong_parts_are_not_told_apart(
+    store: Store, made: dict[str, Manifest], what: str
+) -> None:
+    """A channel of 15 MB took 30 s and 11 GB of memory until it was refused."""
+    stable(store, made["gptq-4bit-g64"])
+    data = b'{"moves":[' + b"{}," * 300_000 + b"{}]}"
+    if what == "manifest":
+        digest = hashlib.sha256(data).hexdigest()
+        store.objects.create(f"manifests/sha256/{digest}.json", data)
+        with pytest.raises(VerificationError, match=f"manifest {digest}: a record has at most 200000 brackets"):
+            store.manifest(digest)
+        return
+    folder = "models/m/channels" if what == "channel" else "models/m/gptq-4bit-g64/versions"
+    next((Path(store.uri) / folder).iterdir()).write_bytes(data)
+    with pytest.raises(VerificationError, match=f"{folder}/.*a record has at most 200000 brackets and commas"):
+        resolve(store, "m", "stable" if what == "channel" else None)
+
+
 def test_fault_20_a_channel_that_leads_elsewhere(store: Store, made: dict[str, Manifest]) -> None:
     stable(store, made["gptq-4bit-g64"])
     path = Path(store.uri) / "models" / "m" / "channels" / "stable.json"
@@ -541,6 +642,36 @@ def test_fault_20_an_empty_file_that_is_a_pipe(store: Store, made: dict[str, Man
     os.mkfifo(place)
     with pytest.raises(VerificationError, match="not a plain file"):
         pull(store, resolve(store, "m", "stable"), tmp_path / "to")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda held: held.update(manifest="../../x"), "not a version pointer"),
+        (lambda held: held["provenance"].update(made_at=float("nan")), "not a version pointer"),
+        (lambda held: held.update(manifest="ab" * 32), "it leads to version abab"),
+    ],
+)
+def test_fault_20_hostile_version_pointers(
+    store: Store, made: dict[str, Manifest], change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    path = next((Path(store.uri) / "models" / "m" / "gptq-4bit-g64" / "versions").iterdir())
+    held = json.loads(path.read_text())
+    change(held)
+    path.write_text(json.dumps(held))
+    with pytest.raises(VerificationError, match=words):
+        resolve(store, "m")
+
+
+def test_fault_20_what_is_shown_is_checked_too(store: Store, made: dict[str, Manifest]) -> None:
+    stable(store, made["gptq-4bit-g64"])
+    replace_manifest(store, lambda held: held["variant"].update(bits="many"))
+    code, _, error = command("show", "m", "--store", store.uri)
+    assert (code, error.count("\n")) == (4, 1)
+    path = Path(store.uri) / "models" / "m" / "channels" / "stable.json"
+    path.write_text(re.sub('"made_at": [0-9.]+', '"made_at": NaN', path.read_text()))
+    with pytest.raises(VerificationError, match="not a channel"):
+        resolve(store, "m", "stable")
 
 
 PICKLE = b"\x80\x04\x95\x1a\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system\x94\x93\x94\x8c\x05touch\x94\x85\x94R\x94."

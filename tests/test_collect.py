@@ -15,6 +15,7 @@ from quantmill.errors import StoreError, VerificationError
 from quantmill.files import FileEntry
 from quantmill.store import channels, leases
 from quantmill.store.collect import Rules, collect, find
+from quantmill.store.folder import FolderObjects
 from quantmill.store.layout import blob_key, manifest_key
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
@@ -120,6 +121,29 @@ def test_a_lease_is_dropped_with_the_record_and_renewed_before(
     assert not list(store.objects.under("leases/"))
 
 
+@pytest.mark.parametrize("failure", [StoreError("it does not answer"), OSError(28, "No space left on device")])
+def test_a_renewal_that_fails_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    """A store that is away for a moment costs a long publish nothing."""
+    monkeypatch.setattr(leases, "LEASE_S", 0.9)
+    troubles = [failure, failure]
+
+    class Moody(FolderObjects):
+        def replace(self, key: str, data: bytes) -> None:
+            if key.startswith("leases/") and began and troubles:
+                raise troubles.pop()
+            super().replace(key, data)
+
+    began = False
+    held = leases.Leases(Moody(tmp_path))
+    held.hold(["ab" * 32])
+    began = True
+    time.sleep(1.5)
+    assert not troubles, "it was tried again"
+    held.require()
+
+
 def test_a_publish_waits_for_a_sweep_and_two_sweeps_do_not_meet(store: Store, tmp_path: Path) -> None:
     began, done = threading.Event(), threading.Event()
 
@@ -149,6 +173,20 @@ def test_a_sweep_that_was_killed_holds_nobody_up_for_ever(store: Store, tmp_path
     publish(store, tmp_path / "a", "x")
     settle(store)
     assert kinds(store, NOTHING_KEPT) == ["blobs", "manifests", "versions"]
+
+
+def test_a_sweep_of_a_wrong_clock_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine whose clock was years ahead was killed in a sweep."""
+    store = open_store(tmp_path / "store")
+    store.objects.create("sweep.json", keys.canonical({"id": "dead", "expires_at": time.time() + 1e8}))
+    monkeypatch.setattr(leases, "SWEEP_S", 0.5)
+    thread = threading.Thread(target=publish, args=(store, tmp_path / "a", "x"), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "none lasts longer than a sweep may"
+    assert store.models() == {"m": ["v"]}
+    collect_once(store)
+    assert store.objects.read("sweep.json") is None
 
 
 def test_unfinished_writes_are_removed(folder_or_bucket_with_a_rest: Store) -> None:

@@ -24,6 +24,7 @@ DOCUMENTS = [
     "docs/operations.md",
     "docs/reliability.md",
     "docs/security.md",
+    "infra/kubernetes/README.md",
 ]
 
 
@@ -52,7 +53,7 @@ def test_the_tree_names_every_module_and_nothing_else() -> None:
     assert not [path for path in listed if not (ROOT / path).exists()]
     modules = {
         path.relative_to(ROOT).as_posix()
-        for package in ("quantmill", "tasks", "flows", "benchmarks")
+        for package in ("quantmill", "tasks", "flows", "infra", "benchmarks")
         for path in (ROOT / package).rglob("*.py")
     }
     assert modules <= set(listed)
@@ -100,7 +101,9 @@ def _commands(name: str) -> str:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_files_named_in_the_documents_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:quantmill|tasks|flows|tests|docs|deployments|benchmarks)/[\w./-]+\.\w+)`", text))
+    named = set(
+        re.findall(r"`((?:quantmill|tasks|flows|tests|docs|deployments|benchmarks|infra)/[\w./-]+\.\w+)`", text)
+    )
     to_be_written = {"tasks/quantizers/awq.py", "tests/quantizers/test_awq.py"}
     assert not [path for path in named - to_be_written if not (ROOT / path).is_file()]
 

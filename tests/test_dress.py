@@ -54,11 +54,15 @@ def tensors(store: Store, manifest: Manifest, folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_other_companions_are_published_without_quantizing(trained: Path, tmp_path: Path) -> None:
+def test_other_companions_are_published_without_quantizing(
+    trained: Path, tmp_path: Path, prefect_url: str, empty_mlflow: Path
+) -> None:
     from gguf import GGUFReader
 
-    model = copy(trained, tmp_path / "model")
-    line = Line(tmp_path / "line", tmp_path / "home", RECIPE | {"model": {"source": str(model)}})
+    model, mlflow = copy(trained, tmp_path / "model"), shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db")
+    recipe = RECIPE | {"model": {"source": str(model)}}
+    shared = {"PREFECT_API_URL": prefect_url, "QUANTMILL_MLFLOW_URI": f"sqlite:///{mlflow}"}
+    line = Line(tmp_path / "line", tmp_path / "home", recipe, **shared)
     _, first, started = line.run()
     assert [job for job in started if job.startswith("artifact")], "the first time engines work"
     before = manifests(line.home)
@@ -96,7 +100,7 @@ def test_other_companions_are_published_without_quantizing(trained: Path, tmp_pa
     assert [row["manifest"] for row in third["variants"]] == [row["manifest"] for row in second["variants"]]
     assert {row["manifest"] for row in third["variants"]}.isdisjoint(row["manifest"] for row in first["variants"])
 
-    fresh = Line(tmp_path / "fresh", tmp_path / "other", RECIPE | {"model": {"source": str(model)}})
+    fresh = Line(tmp_path / "fresh", tmp_path / "other", recipe, **shared)
     fresh.run()
     for name in NAMES:
         anew, dressed = (

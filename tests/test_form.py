@@ -1,20 +1,21 @@
 """The form that the dashboard makes of a recipe: a menu, a title, a place and words for every field."""
 
+import re
 from typing import Any
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from prefect.utilities.callables import parameter_schema
 
 from flows.compress import compress
 from flows.deployments import FILE, read_deployments
+from flows.form import form_of
 from flows.pools import read_pools
 from quantmill.errors import RequestError
 from quantmill.recipe import Recipe
 from tests.line import ROOT
 
-SCHEMA: dict[str, Any] = parameter_schema(compress).model_dump_for_openapi()
+SCHEMA = form_of(compress)
 FIELDS = {
     f"{name}.{field}": shape
     for name, definition in SCHEMA["definitions"].items()
@@ -32,7 +33,7 @@ def is_chosen(shape: dict[str, Any]) -> bool:
 def test_every_field_has_its_place_and_its_words(name: str) -> None:
     shape = FIELDS[name]
     assert isinstance(shape.get("position"), int)
-    assert shape.get("title") or "$ref" in shape, "a panel has its model's"
+    assert re.fullmatch(r"[A-Z][a-z]*([ ,'-].*)?", shape["title"]), "words, not the name of a class or a variable"
     assert shape.get("description", "").endswith(".")
     assert "anyOf" not in shape and "oneOf" not in shape, "a switch between types is clumsy"
     assert is_chosen(shape) or shape.get("examples") or shape.get("default") not in (None, "", [])
@@ -51,12 +52,26 @@ def test_positions_are_those_of_one_list() -> None:
         ("bits", {4, 8}),
         ("type", {"Q4_K_M", "nf4"}),
         ("group_size", {-1, 128}),
-        ("axis", {0, 1}),
     ],
 )
 def test_what_can_be_listed_is_a_menu(name: str, some: set[object]) -> None:
     shape = FIELDS[f"VariantRequest.{name}"]
     assert some <= set(shape.get("items", shape)["enum"])
+
+
+@pytest.mark.parametrize(
+    ("option", "fits"),
+    [
+        ({"iterations": [200], "low_memory": [True]}, True),
+        ({"iterations": ["many"]}, False),
+        ({"iteratoins": [200]}, False),
+        ({"axis": [2]}, False),
+    ],
+)
+def test_what_the_form_leaves_out_is_checked_alike(option: dict[str, Any], fits: bool) -> None:
+    assert set(FIELDS) & {f"VariantRequest.{name}" for name in option} == set()
+    recipe = {"model": {"source": "./m"}, "variants": [{"method": "autoround", **option}]}
+    assert Draft202012Validator(SCHEMA).is_valid({"recipe": recipe, "landing": "m/1"}) == fits
 
 
 def test_the_form_can_be_started_as_it_is_filled() -> None:
@@ -84,6 +99,7 @@ def test_every_pool_has_its_variants(tmp_path: Any) -> None:
         ("name: cpu, work_queue_name: lines", "name: nowhere, work_queue_name: lines", "compress: no pool nowhere"),
         ("tags:", "tagz:", r"deployments\[0\]\.tagz: Extra"),
         ("deployments:", "deploymentz:", "deployments: Field required"),
+        ("flows.variant.variant", "flows.watch.watch", r"deployments: none runs a variant"),
     ],
 )
 def test_a_bad_list_of_deployments_is_one_line(tmp_path: Any, old: str, new: str, words: str) -> None:

@@ -50,6 +50,30 @@ def test_an_unknown_packing_is_refused(said: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            {"quant_method": "bitsandbytes", "bnb_4bit_quant_type": "../../../tmp/x"},
+            "'../../../tmp/x': nf4 and fp4 are",
+        ),
+        ({"quant_method": "bitsandbytes", "bnb_4bit_quant_type": ["nf4"]}, "nf4 and fp4 are read"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 10**300}, "-1, or at most 1048576"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -7}, "group_size: -7: -1, or at most"),
+    ],
+)
+def test_fault_20_what_a_config_says_becomes_a_part_of_names(said: dict[str, Any], words: str) -> None:
+    """Of the variant, so of its log below the home, and of its place in the store."""
+    with pytest.raises(SourceError) as raised:
+        packing.of_config({"quantization_config": said})
+    assert words in str(raised.value)
+
+
+def test_a_gguf_without_tensors() -> None:
+    with pytest.raises(SourceError, match="holds no tensor"):
+        packing.of_gguf(None, [])
+
+
+@pytest.mark.parametrize(
     ("file_type", "tensors", "label", "bits"),
     [
         (15, ["F32"], "q4_k_m", 4),
@@ -95,7 +119,10 @@ def test_the_command_line_says_so_before_it_writes(tmp_path: Path) -> None:
         ({}, {}, "its weights are not quantized; imported takes GPTQ"),
         (GPTQ | {"hidden_size": 96}, {}, "its hidden size is 96, the model's is 64: another model"),
         (GPTQ | {"vocab_size": 7}, {}, "its vocabulary size is 7, the model's is 100: another model"),
-        (GPTQ | {"auto_map": {"AutoModel": "x.Y"}}, {}, "config.json: names code of its own (auto_map)"),
+        (GPTQ | {"auto_map": {"AutoModel": "x.Y"}}, {}, "config.json: holds auto_map, which names code"),
+        (GPTQ | {"text_config": {"auto_map": {"AutoModel": "x.Y"}}}, {}, "config.json: holds auto_map"),
+        ({"text_config": GPTQ | {"auto_map": {"AutoModel": "x.Y"}}}, {}, "config.json: holds auto_map"),
+        ({"num_experts": -1}, {}, "the config states -1 experts"),
         (GPTQ, {"pytorch_model__bin": b"\x80\x04."}, "pytorch_model.bin: pickles and code are refused"),
         (GPTQ, {"modeling__py": b"print(1)"}, "modeling.py: pickles and code are refused"),
         ({"quantization_config": {"quant_method": "fp8"}}, {}, "quantized with fp8 already"),

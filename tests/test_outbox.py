@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +114,22 @@ def test_an_entry_that_cannot_be_read_stops_no_other(store: Store, database: str
     assert list(delivery.runs) == [name]
     assert delivery.waiting == 1
     assert "00000000000001-damaged.json" in delivery.problems[0]
+
+
+def test_one_at_a_time_opens_a_database(tmp_path: Path) -> None:
+    """The first to open a new file migrates it, which breaks where two do: `compress`, `register` and `revoke` alike."""
+    uri, entered = f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}", threading.Event()
+
+    def other() -> None:
+        with registry.failing_in_a_line(uri, "never seen"):
+            entered.set()
+
+    with registry.failing_in_a_line(uri, "never seen"):
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert not entered.wait(0.5)
+    assert entered.wait(30)
+    thread.join()
 
 
 def test_two_that_register_one_manifest_leave_one_version(database: str, monkeypatch: pytest.MonkeyPatch) -> None:

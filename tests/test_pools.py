@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
+from flows import jobs
 from flows.pools import Pool, candidates, read_pools
+from quantmill.artifact import Snapshot, TokenSet
 from quantmill.errors import RequestError
+from quantmill.recipe_file import parse_recipe
 from quantmill.variant_request import VariantRequest
 
 CPU: dict[str, Any] = {"name": "cpu", "memory": "16GB"}
@@ -73,3 +76,24 @@ def test_a_template_lies_beside_its_list(tmp_path: Path) -> None:
     (pool,) = read_pools(written(tmp_path, CPU | {"type": "kubernetes", "template": "gpu.json"}))
     assert pool.template == tmp_path / "gpu.json"
     assert Pool.model_validate(CPU | {"memory": "1GiB"}).memory == 2**30
+
+
+def test_a_job_that_no_run_can_carry_is_refused_before_any(tmp_path: Path) -> None:
+    tensors = {f"blk.{number}.ffn_down_exps.weight": "Q4_K" for number in range(100)}
+    shape = {
+        "name": "L", "model_type": "llama", "layers": 1, "hidden_size": 64, "vocabulary_size": 9, "linear_inputs": [64], "packing": None
+    }  # fmt: skip
+    file = {"path": "tokenizer.json", "size_bytes": 1, "sha256": "ab" * 32}
+    origin = {"request": {"source": "x"}, "kind": "folder", "files": [file], "architecture": shape}
+    snapshot = Snapshot.model_validate({"origin": origin, "files": [file], "source_types": tensors, "parameters": 9})
+    windows = TokenSet.model_validate(
+        {"request": {}, "role": "evaluation", "text_sha256": "ab" * 32, "tokenizer_digest": "ab" * 32, "file": file}
+    )
+    recipe = parse_recipe({"model": {"source": "x"}, "variants": [{"method": "bitsandbytes"}]})
+    plan = jobs.make_plan(recipe, snapshot, None, windows, 1, {})
+    jobs.require_sendable(plan, 524_288)
+    jobs.require_sendable(plan, 0)
+    with pytest.raises(
+        RequestError, match=r"^baseline-bf16: names 1 files and 100 types of tensors in \d+ bytes, .* takes 4000;"
+    ):
+        jobs.require_sendable(plan, 4000)

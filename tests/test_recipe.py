@@ -80,6 +80,8 @@ def test_names(request_: dict[str, Any], names: list[str]) -> None:
         ({"method": "autoround", "bits": 8, "export_format": "auto_awq"}, "variants[0].*export_format: auto_awq holds 4 bits"),
         ({"method": "gguf", "type": "IQ2_M"}, "variants[0].type: IQ2_M needs an importance matrix"),
         ({"method": "gptq", "layers": [{"match": "(", "bits": 8}]}, "variants[0].layers[0].match: not a regular expression"),
+        ({"method": "gptq", "layers": [{"match": "([a-z.]+)+$", "bits": 8}]}, "variants[0].*may search for ever; at most 3"),
+        ({"method": "hqq", "layers": [{"match": r"\w*\w*\w*\w*[.]", "bits": 8}]}, "variants[0].*may search for ever"),
         ({"method": "gptq", "layers": [{"match": "x", "bits": 5}]}, "variants[0].*layers: gptq supports 2, 3, 4, 8, 16 bits, got 5"),
         ({"method": "bitsandbytes", "layers": [{"match": "x", "bits": 8}]}, "variants[0].*layers: bitsandbytes supports 16 bits, got 8"),
         ({"method": "awq", "layers": [{"match": "x", "bits": 8}]}, "variants[0].layers: awq has one bit width for all"),
@@ -89,6 +91,20 @@ def test_a_wrong_variant_is_refused(request_: dict[str, Any], message: str) -> N
     with pytest.raises(RecipeError, match=message.replace("[0]", r"\[0\]").replace("[4", r"\[4")) as raised:
         recipe(request_)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "match",
+    [
+        "down_proj",
+        r"layers\.\d{1,2}\.(self_attn|mlp)\.\w+_proj$",
+        r"(?i)[*+?{]MLP",
+        r"^(?:model\.)?layers\.[0-3]\.",
+        r"\(a\)+",
+    ],
+)
+def test_a_rule_that_ends_is_taken(match: str) -> None:
+    assert recipe({"method": "gptq", "layers": [{"match": match, "bits": 8}]}).variants[0].layers[0].match == match
 
 
 @pytest.mark.parametrize(
@@ -236,3 +252,10 @@ def test_recipes_of_the_project_are_valid(path: Path) -> None:
     wrong = yaml.safe_load(path.read_text()) | {"variants": [{"method": "gptq", "bits": 5}]}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(wrong, schema)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_recipe_that_was_written_down_is_the_same(method: str) -> None:
+    """Written down every field stands there, also those that the method does not have: AWQ's `layers` was refused."""
+    asked = recipe({"method": method, "type": "Q8_0"} if method == "gguf" else {"method": method})
+    assert Recipe.model_validate_json(asked.model_dump_json()) == asked

@@ -6,6 +6,7 @@ from quantmill.recipe import GatePolicy
 from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
 from quantmill.selection import better_choice, pareto_front, picks
 from tasks import report
+from tasks.markdown import plain
 
 
 def row(
@@ -68,7 +69,7 @@ def test_pareto_and_picks() -> None:
         (row("other", 103, 0.05), ""),
         (row("other", 102, 0.051), ""),
         (row("other", 10, 0.0, marks=["source-grid"]), ""),
-        (row("other", 10, 0.01, status="rejected"), "other"),
+        (row("other", 10, 0.01, status="rejected"), ""),
         (row("other", 10, None), ""),
         (row("other", None, 0.0), ""),
     ],
@@ -98,3 +99,33 @@ def test_html_escapes() -> None:
     page = report.html(summary(row("x", reasons=["<script>alert(1)</script>"], status="rejected")), None)
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
+
+
+def test_a_narrow_page_s_table_leaves_out_what_the_wide_one_has() -> None:
+    made = summary(*MIXED)
+    narrow, wide = report.table(made)[0], report.html(made, None)
+    assert list(narrow) == [
+        "variant",
+        "status",
+        "MB",
+        "perplexity",
+        "ratio",
+        "mean KL",
+        "top-1",
+        "decode tok/s",
+        "peak MB",
+    ]
+    assert all(f"<th>{title}</th>" in wide for title in (*narrow, "bits/weight", "p99 KL", "prefill tok/s"))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("gguf-q4_k_m", "gguf-q4_k_m"),
+        ('the "__getitem__"', 'the "\\_\\_getitem\\_\\_"'),
+        ("_so_ ~~not~~", "\\_so\\_ \\~\\~not\\~\\~"),
+        ("a|b\n*c*", "a\\|b \\*c\\*"),
+    ],
+)
+def test_text_of_others_formats_nothing(text: str, shown: str) -> None:
+    assert plain(text) == shown

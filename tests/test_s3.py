@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from quantmill.client import resolve
 from quantmill.errors import QuantmillError, StoreError
 from quantmill.files import FileEntry
+from quantmill.store import channels
 from quantmill.store.cache import BlobCache
+from quantmill.store.collect import Rules, find
 from quantmill.store.places import open_store
 from quantmill.store.s3 import S3Objects
 from quantmill.store.store import Store
 from tests.proxy import proxy
+from tests.published import publish, stable
 from tests.s3_server import S3Server
 
 MB = 1 << 20
@@ -159,6 +163,20 @@ def test_a_listing_has_pages(s3: str) -> None:
         client.create(f"models/{number}", b"x" * number)
     assert [(held.key, held.size_bytes) for held in client.under("models/")] == [(f"models/{n}", n) for n in range(5)]
     assert abs(next(client.under("models/")).modified_at - time.time()) < 120
+
+
+def test_what_a_console_leaves_in_a_bucket_is_passed_over(s3: str, tmp_path: Path) -> None:
+    """Its folders are empty objects whose keys end with a slash; `pull` and `gc` once fell over them."""
+    store = open_store(s3)
+    made = publish(store, tmp_path / "made")
+    stable(store, made)
+    place = objects(s3)
+    for folder in ("models/", "models/m/gguf-q8_0/versions/", "models/m/channels/", "blobs/", "leases/", "stages/"):
+        place._client.put_object(Bucket=place._bucket, Key=f"{place._prefix}{folder}", Body=b"")
+    place._client.put_object(Bucket=place._bucket, Key=f"{place._prefix}blobs/a: b", Body=b"")
+    assert resolve(store, "m").digest == made.digest
+    assert [channel.name for channel in channels.channels(store, "m")] == ["stable"]
+    assert find(store, Rules(grace_s=-60)) == []
 
 
 def test_blobs_that_moved_are_kept_on_this_disk_up_to_a_limit(s3: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`s3://` through the real boto3, against as much of an object store as a download needs, on loopback."""
 
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -182,6 +183,15 @@ def test_what_is_refused_before_its_weights(bucket: Bucket, tmp_path: Path, key:
     with pytest.raises(SourceError, match=r"^model\.source: ") as raised:
         download.preview_source(ModelRequest(source=SOURCE), tmp_path / "home")
     assert words in str(raised.value)
+    assert not set(PARTS) & set(bucket.given)
+
+
+def test_code_in_a_finished_checkpoint_is_refused_before_its_weights(bucket: Bucket, tmp_path: Path) -> None:
+    config = json.loads(bucket.objects["models/tiny/config.json"])
+    packed = {"quantization_config": {"quant_method": "gptq", "bits": 4}, "auto_map": {"AutoModel": "x.Y"}}
+    bucket.objects["models/tiny/config.json"] = json.dumps(config | packed).encode()
+    with pytest.raises(SourceError, match=r"^model\.source: config\.json: holds auto_map, which names code to run$"):
+        sources.open_source(ModelRequest(source=SOURCE), tmp_path).inspect()
     assert not set(PARTS) & set(bucket.given)
 
 

@@ -125,8 +125,9 @@ def test_fault_23_no_secret_in_anything_that_a_run_leaves(
     manifest = store.manifest(version.manifest)
     assert signing.verify(envelope, manifest, Keyring.load(pair.public.parent)) == pair.keyid
     statement = json.loads(base64.b64decode(json.loads(envelope or b"")["payload"]))
-    run_id = statement["predicate"]["runDetails"]["metadata"]["invocationId"]
-    assert run_id == version.provenance.flow_run != ""
+    metadata = statement["predicate"]["runDetails"]["metadata"]
+    assert metadata["invocationId"] == version.provenance.flow_run != ""
+    assert metadata["startedOn"] <= metadata["finishedOn"], "of the run that published it"
     assert finish(line)[0] == 0
     assert store.attestation(version.manifest) == envelope, "and is then left as it is"
 

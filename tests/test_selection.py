@@ -20,10 +20,11 @@ GGUF: dict[str, Any] = {
     "peak_memory_bytes": 220 * 10**6, "decode_tokens_per_s": 129.0, "mean_kl": 0.06, "perplexity_ratio": 1.078,
 }  # fmt: skip
 ROWS = [
-    Candidate(**GGUF),
+    Candidate(**GGUF, marks=("source-grid",)),
     Candidate(**GGUF | {"name": "gguf-q8_0", "bits": 8, "size_bytes": 148 * 10**6, "mean_kl": 0.005, "decode_tokens_per_s": 109.0}),
     Candidate(**GGUF | {"name": "gptq-4bit-g64", "method": "gptq", "format": "safetensors", "runtimes": loaders("gptq"),
-                        "mean_kl": 0.18, "perplexity_ratio": None, "peak_memory_bytes": 1052 * 10**6, "decode_tokens_per_s": 39.6}),
+                        "mean_kl": 0.18, "perplexity_ratio": None, "peak_memory_bytes": 1052 * 10**6, "decode_tokens_per_s": 39.6,
+                        "marks": ("42% fallback",)}),
 ]  # fmt: skip
 
 
@@ -48,6 +49,10 @@ def chosen(expression: str) -> list[str]:
         ("runtime=llama_cpp", ["gguf-q4_k_m", "gguf-q8_0"]),
         ("runtime=vLLM", ["gptq-4bit-g64"]),
         ("runtime!=vllm", ["gguf-q4_k_m", "gguf-q8_0"]),
+        ("mark=source-grid", ["gguf-q4_k_m"]),
+        ("mark!=source-grid", ["gguf-q8_0", "gptq-4bit-g64"]),
+        ("mark=fallback", ["gptq-4bit-g64"]),
+        ("mark!=within noise,mark!=fallback,mark!=source-grid", ["gguf-q8_0"]),
         ("method=gptq", ["gptq-4bit-g64"]),
         ("name=gguf-q8_0", ["gguf-q8_0"]),
         ("tokens_per_s>100", ["gguf-q4_k_m", "gguf-q8_0"]),
@@ -63,12 +68,15 @@ def test_where(expression: str, names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("expression", "words"),
     [
-        ("colour=red", "colour: no such field; fields: name, method, format, runtime, bits"),
+        ("colour=red", "colour: no such field; fields: name, method, format, runtime, mark, bits"),
         ("size<12 parsecs", "size: '12 parsecs': must be a number with B, kB, MB, GB, KiB, MiB, GiB or no unit"),
         ("kl<1MB", "kl: '1MB': must be a number"),
         ("kl<x", "kl: 'x': must be a number"),
         ("kl<1e999", "must be a number"),
         ("kl<nan", "must be a number"),
+        ("size<1e308GB", "must be a number"),
+        ("mark=good", "mark: 'good': allowed are source-grid, within noise, fallback, out of memory, starved experts"),
+        ("mark>source-grid", "mark takes = and != only"),
         ("bits<=-1", "must be a number"),
         ("bits<=٤", "must be a number"),
         ("format<gguf", "format<'gguf': format takes = and != only"),
@@ -130,6 +138,8 @@ def test_a_manifest_s_figures() -> None:
     assert (row.name, row.method, row.mean_kl, row.perplexity_ratio) == ("gguf-q8_0", "gguf", 0.05, None)
     told = made.model_copy(update={"evaluation": made.evaluation.model_copy(update={"perplexity_ratio": 1.1})})
     assert of_manifest(told).perplexity_ratio == 1.1
+    marked = made.model_copy(update={"evaluation": made.evaluation.model_copy(update={"marks": ("source-grid",)})})
+    assert of_manifest(marked).marks == ("source-grid",)
     taken = {"method": "imported", "bits": 4, "format": "safetensors", "packing": {"method": "gptq", "bits": 4}}
     assert of_manifest(made.model_copy(update={"variant": taken})).runtimes == loaders("gptq")
     assert set(where.NUMBERS.values()) | set(where.BYTES.values()) <= set(Candidate.model_fields)

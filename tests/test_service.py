@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -25,41 +24,12 @@ from flows.pool_runs import check_pools
 from flows.pools import read_pools
 from quantmill.errors import RequestError
 from quantmill.store.places import open_store
-from tests.line import Line
-from tests.service import Service
+from tests.service import Embedded, Service
 from tests.test_sandbox import gone, memory_group
 
 pytestmark = pytest.mark.slow
 
-RECIPE: dict[str, Any] = {
-    "calibration": {"samples": 4, "sequence_length": 128},
-    "evaluation": {"samples": 4, "sequence_length": 128, "seed": 1},
-    "variants": [
-        {"method": "bitsandbytes", "type": ["nf4"]},
-        {"method": "gptq", "bits": [4]},
-        {"method": "gguf", "type": ["Q8_0"]},
-    ],
-    "gates": {"max_perplexity_ratio": 1.5, "max_mean_kl": 0.5},
-    "publish": {"model": "tiny"},
-}
 _MADE = ("bitsandbytes-nf4", "gptq-4bit-g64", "gguf-q8_0")
-
-
-class Embedded:
-    """The same recipe on this machine without a service: what it made, and its store."""
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.recipe = RECIPE | {"model": {"source": str(model)}}
-        line = Line(folder / "line", folder / "home", self.recipe)
-        self.home = line.home
-        _, self.summary, self.started = line.run()
-
-
-@pytest.fixture(scope="module")
-def embedded(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Embedded:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("QUANTMILL_THREADS", "1")  # as in the pools: GPTQ's tensors depend on it
-        return Embedded(tmp_path_factory.mktemp("embedded"), trained)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +37,7 @@ def service(embedded: Embedded, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """The service, with all that the embedded run made but the three variants themselves."""
     made = Service(tmp_path_factory.mktemp("service") / "it")
     try:
-        own = shutil.ignore_patterns("mlflow", "prefect", "logs", "reports", "scratch", "models")
-        shutil.copytree(embedded.home, made.home, copy_function=os.link, ignore=own, dirs_exist_ok=True)
-        for stage in ("artifact", "report", "run"):
-            for path in (made.home / "store" / "stages" / stage).glob("*.json"):
-                value = json.loads(path.read_bytes())["value"]
-                if stage == "run" or value.get("name", "") in _MADE or _named(value.get("spec")) in _MADE:
-                    path.unlink()
+        embedded.share(made.home, *_MADE)
         made.start_server()
         with ThreadPoolExecutor() as both:
             made.boots = list(both.map(lambda _: made.quantmill("bootstrap"), range(2)))  # type: ignore[attr-defined]
@@ -102,12 +66,6 @@ def hook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/canary-4711", posted
         server.shutdown()
-
-
-def _named(spec: dict[str, Any] | None) -> str:
-    from quantmill.variants import VariantSpec
-
-    return VariantSpec.model_validate(spec).name if spec else ""
 
 
 def ask(recipe: dict[str, Any], *types: str, model: str = "tiny", **publish: Any) -> dict[str, Any]:

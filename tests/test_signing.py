@@ -28,6 +28,7 @@ from quantmill.key_pairs import KeyPair
 from quantmill.manifest import Manifest, Provenance
 from quantmill.settings import load_settings
 from quantmill.signing import Keyring
+from quantmill.statement import statement as statement_of
 from tests import samples
 
 FILES = (
@@ -87,6 +88,21 @@ def test_a_reader_of_another_hand_agrees(envelope: bytes, pair: KeyPair) -> None
     assert definition["externalParameters"]["recipe"] == RECIPE
     assert {"name": "requirements.lock", "digest": {"sha256": "12" * 32}} in definition["resolvedDependencies"]
     assert details["metadata"] == {"invocationId": "run-1", "finishedOn": "1970-01-01T00:00:01Z"}
+
+
+def test_a_file_of_several_keys_is_refused(pair: KeyPair, tmp_path: Path) -> None:
+    """The second was passed over in silence, and what it signed was refused."""
+    (tmp_path / "both.pem").write_bytes(2 * pair.public.read_bytes())
+    with pytest.raises(SettingsError, match=r"both\.pem: several keys; each needs a file of its own"):
+        Keyring.load(tmp_path)
+
+
+def test_when_a_run_began_is_stated_where_it_was_recorded() -> None:
+    began = provenance().model_copy(update={"started_at": 0.0})
+    metadata = statement_of(MANIFEST, began)["predicate"]["runDetails"]["metadata"]
+    assert (metadata["startedOn"], metadata["finishedOn"]) == ("1970-01-01T00:00:00Z", "1970-01-01T00:00:01Z")
+    assert "startedOn" not in statement_of(MANIFEST, provenance())["predicate"]["runDetails"]["metadata"]
+    assert "started_at" not in provenance().model_dump(mode="json"), "a record of before keeps its bytes"
 
 
 def test_fault_15_no_byte_of_an_attestation_can_be_another(envelope: bytes, keyring: Keyring) -> None:

@@ -1,16 +1,20 @@
 """The commands of who publishes and who pulls, as a person types them; errors are one line that says what there is."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from quantmill import key_pairs, signing
+from quantmill import key_pairs, keys, signing
 from quantmill.cli import app
 from quantmill.errors import NotFound, QuantmillError, RequestError
 from quantmill.manifest import Manifest
+from quantmill.signer import PAYLOAD_TYPE
+from quantmill.store import channels
 from quantmill.store.store import Store
 from tests.published import publish, store_in
 from tests.samples import version
@@ -129,6 +133,26 @@ def test_help_has_an_example(word: str) -> None:
     told = " ".join(CliRunner().invoke(app, [word, "--help"], env={"COLUMNS": "200"}).output.split())
     assert f"quantmill {word}" in told
     assert "Example" in told
+
+
+def test_what_a_store_says_steers_no_terminal(store: Store, versions: list[Manifest]) -> None:
+    """Reasons and names of keys are whoever's who can write there: no escape sequence, no markup, one line."""
+    hostile, newest = "\x1b]0;owned\x07\x1b[31mred [/nothing] \u202e\nsecond line", versions[1]
+    channels.promote(store, "m", "stable", {"gguf-q8_0": newest.digest}, hostile)
+    envelope = {"payload": "", "payloadType": PAYLOAD_TYPE, "signatures": [{"keyid": "[/]\x1b[31m", "sig": ""}]}
+    store.objects.create(f"attestations/{newest.digest}.dsse.json", keys.canonical(envelope))
+    for word in ("channels", "show"):
+        done = CliRunner().invoke(app, [word, "m"])
+        assert done.exit_code == 0, done.exception
+        assert not [sign for sign in "\x1b\x07\u202e" if sign in done.stdout]
+    channels.withdraw(store, "m", "gguf-q8_0", newest.digest, hostile)
+    ended = subprocess.run(
+        [sys.executable, "-m", "quantmill.cli", "export", "m", f"gguf-q8_0@{newest.digest}", "nowhere"],
+        cwd=Path(__file__).parent.parent, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert "second line" in ended.stderr
+    assert not [sign for sign in "\x1b\x07\u202e" if sign in ended.stderr]
 
 
 def test_tables(store: Store, versions: list[Manifest]) -> None:

@@ -17,6 +17,7 @@ from quantmill.errors import NotFound, RequestError, StoreError, VerificationErr
 from quantmill.files import safe_name
 from quantmill.manifest import Revocation
 from quantmill.store.layout import MODELS
+from quantmill.store.objects import require_modest
 from quantmill.store.store import Store
 
 MOVES_KEPT = 100
@@ -32,7 +33,7 @@ class Move(BaseModel):
 
     seq: int = Field(ge=1, description="1 for the first; each move adds one.")
     id: str = Field(description="Random; tells a writer whose answer got lost that the move is its own.")
-    made_at: float = Field(description="Seconds since 1970.")
+    made_at: float = Field(allow_inf_nan=False, description="Seconds since 1970.")
     reason: str = Field(description="Why, in words.")
     variants: dict[_Name, _Digest] = Field(description="Variant -> digest of the manifest that is current.")
 
@@ -104,7 +105,7 @@ def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> 
     """Make current what the channel held at sequence number `to`; 0: what it held before the last move.
 
     Raises:
-        NotFound: there is no such channel, or its history does not reach back so far.
+        NotFound: there is no such channel, its history does not reach back so far, or a version there was revoked.
     """
 
     def next_state(now: Channel | None) -> dict[str, str]:
@@ -114,6 +115,12 @@ def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> 
             raise NotFound(
                 f"{model}/{name}: no move {wanted} to go back to; known: {', '.join(map(str, known)) or 'none'}"
             )
+        for variant, digest in known[wanted].items():
+            if revoked := store.revocation(model, variant, digest):
+                raise NotFound(
+                    f"{model}/{name}: move {wanted} holds {variant}@{digest[:12]}, which was revoked: {revoked.reason};"
+                    " go back to another move, or promote what stands"
+                )
         return known[wanted]
 
     return _move(store, model, name, reason, next_state)
@@ -181,7 +188,7 @@ def _read(store: Store, model: str, name: str) -> tuple[Channel, str] | None:
     if held is None:
         return None
     try:
-        channel = Channel.model_validate_json(held.data)
+        channel = Channel.model_validate_json(require_modest(held.data, _key(model, name)))
     except ValidationError as error:
         raise VerificationError(f"{store.uri}/{_key(model, name)}: not a channel") from error
     if (channel.model, channel.name) != (model, name):

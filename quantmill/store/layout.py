@@ -39,6 +39,14 @@ def attestation_key(digest: str) -> str:
     return f"attestations/{safe_path(digest)}.dsse.json"
 
 
+def model_folder(model: str) -> str:
+    """Return where everything of a model lies; nothing where no model can have the name."""
+    try:
+        return f"{MODELS}{safe_name(model)}/"
+    except ValueError:
+        return ""
+
+
 def versions_folder(model: str, variant: str) -> str:
     """Return where the pointers to a variant's versions lie."""
     return f"{_variant_folder(model, variant)}versions/"

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from quantmill.errors import VerificationError
 from quantmill.files import FileEntry
 
+_MARKS = 200_000  # brackets and commas: what is wrong with each of millions of parts takes gigabytes to say
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that moved since the last call."""
 
@@ -31,6 +33,13 @@ class Listed(NamedTuple):
     size_bytes: int
     modified_at: float
     """Seconds since 1970, by the clock of the place."""
+
+
+def require_modest(data: bytes, where: str) -> bytes:
+    """Return a record that is about to be parsed, or raise VerificationError where it has more parts than one may."""
+    if sum(map(data.count, (b"[", b"{", b","))) > _MARKS:
+        raise VerificationError(f"{where}: a record has at most {_MARKS} brackets and commas")
+    return data
 
 
 def ignore(_moved: int) -> None:

@@ -87,6 +87,8 @@ class S3Objects:
             for page in pages:
                 for entry in page.get("Contents", []):
                     key = str(entry["Key"])[len(self._prefix) :]
+                    if not _is_ours(key):
+                        continue
                     yield Listed(key, int(entry["Size"]), entry["LastModified"].timestamp())
 
     def unfinished(self) -> Iterator[Listed]:
@@ -212,6 +214,14 @@ class S3Objects:
                         raise
             _pause(attempt)
         raise StoreError(f"{self.uri}/{key}: others kept writing it")
+
+
+def _is_ours(key: str) -> bool:
+    """Return whether a key is one that is written here: consoles make `models/` where somebody asks for a folder."""
+    try:
+        return safe_path(key) == key
+    except ValueError:
+        return False
 
 
 def _base64(sha256: str) -> str:

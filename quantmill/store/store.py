@@ -20,7 +20,7 @@ from quantmill.store import layout
 from quantmill.store.cache import BlobCache
 from quantmill.store.layout import blob_key, digest_in
 from quantmill.store.leases import Leases
-from quantmill.store.objects import Objects, OnBytes, ignore
+from quantmill.store.objects import Objects, OnBytes, ignore, require_modest
 
 _FILES_AT_ONCE = 4
 
@@ -150,11 +150,19 @@ class Store:
         if hashlib.sha256(held.data).hexdigest() != digest:
             raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
         try:
-            return Manifest.model_validate_json(held.data)
+            manifest = Manifest.model_validate_json(require_modest(held.data, f"manifest {digest}"))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             field = ".".join(map(str, first["loc"]))
             raise VerificationError(f"manifest {digest}: {field}: {' '.join(first['msg'].split())}") from error
+        try:
+            if (
+                manifest.digest == digest
+            ):  # else one version has two names: what was revoked under one comes as the other
+                return manifest
+        except ValueError as error:
+            raise VerificationError(f"manifest {digest}: holds a figure that is NaN or infinite") from error
+        raise VerificationError(f"manifest {digest}: not written as manifests are (canonical JSON)")
 
     def attestation(self, digest: str) -> bytes | None:
         """Return the signed statement about a manifest, unchecked, or None where it was published unsigned."""
@@ -167,9 +175,11 @@ class Store:
         for listed in self.objects.under(layout.versions_folder(model, variant)):
             if held := self.objects.read(listed.key):
                 try:
-                    found.append(Version.model_validate_json(held.data))
+                    found.append(Version.model_validate_json(require_modest(held.data, listed.key)))
                 except ValidationError as error:
                     raise VerificationError(f"{self.uri}/{listed.key}: not a version pointer") from error
+                if found[-1].manifest != digest_in(listed.key):
+                    raise VerificationError(f"{self.uri}/{listed.key}: it leads to version {found[-1].manifest}")
         return sorted(found, key=lambda version: (version.provenance.made_at, version.manifest))
 
     def revoke(self, model: str, variant: str, revocation: Revocation) -> bool:
@@ -186,7 +196,7 @@ class Store:
         key = layout.revocation_key(model, variant, digest)
         held = self.objects.read(key)
         try:
-            return Revocation.model_validate_json(held.data) if held else None
+            return Revocation.model_validate_json(require_modest(held.data, key)) if held else None
         except ValidationError as error:
             raise VerificationError(f"{self.uri}/{key}: not a revocation") from error
 
@@ -201,15 +211,18 @@ class Store:
         Raises:
             NotFound: there is no such model; the line names those that there are.
         """
-        held = self.models()
-        if model not in held:
-            raise NotFound(f"{model}: not in {self.uri}; it holds {', '.join(held) or 'nothing'}")
-        return held[model]
+        folder = layout.model_folder(model)
+        if folder and (found := self._published(folder).get(model)):  # of other models nothing is listed
+            return found
+        raise NotFound(f"{model}: not in {self.uri}; it holds {', '.join(self.models()) or 'nothing'}")
 
     def models(self) -> dict[str, list[str]]:
         """Return every published model with its variants, by name."""
+        return self._published(layout.MODELS)
+
+    def _published(self, folder: str) -> dict[str, list[str]]:
         held: dict[str, list[str]] = {}
-        for listed in self.objects.under(layout.MODELS):
+        for listed in self.objects.under(folder):
             _, model, variant, kind, *_ = [*listed.key.split("/"), "", ""]
             if kind == "versions" and variant not in held.setdefault(model, []):
                 held[model].append(variant)

@@ -1,0 +1,42 @@
+"""The form that the dashboard makes of a flow's parameters: what a person chooses. The rest is written as JSON and checked alike."""
+
+import re
+from typing import Any
+
+from prefect.flows import Flow
+from prefect.utilities.callables import parameter_schema
+
+_CHOSEN = {
+    "VariantRequest": ("method", "bits", "type", "group_size", "layers", "source"),
+}
+"""Fields that have a place in the form, of models that have many more."""
+_OURS = ("landing",)
+"""Parameters that the service itself sets."""
+
+
+def form_of(flow: Flow[..., Any]) -> dict[str, Any]:
+    """Return the JSON schema of a flow's parameters, which the server checks by and the dashboard draws.
+
+    The page draws `properties` and leaves out `patternProperties`; the server checks both.
+    """
+    schema: dict[str, Any] = parameter_schema(flow).model_dump_for_openapi()
+    definitions: dict[str, Any] = schema.get("definitions", {})
+    for model, chosen in _CHOSEN.items():
+        if model in definitions:
+            _leave_out(definitions[model], [name for name in definitions[model]["properties"] if name not in chosen])
+    _leave_out(schema, [name for name in schema["properties"] if name in _OURS])
+    for panel in (schema, *definitions.values()):
+        for name, shape in panel.get("properties", {}).items():
+            shape["title"] = _in_words(name, shape.get("title", ""))
+    return schema
+
+
+def _leave_out(panel: dict[str, Any], names: list[str]) -> None:
+    hidden = {f"^{re.escape(name)}$": panel["properties"].pop(name) for name in names}
+    panel.update({"patternProperties": hidden} if hidden else {})
+
+
+def _in_words(name: str, title: str) -> str:
+    """Return the title, or the field's name as a sentence begins where nobody gave it one."""
+    made_up = {"", name, name.replace("_", " ").title()}
+    return name.replace("_", " ").capitalize() if title in made_up else title

@@ -1,0 +1,1 @@
+"""Where the service runs: `stack` starts it on one machine without containers."""

@@ -1,0 +1,130 @@
+"""Where a stack lies and listens, and what its processes and its users find in their environment."""
+
+import os
+import socket
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows import pools
+from flows.pools import Pool, PoolList
+from infra.stack import logins, postgres, seaweedfs
+from infra.stack.logins import Logins
+from quantmill.errors import RequestError
+from quantmill.settings import Settings
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+BUCKET = "quantmill"
+_SOCKET_BYTES = 107  # the longest path that a socket can have
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+# Keys and profiles that are meant for other servers would be sent to ours, or followed to theirs.
+_OTHERS = ("PREFECT_API_KEY", "PREFECT_PROFILE", "MLFLOW_TRACKING_TOKEN", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+
+
+class Site(BaseModel):
+    """One stack: its folder, its addresses, its logins."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    settings: Settings = Field(description="The settings of its workers; what they name is not started here.")
+    host: str = Field(description="The address that Prefect, MLflow and the object store listen on.")
+    port: int = Field(description="Prefect's port; the others follow it.")
+    logins: Logins = Field(description="Its keys and passwords.")
+    has_weed: bool = Field(description="Whether an object store of our own holds the store.")
+
+    @property
+    def folder(self) -> Path:
+        """What belongs to the stack alone."""
+        return folder_of(self.settings)
+
+    @property
+    def prefect(self) -> str:
+        """The dashboard's address."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def mlflow(self) -> str:
+        """MLflow's address."""
+        return self.settings.tracking_uri if self.settings.mlflow_uri else f"http://{self.host}:{self.port + 1}"
+
+    @property
+    def s3_ports(self) -> dict[str, int]:
+        """The object store's ports; the first is that of its API."""
+        return {name: self.port + 2 + at for at, name in enumerate(seaweedfs.PORTS)}
+
+    @property
+    def s3(self) -> str:
+        """The address of the object store's API."""
+        return f"http://{self.host}:{self.s3_ports['s3']}"
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """What a shell needs to talk to the stack."""
+        named = {name: getattr(self.settings, name) for name in Settings.model_fields}
+        paths = {
+            f"QUANTMILL_{name.upper()}": str(path.absolute()) for name, path in named.items() if isinstance(path, Path)
+        }
+        found = _QUIET | paths | {"QUANTMILL_STORE": self.settings.store_uri}
+        found |= {"PREFECT_API_URL": f"{self.prefect}/api", "PREFECT_API_AUTH_STRING": self.logins.prefect_auth}
+        found |= {"QUANTMILL_MLFLOW_URI": self.settings.mlflow_uri or self.mlflow}
+        if not self.settings.mlflow_uri:
+            found |= {"MLFLOW_TRACKING_USERNAME": logins.USER, "MLFLOW_TRACKING_PASSWORD": self.logins.mlflow}
+        if self.has_weed:
+            found |= {"QUANTMILL_STORE": f"s3://{BUCKET}/store", "AWS_ENDPOINT_URL": self.s3}
+            found |= {"AWS_ACCESS_KEY_ID": self.logins.s3_key, "AWS_SECRET_ACCESS_KEY": self.logins.s3_secret}
+            found |= {"AWS_DEFAULT_REGION": "us-east-1"}
+        return found
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the stack's own processes get: ours, and what a client needs."""
+        kept = {name: value for name, value in os.environ.items() if name not in _OTHERS}
+        path = os.pathsep.join(filter(None, [str(CHECKOUT), kept.get("PYTHONPATH", "")]))
+        return kept | self.client_environment | {"PYTHONPATH": path, "PREFECT_HOME": str(self.folder / "prefect")}
+
+    def require_free_ports(self) -> None:
+        """Raise RequestError where the host is not this machine's, or somebody listens on one of the ports."""
+        for port in (self.port, self.port + 1, *self.s3_ports.values()):
+            try:
+                with socket.create_server((self.host, port)):
+                    pass
+            except OSError as error:
+                raise RequestError(
+                    f"--host {self.host}, --port {self.port}: {port}: {error.strerror or error}"
+                ) from error
+
+
+def folder_of(settings: Settings) -> Path:
+    """Return the stack's folder in a home.
+
+    Raises:
+        RequestError: the home's path is so long that sockets could not lie below it.
+    """
+    folder = settings.home.absolute() / "stack"
+    if len(str(folder / "postgres" / postgres.SOCKET).encode()) > _SOCKET_BYTES:
+        raise RequestError(
+            f"QUANTMILL_HOME: {settings.home}: too long a path for sockets below it; choose a shorter one"
+        )
+    return folder
+
+
+def pools_for_here(path: Path, folder: Path) -> tuple[Path, list[Pool], list[Pool]]:
+    """Return the list of pools that this machine can serve, its pools, and those that were left out: there is no GPU.
+
+    A variant that went to a pool without a GPU would wait there for ever.
+    """
+    listed = pools.read_pools(path)
+    kept = [pool for pool in listed if pool.device == "cpu" or _DRIVER.exists()]
+    left_out = [pool for pool in listed if pool not in kept]
+    if not kept:
+        raise RequestError(f"{path}: every pool is of device cuda, and this machine shows no NVIDIA driver")
+    if left_out:
+        path = folder / "pools.yaml"
+        path.write_text(PoolList(pools=tuple(kept)).model_dump_json(indent=1))  # JSON is YAML
+    return path, kept, left_out
