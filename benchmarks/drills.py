@@ -20,7 +20,12 @@ from pathlib import Path
 
 import httpx
 from prefect import flow
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    temporary_settings,
+)
 
 from benchmarks.scheduling import artifact_file, factory, point_at_no_ops
 from flows.dispatch import Dispatcher
@@ -50,7 +55,8 @@ def line(service: Service, jobs: list[VariantJob]) -> dict[str, Outcome]:
     async def build() -> dict[str, Outcome]:
         return await Dispatcher(store, pools, "cpu").build_all(jobs)
 
-    with temporary_settings({PREFECT_API_URL: service.url, PREFECT_LOGGING_LEVEL: "ERROR"}):
+    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+    with temporary_settings({PREFECT_API_URL: service.url} | quiet):
         return asyncio.run(build())
 
 
@@ -253,7 +259,7 @@ def _psql(service: Service, program: str, *options: str, given: bytes = b"") -> 
 def main() -> None:
     with (
         tempfile.TemporaryDirectory() as name,
-        factory(Path(name), 1, PREFECT_SERVER_METRICS_ENABLED="true") as service,
+        factory(Path(name), 1, PREFECT_SERVER_METRICS_ENABLED="true", PREFECT_WORKER_QUERY_SECONDS="1") as service,
     ):
         for drill in (drain, interrupt, metrics, client_metrics, restore):
             drill(service)

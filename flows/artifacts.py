@@ -5,6 +5,7 @@ import base64
 import contextvars
 import logging
 import re
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -38,9 +39,9 @@ def leave_report(summary: RunSummary, settings: Settings) -> list[UUID]:
     outcome = f"{len(summary.accepted)} of {len(summary.variants)} variants of {summary.model} accepted"
     table = create_table_artifact(table=report.table(summary), key=_key("variants", summary.model), description=outcome)
     # The page shows an image by its address; as a data URI the plot lies in Prefect's database, on no other host.
-    address = "data:image/png;base64," + " ".join(
-        _lines(base64.b64encode((folder / "pareto.png").read_bytes()).decode())
-    )
+    # It prints the address too: blanks, which base64 allows, let that break into lines.
+    encoded = base64.b64encode((folder / "pareto.png").read_bytes()).decode()
+    address = " ".join(["data:image/png;base64,", *textwrap.wrap(encoded, 48)])
     plot = create_image_artifact(
         image_url=address, key=_key("pareto", summary.model), description=f"{summary.model}: size against KL divergence"
     )
@@ -50,11 +51,6 @@ def leave_report(summary: RunSummary, settings: Settings) -> list[UUID]:
     for kind, (link, words) in _places(summary, settings).items():
         made.append(create_link_artifact(link=link, link_text=words, key=_key(kind, summary.model), description=words))
     return [_id(each) for each in made]
-
-
-def _lines(address: str, signs: int = 48) -> list[str]:
-    """Return the text in pieces: the page prints an image's address too, and blanks, which base64 allows, let it break there."""
-    return [address[at : at + signs] for at in range(0, len(address), signs)]
 
 
 def _places(summary: RunSummary, settings: Settings) -> dict[str, tuple[str, str]]:

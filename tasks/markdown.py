@@ -8,8 +8,8 @@ _SIGNS = re.compile(r"[\\`*~\[\]|<>]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 def plain(text: str) -> str:
-    """Return text, on one line, that Markdown shows as it is."""
-    return _SIGNS.sub(r"\\\g<0>", " ".join(text.split()))
+    """Return text, on one line, that Markdown shows as it is; a blank that does not break stays one."""
+    return _SIGNS.sub(r"\\\g<0>", " ".join(re.split(r"[^\S\xa0]+", text.strip())))
 
 
 def row(texts: Sequence[str]) -> str:

@@ -68,7 +68,7 @@ def table(summary: RunSummary) -> list[dict[str, str]]:
 def _row(variant: VariantSummary) -> dict[str, str]:
     return {
         "variant": variant.name + (f" ({', '.join(variant.marks)})" if variant.marks else ""),
-        "status": f"{_SIGNS[variant.status]} {variant.status}",
+        "status": f"{_SIGNS[variant.status]}\N{NO-BREAK SPACE}{variant.status}",
         "MB": _number(variant.size_bytes, ".1f", _MB),
         "bits/weight": _number(variant.bits_per_weight, ".2f"),
         "perplexity": _number(variant.perplexity, ".2f"),

@@ -104,7 +104,7 @@ def test_report_leaves_table_plot_text_and_links(prefect_url: str, tmp_path: Pat
     assert "https://mlflow.example.invalid/tracking/#/runs/0123" in left["mlflow-tiny-model-q8"].data
     assert "canary" not in str([artifact.data for artifact in left.values()])
     assert '"variant": "gguf-q8_0"' in left["variants-tiny-model-q8"].data
-    plot: str = left["pareto-tiny-model-q8"].data.removeprefix("data:image/png;base64,")
+    plot: str = left["pareto-tiny-model-q8"].data.removeprefix("data:image/png;base64, ")
     assert base64.b64decode(plot.replace(" ", ""), validate=True) == (folder / "pareto.png").read_bytes()
     assert max(map(len, plot.split())) <= 48, "the page prints the address, too: in lines"
 

@@ -124,6 +124,7 @@ def test_a_narrow_page_s_table_leaves_out_what_the_wide_one_has() -> None:
         ("gguf-q4_k_m", "gguf-q4_k_m"),
         ('the "__getitem__"', 'the "\\_\\_getitem\\_\\_"'),
         ("_so_ ~~not~~", "\\_so\\_ \\~\\~not\\~\\~"),
+        ("✓\xa0accepted \u2028", "✓\xa0accepted"),
         ("a|b\n*c*", "a\\|b \\*c\\*"),
     ],
 )
