@@ -26,7 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import flow
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_LEVEL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOGGING_TO_API_ENABLED,
+    temporary_settings,
+)
 
 from flows.dispatch import Dispatcher
 from flows.pools import read_pools
@@ -40,6 +45,8 @@ from tests.service import Service
 # As many of each method as deployments/recipes/all-methods.yaml has; those that take longest stand last.
 MIX = {"gguf": 20, "bitsandbytes": 3, "hqq": 5, "gptq": 5, "awq": 1, "autoround": 4}
 TENSORS = 270  # of a model of 135 million weights: a run's parameters name them, 15 kB
+LOOK_S = 5
+"""Seconds between two looks of a worker: Prefect's own are 10, which at these lengths would be half of all."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -48,8 +55,8 @@ def factory(folder: Path, workers: int, command: str = "", **environment: str) -
     """Lend a server with one pool and its workers, each with one place."""
     pool: dict[str, Any] = {"name": "cpu", "memory": "16GB", "threads": 1}
     started_by = {"job_variables": {"command": command}} if command else {}
-    # So that its log has a line for each request.
-    service = Service(folder / "it", [pool | started_by], PREFECT_SERVER_LOGGING_LEVEL="INFO", **environment)
+    looks = {"PREFECT_WORKER_QUERY_SECONDS": str(LOOK_S), "PREFECT_SERVER_LOGGING_LEVEL": "INFO"}  # a line a request
+    service = Service(folder / "it", [pool | started_by], **looks | environment)
     try:
         service.start_server(log_level="info")
         service.quantmill("bootstrap").check_returncode()
@@ -87,7 +94,9 @@ def measure(service: Service, jobs: list[VariantJob], workers: int) -> dict[str,
 
     before, at, own = _spent(service), (service.folder / "logs" / "server.log").stat().st_size, time.process_time()
     began = time.monotonic()
-    with temporary_settings({PREFECT_API_URL: service.url, PREFECT_LOGGING_LEVEL: "ERROR"}), _told(service, len(jobs)):
+    # Without threads that would still talk to the server when it is gone.
+    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
+    with temporary_settings({PREFECT_API_URL: service.url} | quiet), _told(service, len(jobs)):
         missing = asyncio.run(line())
     seconds = time.monotonic() - began
     spent = {part: used - before[part] for part, used in _spent(service).items()} | {"line": time.process_time() - own}

@@ -90,7 +90,7 @@ async def _pool(pool: Pool, client: PrefectClient) -> str:
 
 
 def _template(pool: Pool) -> dict[str, Any]:
-    """Return the pool's job template: its own or Prefect's for processes, with the heartbeat that the automation counts on."""
+    """Return the pool's job template: its own or Prefect's for processes, with what runs need in their environment."""
     if pool.template is None:
         template = ProcessWorker.get_default_base_job_template()
     else:
@@ -102,8 +102,12 @@ def _template(pool: Pool) -> dict[str, Any]:
         variable = template["variables"]["properties"]["env"]
     except (KeyError, TypeError) as error:
         raise RequestError(f"pool {pool.name}: template: it has no variable `env`") from error
-    heartbeat = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(automations.HEARTBEAT_S)}
-    variable["default"] = heartbeat | (variable.get("default") or {})
+    # A run that inherited its worker's port for metrics would find it taken, and crash.
+    wanted = {
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(automations.HEARTBEAT_S),
+        "PREFECT_CLIENT_METRICS_ENABLED": "false",
+    }
+    variable["default"] = wanted | (variable.get("default") or {})
     return dict(template)
 
 

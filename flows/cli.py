@@ -70,8 +70,7 @@ def metrics(
 ) -> None:
     """Give the factory's figures to Prometheus: what the Prefect server that PREFECT_API_URL names and the store know."""
     settings = load_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)  # as for `bootstrap`
-    with embedded_environment(settings):
+    with home_made(settings.home), embedded_environment(settings):
         from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
         from flows.embedded import require_server_named
@@ -177,9 +176,14 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
     settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder in it, but no parents
     with prefect_api(settings.home):
         from prefect import tags
+        from prefect.exceptions import TerminationSignal
 
         from flows.compress import compress as flow
 
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as Ctrl-C does
-        with tags("quantmill", recipe.model_name):
-            return cast("RunSummary", asyncio.run(flow(recipe)))  # a state only where it was started for a landing
+        # SIGTERM ends it as Ctrl-C does; while the flow runs it is Prefect that hears it.
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        try:
+            with tags("quantmill", recipe.model_name):
+                return cast("RunSummary", asyncio.run(flow(recipe)))  # a state only where it was started for a landing
+        except TerminationSignal as ended:
+            raise KeyboardInterrupt from ended

@@ -90,6 +90,8 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console, wai
     console.print()
     line("Report", str(home / "reports" / summary.model / "report.html"))
     line("Store", f"{settings.store_uri}   ({command('quantmill', 'show', summary.model)})")
+    if summary.timings:
+        line("Seconds", ", ".join(f"{stage} {seconds:.0f}" for stage, seconds in summary.timings.items()))
     if summary.accepted:
         line("Signed", _signers(summary, settings))
     if summary.channel:

@@ -76,12 +76,15 @@ def preview(settings: Settings, tell: Callable[[str], None]) -> None:
     Raises:
         QuantmillError: the watch list or a place cannot be read.
     """
-    store, troubles = configured_store(settings), list[str]()
+    store, troubles, told = configured_store(settings), list[str](), False
     for entry in read_watchlist(settings.watchlist or LIST):
         for landing in what_landed(entry, store, settings.home, tell, troubles):
+            told = True
             tell(f"{landing.model} {landing.revision[:12]}: {landing.changed}, by {entry.recipe}")
     if troubles:
         raise QuantmillError("; ".join(troubles))
+    if not told:
+        tell("nothing landed")
 
 
 def entries_for(source: str, watchlist: Path) -> list[WatchEntry]:

@@ -18,7 +18,7 @@ from quantmill import __version__, collect_command, consumer_commands, store_com
 from quantmill.answers import JsonFile, answer
 from quantmill.errors import QuantmillError, with_advice
 from quantmill.method_row import AS_IT_IS, Method
-from quantmill.methods import METHODS
+from quantmill.methods import IMATRIX_TYPES, METHODS
 from quantmill.settings import load_settings
 from quantmill.tables import printable
 
@@ -66,7 +66,7 @@ def methods(json_file: JsonFile = None) -> None:
             row.name,
             ", ".join(map(str, row.bits))
             if row.name != "bitsandbytes" and row.bits
-            else ", ".join(row.types) or AS_IT_IS,
+            else ", ".join(kind for kind in row.types if kind not in IMATRIX_TYPES) or AS_IT_IS,
             ", ".join(f"{option.name}={str(option.default).lower()}" for option in row.options),
             row.format,
             ", ".join(row.loaders),

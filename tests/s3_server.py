@@ -50,7 +50,7 @@ class S3Server:
         keys = self.folder / "s3.json"
         keys.write_text(seaweedfs.keys_file("tests", ACCESS_KEY, SECRET_KEY))
         small = ("-master.volumeSizeLimitMB=256", "-volume.max=64", "-s3.cacheCapacityMB=0")
-        command = seaweedfs.command(weed(), self.folder, self._ports, keys, "127.0.0.1", *small)
+        command = seaweedfs.command(weed(), self.folder, self._ports, keys, *small)
         with (self.folder / "weed.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,

@@ -26,9 +26,11 @@ from tests.line import ROOT, Line, count_starts, started, wait_for_start
 
 POOLS = [
     {"name": "cpu", "memory": "16GB", "threads": 1},
-    # On the processor, by this list alone: the pool is one by its name, its queue and its workers.
-    {"name": "gpu", "device": "cpu", "memory": "8GB", "threads": 1, "methods": ["gptq", "gguf"]},
-]
+    # On the processor, by this list alone: the pool is one by its name, its queue and its workers. Its runs start at once,
+    # those of the other through the process in which Prefect prepares them.
+    {"name": "gpu", "device": "cpu", "memory": "8GB", "threads": 1, "methods": ["gptq", "gguf"],
+     "job_variables": {"command": f"{sys.executable} -m prefect.engine"}},
+]  # fmt: skip
 RECIPE: dict[str, Any] = {
     "calibration": {"samples": 4, "sequence_length": 128},
     "evaluation": {"samples": 4, "sequence_length": 128, "seed": 1},

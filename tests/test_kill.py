@@ -24,13 +24,15 @@ def test_stop_and_kill_in_mid_quantize_and_complete(tiny: Path, tmp_path: Path) 
         "publish": {"model": "tiny"},
     }
     line = Line(tmp_path / "line", tmp_path / "home", recipe)
-    process = line.start()
-    line.wait_for("report baseline-bf16")
-    time.sleep(2)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
-    assert process.returncode not in (0, 3)
-    assert not processes_of(line.home), "Ctrl-C ends it all"
+    for number, work in ((signal.SIGINT, "report baseline-bf16"), (signal.SIGTERM, "artifact bitsandbytes-nf4")):
+        process = line.start()
+        line.wait_for(work)
+        time.sleep(2)
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode not in (0, 3)
+        assert "Traceback" not in output
+        assert not processes_of(line.home), "Ctrl-C and SIGTERM end it all"
 
     process = line.start()
     line.wait_for("artifact gptq-4bit-g64")

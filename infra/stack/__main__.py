@@ -12,7 +12,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from flows import bootstrap
 from infra.stack import logins, order, parts, seaweedfs, site
 from infra.stack.processes import Part, Processes, adopt_orphans, end_children
 from infra.stack.site import Site
@@ -35,7 +34,9 @@ def stack(
     port: Annotated[
         int, typer.Option(min=1024, max=65000, help="Prefect's port; MLflow and S3 take the next ones.")
     ] = 4200,
-    host: Annotated[str, typer.Option(help="An address of this machine; others reach it, without TLS.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Where Prefect and MLflow listen: an address of this machine.")
+    ] = "127.0.0.1",
     pools: Annotated[
         Path | None, typer.Option(help="The list of pools; default: QUANTMILL_POOLS, or deployments/pools.yaml.")
     ] = None,
@@ -49,12 +50,15 @@ def stack(
     folder = site.folder_of(settings)
     folder.mkdir(parents=True, exist_ok=True)
     with _held(folder / "lock"):
-        listed, here, left_out = site.pools_for_here(pools or settings.pools or bootstrap.POOLS, folder)
+        kept = logins.keep(folder / "logins.json")
+        if os.environ.get("PREFECT_API_AUTH_STRING") == kept.prefect_auth:
+            raise RequestError(f"this shell has read {folder / 'client.sh'}: start the stack in one that has not")
+        listed, here, left_out = site.pools_for_here(pools or settings.pools or site.POOLS, folder)
         place = Site(
             settings=settings.model_copy(update={"pools": listed}),
             host=host,
             port=port,
-            logins=logins.keep(folder / "logins.json"),
+            logins=kept,
             has_weed=not settings.store and (seaweedfs.find_weed() is not None or (folder / "s3").exists()),
         )
         place.require_free_ports()

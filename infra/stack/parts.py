@@ -1,5 +1,6 @@
 """The parts of a stack: what starts each, with which logins, and how one knows that it works."""
 
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -94,8 +95,9 @@ def object_store(site: Site) -> Part:
     client = seaweedfs.client(site.s3, site.logins.s3_key, site.logins.s3_secret)
     return Part(
         name="s3",
-        command=tuple(seaweedfs.command(weed, folder, site.s3_ports, keys, site.host, *options)),
-        environment=site.environment,
+        command=tuple(seaweedfs.command(weed, folder, site.s3_ports, keys, *options)),
+        # Of keys in its environment it would make an administrator, and tell its log.
+        environment={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
         is_healthy=lambda: answers(f"{site.s3}/healthz") and seaweedfs.is_writable(client, BUCKET),
         address=f"{site.s3} (bucket {BUCKET})",
         # Asked to end it waits 15 s for subscribers of its own that never leave; what it acknowledged is with the kernel.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 PORTS = ("s3", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3.grpc")
-"""What it listens on. The S3 API asks for keys, the others for none: they stay on the loopback."""
+"""What it listens on: the loopback alone, as only the S3 API asks for keys."""
 
 
 def find_weed() -> Path | None:
@@ -25,11 +25,11 @@ def keys_file(name: str, access_key: str, secret_key: str) -> str:
     )
 
 
-def command(weed: Path, folder: Path, ports: Mapping[str, int], keys: Path, host: str, *options: str) -> list[str]:
+def command(weed: Path, folder: Path, ports: Mapping[str, int], keys: Path, *options: str) -> list[str]:
     """Return the command line of a server; `ports` names all of PORTS."""
     return [
         str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
-        f"-filer.localSocket={folder / 'filer.sock'}", "-s3", f"-s3.ip.bind={host}", f"-s3.config={keys}",
+        f"-filer.localSocket={folder / 'filer.sock'}", "-s3", f"-s3.config={keys}",
         "-s3.autoCreateBucket=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
         *(f"-{_flag(part)}={port}" for part, port in ports.items()), *options,
     ]  # fmt: skip

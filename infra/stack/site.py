@@ -14,7 +14,9 @@ from quantmill.errors import RequestError
 from quantmill.settings import Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+POOLS = CHECKOUT / "deployments" / "pools.yaml"
 BUCKET = "quantmill"
+_LOOPBACK = "127.0.0.1"
 _SOCKET_BYTES = 107  # the longest path that a socket can have
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 _QUIET = {
@@ -33,7 +35,7 @@ class Site(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     settings: Settings = Field(description="The settings of its workers; what they name is not started here.")
-    host: str = Field(description="The address that Prefect, MLflow and the object store listen on.")
+    host: str = Field(description="The address that Prefect and MLflow listen on.")
     port: int = Field(description="Prefect's port; the others follow it.")
     logins: Logins = Field(description="Its keys and passwords.")
     has_weed: bool = Field(description="Whether an object store of our own holds the store.")
@@ -60,8 +62,8 @@ class Site(BaseModel):
 
     @property
     def s3(self) -> str:
-        """The address of the object store's API."""
-        return f"http://{self.host}:{self.s3_ports['s3']}"
+        """The address of the object store's API: on the loopback, as its inner ports ask nobody for a key."""
+        return f"http://{_LOOPBACK}:{self.s3_ports['s3']}"
 
     @property
     def client_environment(self) -> dict[str, str]:
@@ -90,14 +92,13 @@ class Site(BaseModel):
 
     def require_free_ports(self) -> None:
         """Raise RequestError where the host is not this machine's, or somebody listens on one of the ports."""
-        for port in (self.port, self.port + 1, *self.s3_ports.values()):
+        open_ports = [(self.host, self.port), (self.host, self.port + 1)]
+        for host, port in (*open_ports, *((_LOOPBACK, port) for port in self.s3_ports.values())):
             try:
-                with socket.create_server((self.host, port)):
+                with socket.create_server((host, port)):
                     pass
             except OSError as error:
-                raise RequestError(
-                    f"--host {self.host}, --port {self.port}: {port}: {error.strerror or error}"
-                ) from error
+                raise RequestError(f"--host, --port: {host}:{port}: {os.strerror(error.errno or 0)}") from error
 
 
 def folder_of(settings: Settings) -> Path:
