@@ -181,7 +181,7 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
         from flows.compress import compress as flow
 
         # SIGTERM ends it as Ctrl-C does; while the flow runs it is Prefect that hears it.
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             with tags("quantmill", recipe.model_name):
                 return cast("RunSummary", asyncio.run(flow(recipe)))  # a state only where it was started for a landing

@@ -168,7 +168,9 @@ def watch(
         configured_store(store_uri), model, channel, to, where=",".join(where or ()), best=best, variant=variant,
         keyring=_keyring(keyring_folder), command=command, every_s=seconds, say=_log,
     )  # fmt: skip
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # ends as Ctrl-C does
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # ends as Ctrl-C does, also where a script's & ignores that
     try:
         _log(f"watching {model}/{channel} every {every}")
         watched.run()

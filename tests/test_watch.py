@@ -125,6 +125,7 @@ def start(
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stderr=(tmp_path / "log").open("w"),
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a script starts it in its background
     )
     running.append(process)
     return process
