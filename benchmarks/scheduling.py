@@ -8,7 +8,6 @@ flow with a sleep in place of its jobs. The database is Debian's Postgres in mem
 """
 
 import argparse
-import asyncio
 import json
 import multiprocessing
 import os
@@ -25,79 +24,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_LOGGING_TO_API_ENABLED,
-    temporary_settings,
-)
-
-from flows.dispatch import Dispatcher
-from flows.pools import read_pools
+from benchmarks.scheduling_factory import artifact_file, build, factory
 from quantmill import planning
 from quantmill.artifact import VariantJob
 from quantmill.files import FileEntry
-from quantmill.store.places import open_store
 from tests import samples
 from tests.service import Service
 
 # As many of each method as deployments/recipes/all-methods.yaml has; those that take longest stand last.
 MIX = {"gguf": 20, "bitsandbytes": 3, "hqq": 5, "gptq": 5, "awq": 1, "autoround": 4}
 TENSORS = 270  # of a model of 135 million weights: a run's parameters name them, 15 kB
-LOOK_S = 5
-"""Seconds between two looks of a worker: Prefect's own are 10, which at these lengths would be half of all."""
 _TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@contextmanager
-def factory(folder: Path, workers: int, command: str = "", **environment: str) -> Iterator[Service]:
-    """Lend a server with one pool and its workers, each with one place."""
-    pool: dict[str, Any] = {"name": "cpu", "memory": "16GB", "threads": 1}
-    started_by = {"job_variables": {"command": command}} if command else {}
-    looks = {"PREFECT_WORKER_QUERY_SECONDS": str(LOOK_S), "PREFECT_SERVER_LOGGING_LEVEL": "INFO"}  # a line a request
-    service = Service(folder / "it", [pool | started_by], **looks | environment)
-    try:
-        service.start_server(log_level="info")
-        service.quantmill("bootstrap").check_returncode()
-        point_at_no_ops(service)
-        for n in range(workers):
-            service.start_worker("cpu", f"worker-{n}", "--limit", "1", "--work-queue", "variants")
-        deadline = time.monotonic() + 120
-        while len(_online(service)) < workers and time.monotonic() < deadline:
-            time.sleep(1)
-        yield service
-    finally:
-        service.stop()
-
-
-def point_at_no_ops(service: Service) -> None:
-    """Let the pool run the benchmark's flow in place of the shipped one."""
-    deployment = service.call("GET", "/deployments/name/variant/cpu")
-    service.call("PATCH", f"/deployments/{deployment['id']}", {"entrypoint": "benchmarks.scheduling_work.variant"})
-
-
-def _online(service: Service) -> list[dict[str, Any]]:
-    found = service.call("POST", "/work_pools/cpu/workers/filter", {})
-    return [worker for worker in found if worker["status"] == "ONLINE"]
 
 
 def measure(service: Service, jobs: list[VariantJob], workers: int) -> dict[str, Any]:
     """Run the jobs as a line does; return what it took."""
-    pools, store = read_pools(Path(service.environment["QUANTMILL_POOLS"])), open_store(service.home / "store")
-    dispatcher = Dispatcher(store, pools, "cpu")
-
-    @flow(name="line", persist_result=False)
-    async def line() -> list[str]:
-        outcomes = await dispatcher.build_all(jobs)
-        return [name for name, outcome in outcomes.items() if outcome.report is None]
-
     before, at, own = _spent(service), (service.folder / "logs" / "server.log").stat().st_size, time.process_time()
     began = time.monotonic()
-    # Without threads that would still talk to the server when it is gone.
-    quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
-    with temporary_settings({PREFECT_API_URL: service.url} | quiet), _told(service, len(jobs)):
-        missing = asyncio.run(line())
+    with _told(service, len(jobs)):
+        outcomes = build(service, jobs)
     seconds = time.monotonic() - began
     spent = {part: used - before[part] for part, used in _spent(service).items()} | {"line": time.process_time() - own}
     requests = _requests(service, at)
@@ -113,7 +58,7 @@ def measure(service: Service, jobs: list[VariantJob], workers: int) -> dict[str,
         "processor seconds a variant": {part: round(used / len(jobs), 3) for part, used in spent.items()},
         "requests a variant": round(sum(requests.values()) / len(jobs), 1),
         "answers from 500 on": sum(times for route, times in requests.items() if route.rpartition(" ")[2] >= "500"),
-        "variants without a result": len(missing),
+        "variants without a result": sum(outcome.report is None for outcome in outcomes.values()),
         "runs": len(ends),
         "routes": {route: round(times / len(jobs), 2) for route, times in requests.most_common(12)},
     }
@@ -245,14 +190,6 @@ def makespan(service: Service, workers: int, scale: float, sortable: bool) -> di
         "processor seconds a variant": found["processor seconds a variant"],
         "variants without a result": found["variants without a result"],
     }
-
-
-def artifact_file(service: Service) -> tuple[FileEntry, ...]:
-    """Return a small file in the store, which stands for what each variant makes."""
-    folder = service.folder / "artifact"
-    folder.mkdir(exist_ok=True)
-    (folder / "model.safetensors").write_bytes(b"weights")
-    return open_store(service.home / "store").add_folder(folder)
 
 
 def main() -> None:

@@ -102,20 +102,22 @@ def version(of: Manifest, made_at: float = 1.0, model: str = "m", variant: str =
     return Version(model=model, variant=variant, manifest=of.digest, provenance=provenance)
 
 
+SHAPE = Architecture(
+    name="LlamaForCausalLM",
+    model_type="llama",
+    layers=1,
+    hidden_size=64,
+    vocabulary_size=256,
+    linear_inputs=(64,),
+    packing=None,
+)
+
+
 def job(
     name: str, method: str = "bitsandbytes", files: tuple[FileEntry, ...] = (), parts: int = 0, **spec: object
 ) -> VariantJob:
     """Return a job with keys of its own; `parts` makes it as long as one of a model of that many tensors."""
-    shape = Architecture(
-        name="LlamaForCausalLM",
-        model_type="llama",
-        layers=1,
-        hidden_size=64,
-        vocabulary_size=256,
-        linear_inputs=(64,),
-        packing=None,
-    )
-    origin = Origin(request=ModelRequest(source="/models/m"), kind="gguf", files=files, architecture=shape)
+    origin = Origin(request=ModelRequest(source="/models/m"), kind="gguf", files=files, architecture=SHAPE)
     types = {f"model.layers.{part}.self_attn.q_proj.weight": "Q4_1" for part in range(parts)}
     windows = FileEntry(path="windows.safetensors", size_bytes=1, sha256=DIGEST)
     return VariantJob(

@@ -4,25 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.artifact import Architecture, Origin
+from quantmill.artifact import Origin
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings, load_settings
 from tasks import licenses
-
-SHAPE = Architecture(
-    name="LlamaForCausalLM",
-    model_type="llama",
-    layers=1,
-    hidden_size=1,
-    vocabulary_size=1,
-    linear_inputs=(1,),
-    packing=None,
-)
+from tests import samples
 
 
 def origin(source: str, stated: str) -> Origin:
     request = ModelRequest(source=source)
-    return Origin(request=request, kind="folder", files=(), architecture=SHAPE, license=stated)
+    return Origin(request=request, kind="folder", files=(), architecture=samples.SHAPE, license=stated)
 
 
 @pytest.mark.parametrize(
