@@ -3,10 +3,9 @@
 A version of a manifest is made once, ever. Aliases name what is good now; a version that was revoked loses them.
 """
 
-import fcntl
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 from quantmill.errors import RegistrationError
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.store.store import Store
+from tasks import remote
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,17 +42,9 @@ def failing_in_a_line(uri: str, outcome: str) -> Iterator["MlflowClient"]:
         raise RegistrationError(f"MLflow at {place}: {words}; {outcome}") from error
 
 
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
+def _alone(uri: str) -> AbstractContextManager[None]:
     """Keep other processes from an SQLite file: the first to open a new one migrates it, which breaks where two do."""
-    if not uri.startswith("sqlite:"):
-        yield
-        return
-    database = _database(uri)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return remote.held(_database(uri).parent) if uri.startswith("sqlite:") else nullcontext()
 
 
 def require_answer(uri: str, outcome: str) -> None:
