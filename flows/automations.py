@@ -11,8 +11,8 @@ from prefect.events.actions import CallWebhook, ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
-HEARTBEAT_S = 30
-"""Seconds between the signs of life of a run; the job templates tell it to every run. Prefect allows no fewer."""
+from flows.environment import HEARTBEAT_S
+
 _SILENCE_S = 3 * HEARTBEAT_S
 _START_S = 1800
 _BLOCK = "quantmill-notify"
@@ -26,25 +26,27 @@ def watchdogs() -> list[AutomationCore]:
     return [
         _lost(
             "quantmill: run without heartbeat",
-            "prefect.flow-run.heartbeat",
+            # It may die before its first beat, which comes a moment after it began.
+            {"prefect.flow-run.Running", "prefect.flow-run.heartbeat"},
             _SILENCE_S,
             f"no heartbeat for {_SILENCE_S} s: the worker or the run's process is gone",
         ),
         _lost(
             "quantmill: run that never started",
-            "prefect.flow-run.Pending",
+            # A worker says `Submitting` before it starts the process, and may die between.
+            {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"},
             _START_S,
             f"taken by a worker, not started within {_START_S} s: the worker is gone, or there is no room",
         ),
     ]
 
 
-def _lost(name: str, after: str, silence_s: int, words: str) -> AutomationCore:
+def _lost(name: str, after: set[str], silence_s: int, words: str) -> AutomationCore:
     return AutomationCore(
         name=name,
         description=f"Ends a run as crashed: {words}. Made by `quantmill bootstrap`.",
         trigger=EventTrigger(
-            after={after},
+            after=after,
             expect={"prefect.flow-run.*"},
             match={"prefect.resource.id": "prefect.flow-run.*"},
             match_related={"prefect.resource.id": "prefect.tag.quantmill", "prefect.resource.role": "tag"},

@@ -15,6 +15,7 @@ from prefect.workers.process import ProcessWorker
 
 from flows import automations, deployments
 from flows.deployments import Deployment
+from flows.environment import HEARTBEAT_S
 from flows.pools import Pool
 from quantmill.errors import RequestError, ServerError
 
@@ -104,7 +105,7 @@ def _template(pool: Pool) -> dict[str, Any]:
         raise RequestError(f"pool {pool.name}: template: it has no variable `env`") from error
     # A run that inherited its worker's port for metrics would find it taken, and crash.
     wanted = {
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(automations.HEARTBEAT_S),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         "PREFECT_CLIENT_METRICS_ENABLED": "false",
     }
     variable["default"] = wanted | (variable.get("default") or {})

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from quantmill.settings import Settings
 
+HEARTBEAT_S = 30
+"""Seconds between the signs of life of a run, on pools and on the command line. Prefect allows no fewer."""
+
 
 @contextmanager
 def home_made(home: Path) -> Iterator[None]:
@@ -37,6 +40,7 @@ def embedded_environment(settings: Settings) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down costs minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),  # Prefect's own 180 are silence to a server's watchdog
         **settings.tracking_login,
     }
     before = {name: os.environ.get(name) for name in wanted}

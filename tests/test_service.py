@@ -24,6 +24,7 @@ from flows.pool_runs import check_pools
 from flows.pools import read_pools
 from quantmill.errors import RequestError
 from quantmill.store.places import open_store
+from tests import samples
 from tests.service import Embedded, Service
 from tests.test_sandbox import gone, memory_group
 
@@ -203,7 +204,19 @@ def orphan(service: Service, embedded: Embedded) -> UUID:
     return line
 
 
-def test_a_killed_line_finds_its_variants_again(service: Service, embedded: Embedded, orphan: UUID) -> None:
+@pytest.fixture(scope="module")
+def silent(service: Service) -> UUID:
+    """A run that began, and whose process died before its first sign of life."""
+    deployment = service.call("GET", "/deployments/name/variant/cpu")["id"]
+    body = {"parameters": {"job": samples.job("silent").model_dump(mode="json")}, "state": {"type": "PENDING"}}
+    run = service.call("POST", f"/deployments/{deployment}/create_flow_run", body)["id"]
+    service.call("POST", f"/flow_runs/{run}/set_state", {"state": {"type": "RUNNING"}})
+    return UUID(run)
+
+
+def test_a_killed_line_finds_its_variants_again(
+    service: Service, embedded: Embedded, orphan: UUID, silent: UUID
+) -> None:
     service.order("gguf-q5_0", "wait")
     recipe = ask(embedded.recipe, "Q5_0", model="again")
     first = service.trigger(recipe)
@@ -314,6 +327,11 @@ def test_a_lost_worker_s_variant_is_made_by_another(service: Service, orphan: UU
     assert "no heartbeat" in first["state"]["message"]
     assert versions(service, "orphan") == {"gguf-q4_0": 1}
     assert "Crashed on gpu; tried again on gpu" in service.logs_of(orphan)
+
+
+def test_a_run_that_never_gave_a_sign_of_life_is_ended(service: Service, silent: UUID) -> None:
+    assert service.wait(silent)["state_name"] == "Crashed"
+    assert "no heartbeat" in service.run(silent)["state"]["message"]
 
 
 def test_nothing_is_left_behind(service: Service) -> None:
