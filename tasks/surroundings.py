@@ -60,6 +60,7 @@ def environment(kind: str, folder: Path, threads: int) -> dict[str, str]:
         "PYTHONPATH": root,
         "TMPDIR": str(folder / "tmp"),
         "HF_HUB_OFFLINE": "1",
+        "GPTQMODEL_OFFLINE": "1",  # else it fetches a kernel's sources where the GPU is a Hopper
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",

@@ -24,12 +24,13 @@ from quantmill.variants import VariantSpec
 from tests.debian import debian_package
 from tests.line import ROOT, Line, count_starts, started, wait_for_start
 
+ENGINE = {"command": f"{sys.executable} -m prefect.engine"}
 POOLS = [
     {"name": "cpu", "memory": "16GB", "threads": 1},
     # On the processor, by this list alone: the pool is one by its name, its queue and its workers. Its runs start at once,
     # those of the other through the process in which Prefect prepares them.
     {"name": "gpu", "device": "cpu", "memory": "8GB", "threads": 1, "methods": ["gptq", "gguf"],
-     "job_variables": {"command": f"{sys.executable} -m prefect.engine"}},
+     "job_variables": ENGINE},
 ]  # fmt: skip
 RECIPE: dict[str, Any] = {
     "calibration": {"samples": 4, "sequence_length": 128},
@@ -219,12 +220,12 @@ class Service:
         response.raise_for_status()
         return response.json() if response.content else None
 
-    def trigger(self, recipe: dict[str, Any], **environment: str) -> UUID:
-        """Start a line as the dashboard does; return its run."""
+    def trigger(self, recipe: dict[str, Any], prepared: bool = False, **environment: str) -> UUID:
+        """Start a line as the dashboard does; return its run. `prepared`: through the process in which Prefect prepares runs."""
         found = self.call("GET", "/deployments/name/compress/compress")
         body = {
             "parameters": {"recipe": recipe},
-            "job_variables": {"env": environment} if environment else {},
+            "job_variables": ({} if prepared else ENGINE) | ({"env": environment} if environment else {}),
             "idempotency_key": str(uuid4()),  # of this call, should it have to be repeated
         }
         return UUID(self.call("POST", f"/deployments/{found['id']}/create_flow_run", body)["id"])

@@ -126,7 +126,7 @@ def test_a_server_that_does_not_answer_is_one_line(service: Service) -> None:
 
 
 def test_variants_run_on_both_pools_and_are_those_of_the_embedded_run(service: Service, embedded: Embedded) -> None:
-    run = service.run(service.trigger(embedded.recipe))
+    run = service.run(service.trigger(embedded.recipe, prepared=True))
     run = service.wait(run["id"])
     assert run["state_name"] == "Completed", service.logs_of(run["id"])
     places = {

@@ -6,6 +6,7 @@ The tests of this module follow each other on one stack.
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import stat
@@ -249,6 +250,7 @@ def test_a_pool_of_gpus_is_left_out_where_there_is_none(tmp_path: Path) -> None:
         assert (len(kept), left_out) == (2, [])
         return
     assert [[pool.name for pool in pools] for pools in (kept, left_out)] == [["cpu"], ["gpu"]]
+    assert shlex.split(kept[0].job_variables["command"]) == [sys.executable, "-m", "prefect.engine"]
     assert pools_for_here(path, tmp_path) == (path, kept, [])
 
 

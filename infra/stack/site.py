@@ -1,7 +1,9 @@
 """Where a stack lies and listens, and what its processes and its users find in their environment."""
 
 import os
+import shlex
 import socket
+import sys
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +21,7 @@ BUCKET = "quantmill"
 _LOOPBACK = "127.0.0.1"
 _SOCKET_BYTES = 107  # the longest path that a socket can have
 _DRIVER = Path("/proc/driver/nvidia/gpus")
+_COMMAND = {"command": shlex.join([sys.executable, "-m", "prefect.engine"])}
 _QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -118,14 +121,15 @@ def folder_of(settings: Settings) -> Path:
 def pools_for_here(path: Path, folder: Path) -> tuple[Path, list[Pool], list[Pool]]:
     """Return the list of pools that this machine can serve, its pools, and those that were left out: there is no GPU.
 
-    A variant that went to a pool without a GPU would wait there for ever.
+    A variant that went to a pool without a GPU would wait there for ever. All workers are of this machine, so runs start in
+    this interpreter, without the process in which Prefect prepares them.
     """
     listed = pools.read_pools(path)
-    kept = [pool for pool in listed if pool.device == "cpu" or _DRIVER.exists()]
-    left_out = [pool for pool in listed if pool not in kept]
+    able = [pool for pool in listed if pool.device == "cpu" or _DRIVER.exists()]
+    left_out = [pool for pool in listed if pool not in able]
+    kept = [pool.model_copy(update={"job_variables": _COMMAND | pool.job_variables}) for pool in able]
     if not kept:
         raise RequestError(f"{path}: every pool is of device cuda, and this machine shows no NVIDIA driver")
-    if left_out:
-        path = folder / "pools.yaml"
-        path.write_text(PoolList(pools=tuple(kept)).model_dump_json(indent=1))  # JSON is YAML
+    path = folder / "pools.yaml"
+    path.write_text(PoolList(pools=tuple(kept)).model_dump_json(indent=1))  # JSON is YAML
     return path, kept, left_out
