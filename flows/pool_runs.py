@@ -12,7 +12,7 @@ from functools import partial
 
 from prefect import get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run as this_run
@@ -82,10 +82,13 @@ class PoolRuns:
             found, run = await self._once(job, pools[place], attempt)
             if run.state is None or (run.state.is_completed() and await is_done()):
                 return run, tried
-            if found.state is not None and found.state.is_final():
-                continue  # it had ended before this line asked for it: a try of an earlier one
-            reason = await _reason(run)
             larger = next((n for n in range(place + 1, len(pools)) if pools[n].memory > pools[place].memory), None)
+            if found.state is not None and found.state.is_final():
+                # It had ended before this line asked for it: a try of an earlier one, whose next run is found where it was.
+                if found.state.name == "OutOfMemory" and larger is not None:
+                    place = larger
+                continue
+            reason = await _reason(run)
             helps = reason in _LOST or (reason == "OutOfMemory" and larger is not None)
             if len(tried) + 1 >= TRIES or not helps:
                 break
@@ -130,7 +133,8 @@ def _model(job: VariantJob) -> str:
 async def _reason(run: FlowRun) -> str:
     """Return how a run ended: the state's name, which is an error's class where a variant failed.
 
-    A run that was cancelled with another line that waited for it is `Shared`: this line still wants it.
+    A run that was cancelled with another line that waited for it is `Shared`: this line still wants it. What a person
+    cancelled stays so.
     """
     if run.state is None or run.state.is_crashed():
         return "Crashed"
@@ -139,5 +143,12 @@ async def _reason(run: FlowRun) -> str:
     if run.parent_task_run_id is None:
         return "Cancelled"
     async with get_client() as client:
-        waiting = await client.read_task_run(run.parent_task_run_id)
-    return "Cancelled" if str(waiting.flow_run_id) == str(this_run.id) else "Shared"
+        try:
+            waiting = await patiently(partial(client.read_task_run, run.parent_task_run_id))
+            if waiting.flow_run_id is None or str(waiting.flow_run_id) == str(this_run.id):
+                return "Cancelled"
+            other = await patiently(partial(client.read_flow_run, waiting.flow_run_id))
+        except ObjectNotFound:
+            return "Cancelled"
+    gone = other.state is not None and other.state.type in (StateType.CANCELLING, StateType.CANCELLED)
+    return "Shared" if gone else "Cancelled"

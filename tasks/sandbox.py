@@ -22,7 +22,7 @@ from typing import IO, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill.artifact import VariantJob
-from quantmill.errors import NotCached, TimedOut
+from quantmill.errors import Killed, NotCached, TimedOut
 from quantmill.settings import Settings
 from tasks import engines
 from tasks.deaths import KillWatch, peak_memory, raise_death
@@ -31,10 +31,12 @@ from tasks.surroundings import environment, machine_held, scratch
 PROGRESS = logging.getLogger("quantmill.progress")
 _POLL_S = 0.1
 _RUNNING: set[subprocess.Popen[bytes]] = set()
+_STOPS = [0]  # how often everything was stopped
 
 
 def stop_all() -> None:
-    """Kill every job of this process, with its children: the run was cancelled."""
+    """Kill every job of this process, with its children, and those that wait for the machine: the run was cancelled."""
+    _STOPS[0] += 1
     for process in list(_RUNNING):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -89,6 +91,7 @@ class Sandbox:
         Raises:
             JobError: the class says how it died; the message names the log.
         """
+        stops = _STOPS[0]
         with scratch(self.home / "scratch") as folder:
             log = self._log(name, kind)
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,7 @@ class Sandbox:
             )
             with machine_held(alone=kind == "report"):
                 started = time.monotonic()
-                peak = self._wait(job, log)
+                peak = self._wait(job, log, stops)
                 seconds = time.monotonic() - started
             result = json.loads((folder / "result.json").read_bytes())
             yield JobResult(
@@ -126,8 +129,11 @@ class Sandbox:
         started = datetime.now(UTC).isoformat(timespec="milliseconds")
         return json.dumps({"time": started, "flow_run_id": self._run, "variant": job.name, "stage": job.kind}).encode()
 
-    def _wait(self, job: JobFile, log: Path) -> int:
-        """Start the process, relay its progress, return its peak memory; raise the error of its death."""
+    def _wait(self, job: JobFile, log: Path, stops: int) -> int:
+        """Start the process, relay its progress, return its peak memory; raise the error of its death.
+
+        `stops`: how often everything had been stopped when the job was asked for.
+        """
         read_fd, write_fd = os.pipe()
         job = job.model_copy(update={"progress_fd": write_fd})
         job_path = job.folder / "job.json"
@@ -155,6 +161,8 @@ class Sandbox:
             try:
                 deadline = time.monotonic() + self._settings.job_timeout_s
                 while process.poll() is None:
+                    if _STOPS[0] != stops:
+                        raise Killed(f"{job.kind}: everything was stopped; log: {log}")
                     peak = max(peak, peak_memory(process.pid))
                     kills.look(process.pid)
                     if time.monotonic() > deadline:

@@ -6,12 +6,13 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+from prefect import task
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import AsyncClientContext
-from prefect.states import Completed, Failed, Running, Scheduled
+from prefect.states import Cancelled, Completed, Failed, Running, Scheduled
 
 from flows import pool_runs
 from flows.dispatch import Dispatcher
@@ -97,3 +98,54 @@ def test_few_wait_for_a_place_and_the_longest_are_among_them(prefect_url: str, t
     assert {f"long-{n}" for n in range(10)} <= waiting
     assert list(outcomes) == [job.name for job in jobs]
     assert {made.message for made in outcomes.values()} == {"the variant's run ended without a result"}
+
+
+def test_a_line_started_anew_waits_for_the_run_on_the_larger_pool(prefect_url: str) -> None:
+    """It went there after a run that was out of memory; a second one would be made beside it."""
+    job = samples.job("moved")
+
+    async def never() -> bool:
+        return False
+
+    async def scenario() -> tuple[FlowRun, list[str], int]:
+        async with get_client() as client:
+            names = [f"{size}-{uuid4().hex[:8]}" for size in ("small", "large")]
+            made = [await deployment(client, name) for name in names]
+            pools = [Pool(name=name, memory=10**n) for n, name in enumerate(names, 9)]
+            run = await pool_runs._start(job, pools[0], 0)
+            await client.set_flow_run_state(run.id, Failed(name="OutOfMemory"), force=True)
+            moved = await pool_runs._start(job, pools[1], 1)
+            await client.set_flow_run_state(moved.id, Running(), force=True)
+            second = asyncio.create_task(pool_runs.PoolRuns().run(job, pools, never))
+            await asyncio.sleep(4)
+            await client.set_flow_run_state(moved.id, Failed(name="EngineError"), force=True)
+            ended, tried = await second
+            assert ended.id == moved.id
+            return ended, tried, len(await runs_once_there_are(1, made[0], client))
+
+    ended, tried, on_small = asyncio.run(scenario())
+    assert ended.state is not None
+    assert (ended.state.name, tried, on_small) == ("EngineError", [], 1)
+
+
+@pytest.mark.parametrize(("state", "reason"), [(Cancelled(), "Shared"), (Running(), "Cancelled")])
+def test_what_a_person_cancelled_stays_so(prefect_url: str, state: State, reason: str) -> None:
+    """A run that another line waits for too: it went with that line, or somebody ended it by itself."""
+
+    @task
+    def wait() -> None:
+        """Wait for a variant."""
+
+    async def scenario() -> str:
+        async with get_client() as client:
+            made = await deployment(client, f"cancel-{uuid4().hex[:8]}")
+            flow = await client.create_flow_from_name("compress")
+            deployed = await client.create_deployment(flow_id=flow, name=f"line-{uuid4().hex[:8]}")
+            line = await client.create_flow_run_from_deployment(deployed)
+            waiting = await client.create_task_run(wait, line.id, dynamic_key="0")
+            run = await client.create_flow_run_from_deployment(made, parent_task_run_id=waiting.id)
+            await client.set_flow_run_state(line.id, state, force=True)
+            await client.set_flow_run_state(run.id, Cancelled(), force=True)
+            return await pool_runs._reason(await client.read_flow_run(run.id))
+
+    assert asyncio.run(scenario()) == reason
