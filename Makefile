@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 matrix: $(VENV)/installed
 	$(BIN)/python -m benchmarks.matrix
 
-# The service on this machine: Postgres, Prefect, MLflow, S3 and workers, until Ctrl-C. Other ports: python -m infra.stack --help
+# The service on this machine: Postgres, Prefect, MLflow, S3 and workers, until Ctrl-C. Other ports: .venv/bin/python -m infra.stack --help
 stack: $(VENV)/installed
 	$(BIN)/python -m infra.stack
 

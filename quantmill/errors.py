@@ -112,7 +112,7 @@ class EngineError(JobError):
 class EngineMismatch(JobError):
     """The installed version of a package is not the locked one."""
 
-    advice: ClassVar[str] = "run `make .venv/installed`, which installs the lock"
+    advice: ClassVar[str] = "run `make -B .venv/installed`, which installs the lock"
 
 
 class OutOfMemory(JobError):
