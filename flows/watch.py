@@ -6,11 +6,12 @@ the recipe that the event carries. An event can get lost, so each look announces
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from prefect import flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
@@ -19,10 +20,12 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events import Event, Resource
 from prefect.events.clients import get_events_client
 from prefect.logging import get_run_logger
 
+from flows.run_watch import patiently
 from quantmill.errors import QuantmillError, RequestError
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import configured_store
@@ -54,8 +57,10 @@ async def watch(source: str = "") -> int:
     settings.home.mkdir(parents=True, exist_ok=True)  # or what is known of sources could not be remembered there
     store, troubles = configured_store(settings), list[str]()
     log, announced = get_run_logger(), 0
-    for entry in entries_for(source, settings.watchlist or LIST):
-        found = await asyncio.to_thread(what_landed, entry, store, settings.home, log.info, troubles)
+    entries = entries_for(source, settings.watchlist or LIST)
+    for number, entry in enumerate(entries):
+        earlier = entries[:number]
+        found = await asyncio.to_thread(what_landed, entry, earlier, store, settings.home, log.info, troubles)
         for landing in found:
             if landings.claim(store, landing):  # else another watcher did, and announces it
                 log.info("%s %s: landed (%s)", landing.model, landing.revision[:12], landing.changed)
@@ -77,8 +82,9 @@ def preview(settings: Settings, tell: Callable[[str], None]) -> None:
         QuantmillError: the watch list or a place cannot be read.
     """
     store, troubles, told = configured_store(settings), list[str](), False
-    for entry in read_watchlist(settings.watchlist or LIST):
-        for landing in what_landed(entry, store, settings.home, tell, troubles):
+    entries = read_watchlist(settings.watchlist or LIST)
+    for number, entry in enumerate(entries):
+        for landing in what_landed(entry, entries[:number], store, settings.home, tell, troubles):
             told = True
             tell(f"{landing.model} {landing.revision[:12]}: {landing.changed}, by {entry.recipe}")
     if troubles:
@@ -88,7 +94,7 @@ def preview(settings: Settings, tell: Callable[[str], None]) -> None:
 
 
 def entries_for(source: str, watchlist: Path) -> list[WatchEntry]:
-    """Return the watch list's entries, or the first that matches a source."""
+    """Return the watch list's entries in their order, or the first that matches a source."""
     entries = read_watchlist(watchlist)
     if not source:
         return list(entries)
@@ -99,18 +105,28 @@ def entries_for(source: str, watchlist: Path) -> list[WatchEntry]:
 
 
 def what_landed(
-    entry: WatchEntry, store: Store, home: Path, tell: Callable[[str], None], troubles: list[str]
+    entry: WatchEntry,
+    earlier: Sequence[WatchEntry],
+    store: Store,
+    home: Path,
+    tell: Callable[[str], None],
+    troubles: list[str],
 ) -> list[Landing]:
-    """Return what is new at one place, `tell` what is not taken and why; a place that cannot be read is one of `troubles`."""
+    """Return what is new at one place and no `earlier` entry's, `tell` what is not taken and why.
+
+    A place that cannot be read is one of `troubles`.
+    """
     found = []
     try:
-        for sight in look(entry, home, lambda model, revision: landings.is_known(store, model, revision)):
+        for sight in look(entry, home, partial(landings.is_known, store), earlier):
             if isinstance(sight, NotYet):
                 tell(f"{sight.model}: not taken: {sight.why}")
             elif landing := landings.describe(sight, entry, store):
                 found.append(landing)
     except QuantmillError as error:
         troubles.append(f"{entry.source}: {error}")
+    except OSError as error:
+        troubles.append(f"{entry.source}: cannot be read ({error.strerror or error})")
     return found
 
 
@@ -130,10 +146,25 @@ async def lost(store: Store) -> list[Landing]:
     old = [landing for landing in landings.unbegun(store) if time.time() - landing.seen_at > AGAIN_AFTER_S]
     if not old:
         return []
-    on_the_way = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ON_THE_WAY)))
     async with get_client() as client:
-        runs = await client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=["compress"])), flow_run_filter=on_the_way, limit=200
-        )
-    waiting = {run.parameters.get("landing") for run in runs}
+        waiting = await on_the_way(client)
     return [landing for landing in old if landing.key not in waiting]
+
+
+async def on_the_way(client: PrefectClient) -> set[str]:
+    """Return the keys of the landings that a run waits or works for.
+
+    A run that ends between two pages may hide another. That one's landing is announced again, and its second run ends as
+    `Duplicate`.
+    """
+    ask = partial(
+        client.read_flow_runs,
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["compress"])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_ON_THE_WAY))),
+        sort=FlowRunSort.ID_DESC,
+    )
+    found, seen = set[str](), 0
+    while runs := await patiently(partial(ask, offset=seen)):  # a page is as long as the server allows
+        found |= {run.parameters.get("landing", "") for run in runs}
+        seen += len(runs)
+    return found

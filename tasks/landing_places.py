@@ -5,8 +5,7 @@ counts once nothing changed for some time and the config, the tokenizer and ever
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -50,20 +49,30 @@ class _Found(NamedTuple):
     """Raises where it is no model that can be compressed."""
 
 
-def look(entry: WatchEntry, home: Path, known: Callable[[str, str], bool]) -> Iterator[Sight | NotYet]:
+def look(
+    entry: WatchEntry, home: Path, known: Callable[[str, str], bool], earlier: Sequence[WatchEntry] = ()
+) -> Iterator[Sight | NotYet]:
     """Yield what lies at an entry's place and is not known yet.
 
     Args:
         entry: the place.
         home: what is remembered of sources lies under it.
         known: whether a revision of a model was seen before; nothing more is asked about it.
+        earlier: the entries before it in the watch list; a model that one of them matches is that entry's, also where
+            it does not take it.
 
     Raises:
-        QuantmillError: the place itself cannot be read.
+        QuantmillError, OSError: the place itself cannot be read.
     """
+    places: dict[str, Callable[[WatchEntry, Path], Iterator[_Found | NotYet]]]
     places = {"hf": _on_a_hub, "s3": _in_a_bucket, "mlflow": _in_mlflow, "folder": _in_a_folder}
     since = datetime.combine(entry.since, datetime.min.time(), UTC).timestamp()
     for found in places[entry.kind](entry, home):
+        if any(other.matches(found.model) for other in earlier):
+            continue
+        if isinstance(found, NotYet):
+            yield found
+            continue
         if found.changed_at < since or (found.revision and known(found.model, found.revision)):
             continue
         quiet = time.time() - found.changed_at
@@ -134,7 +143,7 @@ def _in_mlflow(entry: WatchEntry, home: Path) -> Iterator[_Found]:
         yield _Found(model, version, changed_at, closer(model, version))
 
 
-def _in_a_folder(entry: WatchEntry, home: Path) -> Iterator[_Found]:
+def _in_a_folder(entry: WatchEntry, home: Path) -> Iterator[_Found | NotYet]:
     def closer(model: str) -> Callable[[], Sight]:
         def look() -> Sight:  # the digest of its files: a folder that was copied there once more is the same
             origin = download.inspect_source(ModelRequest(source=model), home)
@@ -145,8 +154,16 @@ def _in_a_folder(entry: WatchEntry, home: Path) -> Iterator[_Found]:
 
     place = Path(entry.place)
     for folder in sorted(place.iterdir()) if place.is_dir() else []:
-        if folder.is_dir() and entry.wants(folder.name):
+        if not entry.wants(folder.name):
+            continue
+        try:
+            if not folder.is_dir():
+                continue
             # Not when a file was written, which a copy may keep, but when its entry changed on this disk.
-            with suppress(FileNotFoundError):  # being moved about
-                changed_at = max(path.lstat().st_ctime for path in (folder, *folder.iterdir()))
-                yield _Found(str(folder), "", changed_at, closer(str(folder)))
+            changed_at = max(path.lstat().st_ctime for path in (folder, *folder.iterdir()))
+        except FileNotFoundError:  # being moved about
+            continue
+        except OSError as error:  # another user's, or on a disk that is away: the other folders are looked at
+            yield NotYet(str(folder), f"cannot be read ({error.strerror})")
+            continue
+        yield _Found(str(folder), "", changed_at, closer(str(folder)))

@@ -6,9 +6,9 @@
       - {source: ../landing/*, recipe: recipes/tiny.yaml, quiet_s: 60}
       - {source: "mlflow://models/*", recipe: recipes/demo.yaml}
 
-The last part of a source is a pattern (`*`, `?`, `[abc]`) of the names that lie there. Where two entries match a model, the
-first one counts. Paths are taken from the list's own folder. Of the recipe everything is taken but the model and the name
-that it is published under.
+The last part of a source is a pattern (`*`, `?`, `[abc]`) of the names that lie there. Where two entries match a model, it
+is the first one's, also where that one leaves it alone. Paths are taken from the list's own folder. Of the recipe everything
+is taken but the model and the name that it is published under.
 """
 
 import datetime
@@ -31,7 +31,8 @@ class WatchEntry(BaseModel):
     source: str = Field(max_length=4096, description="hf://org/*, s3://bucket/prefix/*, mlflow://models/* or folder/*.")
     recipe: Path = Field(description="The recipe file for models that land there.")
     since: datetime.date = Field(
-        default=datetime.date(1970, 1, 1), description="What was changed last before this day is left alone."
+        default=datetime.date(1970, 1, 1),
+        description="What was changed last before this day is left alone, by later entries too.",
     )
     quiet_s: float = Field(
         default=60.0, ge=0, description="Folders and prefixes: seconds without a change before a model counts as whole."

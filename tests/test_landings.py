@@ -1,5 +1,6 @@
 """Landings: what lies at the watched places, what changed, and that each revision is announced and taken once."""
 
+import asyncio
 import json
 import shutil
 import threading
@@ -7,12 +8,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import httpx
 import pytest
 import yaml
 
-from quantmill.errors import DownloadError, NotFound, RequestError
+from quantmill.errors import DownloadError, NotFound, QuantmillError, RequestError
 from quantmill.recipe_file import parse_recipe
+from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from tasks import landings
@@ -324,3 +328,81 @@ def test_an_announced_source_is_looked_for_by_the_entry_that_matches(tmp_path: P
     for stranger in ("hf://other/x-1", "s3://org/x-1", "x-1"):
         with pytest.raises(RequestError, match=f"^source: {stranger}: no entry of .*list.yaml matches it$"):
             entries_for(stranger, tmp_path / "list.yaml")
+
+
+def previewed(tmp_path: Path, *watched: dict[str, Any]) -> tuple[list[str], str]:
+    """Return what a look tells, and its error, by a list of which each entry has a recipe of its own: `0.yaml`, `1.yaml`."""
+    from flows.watch import preview
+
+    entries = [{"recipe": f"{number}.yaml", "quiet_s": 0} | fields for number, fields in enumerate(watched)]
+    for one in entries:
+        (tmp_path / one["recipe"]).write_text(yaml.safe_dump(RECIPE))
+    (tmp_path / "list.yaml").write_text(yaml.safe_dump({"watch": entries}))
+    told, error = list[str](), ""
+    settings = Settings(home=tmp_path / "home", store=str(tmp_path / "store"), watchlist=tmp_path / "list.yaml")
+    try:
+        preview(settings, told.append)
+    except QuantmillError as raised:
+        error = str(raised)
+    return [line.replace(f"{tmp_path}/", "") for line in told], error.replace(f"{tmp_path}/", "")
+
+
+def test_what_cannot_be_read_stops_nothing_else(home: Path, tmp_path: Path) -> None:
+    model_folder(place_of(tmp_path) / "b")
+    # Whoever runs this reads any folder, if it is root; a name that is too long nobody can.
+    (place_of(tmp_path) / "a").symlink_to("n" * 300)
+    (tmp_path / "place").symlink_to("n" * 300)
+    told, error = previewed(tmp_path, {"source": "place/*"}, {"source": "landing/*"})
+    assert told[0] == "landing/a: not taken: cannot be read (File name too long)"
+    assert [line.split()[0] for line in told[1:]] == ["landing/b"]
+    assert error == "place/*: cannot be read (File name too long)"
+
+
+@pytest.mark.parametrize(
+    ("first", "ends"),
+    [
+        ({"quiet_s": 300}, ["it counts after 300 s"]),
+        ({"since": "2999-01-01"}, []),
+        ({}, ["by 0.yaml"]),
+    ],
+)
+def test_a_model_is_the_first_entrys_that_matches_it(
+    home: Path, tmp_path: Path, first: dict[str, Any], ends: list[str]
+) -> None:
+    for name in ("llama-1", "other"):
+        model_folder(place_of(tmp_path) / name)
+    (place_of(tmp_path) / "llama-2").symlink_to("n" * 300)
+    told, error = previewed(tmp_path, {"source": "landing/llama-*"} | first, {"source": "landing/*"})
+    assert error == ""
+    of_it = [line for line in told if line.startswith("landing/llama-1")]
+    assert [line[-len(end) :] for line, end in zip(of_it, ends, strict=True)] == ends
+    assert sum(line.startswith("landing/llama-2: not taken: cannot be read") for line in told) == 1
+    (other,) = [line for line in told if line.startswith("landing/other")]
+    assert other.endswith("by 1.yaml")
+
+
+def test_all_lines_on_the_way_are_asked_for() -> None:
+    from prefect.client.orchestration import PrefectClient
+
+    from flows.watch import on_the_way
+
+    runs = [{"id": str(uuid4()), "flow_id": str(uuid4()), "parameters": {"landing": f"l{n}"}} for n in range(450)]
+    runs[7]["parameters"] = {}  # started by hand
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/flow_runs/filter"):
+            return httpx.Response(404)
+        asked.append(json.loads(request.content))
+        if len(asked) == 2:
+            return httpx.Response(500)
+        first, size = asked[-1]["offset"], asked[-1]["limit"] or 200
+        return httpx.Response(422 if size > 200 else 200, json=runs[first : first + size])
+
+    async def ask() -> set[str]:
+        settings = {"transport": httpx.MockTransport(answer)}
+        async with PrefectClient("http://prefect/api", httpx_settings=settings) as client:
+            return await on_the_way(client)
+
+    assert asyncio.run(ask()) - {""} == {f"l{n}" for n in range(450)} - {"l7"}
+    assert {body["sort"] for body in asked} == {"ID_DESC"}
