@@ -5,9 +5,10 @@ anew, finds all that was made, and goes on with the answer.
 """
 
 from collections.abc import Mapping
+from hashlib import sha256
 
 from prefect.flow_runs import asuspend_flow_run
-from prefect.input import RunInput
+from prefect.input import RunInput, adelete_flow_run_input, afilter_flow_run_input, keyset_from_base_key
 from pydantic import Field
 
 from quantmill.recipe import Recipe
@@ -37,12 +38,28 @@ async def ask(recipe: Recipe, outcomes: Mapping[str, Outcome], verdicts: Mapping
     accepted = [name for name, verdict in verdicts.items() if verdict.status == "accepted"]
     if not recipe.publish.approval or not accepted:
         return dict(verdicts)
-    question = Approval.with_initial_data(description=_question(recipe, accepted, outcomes))
-    answer = await asuspend_flow_run(wait_for_input=question, key="publish", timeout=None)
+    answer = await _answer(_question(recipe, accepted, outcomes))
     if answer.publish:
         return dict(verdicts)
     held = Verdict(status="rejected", reasons=(f"held back at the approval: {answer.reason or 'no reason given'}",))
     return {name: held if name in accepted else verdict for name, verdict in verdicts.items()}
+
+
+async def _answer(question: str) -> Approval:
+    """Return what was answered to this question; where nobody has, the run is suspended and this does not return.
+
+    The key is made of the question, so an answer holds for the variants and figures that somebody saw. At a Retry the server forgets
+    that it asked, but keeps question and answer, and takes nothing under a name that it has.
+    """
+    key = f"publish-{sha256(question.encode()).hexdigest()[:16]}"
+    base = f"suspended-{key}"
+    kept = {each.key: each for each in await afilter_flow_run_input(base, limit=3)}
+    if answer := kept.get(keyset_from_base_key(base)["response"]):
+        return Approval.load_from_flow_run_input(answer)
+    for name in kept:
+        await adelete_flow_run_input(name)
+    asked = Approval.with_initial_data(description=question)
+    return await asuspend_flow_run(wait_for_input=asked, key=key, timeout=None)
 
 
 def _question(recipe: Recipe, accepted: list[str], outcomes: Mapping[str, Outcome]) -> str:

@@ -22,23 +22,31 @@ def watchdogs() -> list[AutomationCore]:
     """Return the automations that end runs which nobody works on any more.
 
     They wait for any event of the run, not for the known end states: a variant that failed ends under the name of its error.
+    So each state that a worker or the run itself gives it has to start a wait. Scheduled ones, under whatever name, are for any
+    worker to take; those that stay in `Cancelling` are Prefect's to clean up.
     """
     return [
         _lost(
             "quantmill: run without heartbeat",
-            # It may die before its first beat, which comes a moment after it began.
-            {"prefect.flow-run.Running", "prefect.flow-run.heartbeat"},
+            # It may die before its first beat, which comes a moment after it began. The server gives `Running` another name
+            # in a run that begins once more: after a Retry, an approval, or another worker's end.
+            {*_events("Running", "Rerunning", "Retrying"), "prefect.flow-run.heartbeat"},
             _SILENCE_S,
             f"no heartbeat for {_SILENCE_S} s: the worker or the run's process is gone",
         ),
         _lost(
             "quantmill: run that never started",
-            # A worker says `Submitting` before it starts the process, and may die between.
-            {"prefect.flow-run.Pending", "prefect.flow-run.Submitting"},
+            # A worker says `Submitting` before it starts the process, and may die between; Kubernetes' says
+            # `InfrastructurePending` while a pod waits for its place.
+            _events("Pending", "Submitting", "InfrastructurePending"),
             _START_S,
             f"taken by a worker, not started within {_START_S} s: the worker is gone, or there is no room",
         ),
     ]
+
+
+def _events(*states: str) -> set[str]:
+    return {f"prefect.flow-run.{state}" for state in states}
 
 
 def _lost(name: str, after: set[str], silence_s: int, words: str) -> AutomationCore:

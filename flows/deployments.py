@@ -107,6 +107,9 @@ async def apply(entry: Deployment, client: PrefectClient) -> tuple[str, UUID, st
     schedules = [_schedule(dict(spec)) for spec in entry.schedules]
     try:
         found = await client.read_deployment_by_name(name)
+        # An update makes the server's schedules anew.
+        off = {schedule.slug for schedule in found.schedules if schedule.slug and not schedule.active}
+        schedules = [each.model_copy(update={"active": each.active and each.slug not in off}) for each in schedules]
         if _is_as_wanted(found, entry, schema, schedules):
             return name, found.id, "unchanged"
     except ObjectNotFound:

@@ -83,7 +83,9 @@ def _require_answer(url: str) -> None:
     try:
         httpx.get(f"{url}/health", timeout=20).raise_for_status()
     except httpx.HTTPError as error:
-        raise ServerError(f"PREFECT_API_URL: no Prefect server answers at {url.rpartition('@')[2]}: {error}") from error
+        # The words about a status hold the whole URL, and a URL may hold a login; so may the traceback of what is chained.
+        words = f"status {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else str(error)
+        raise ServerError(f"PREFECT_API_URL: no Prefect server answers at {url.rpartition('@')[2]}: {words}") from None
 
 
 def _server_environment(home: Path) -> dict[str, str]:

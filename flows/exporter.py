@@ -5,8 +5,9 @@ and in the store. This reads both: one exporter for a factory, on any machine th
 """
 
 import math
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -46,24 +47,27 @@ class Exporter(Collector):
         """Ask nobody yet."""
         self._store, self._every_s = store, every_s
         self._asked, self._families = -every_s, list[Metric]()
+        self._one_asks = threading.Lock()  # each scrape has a thread of its own
         self._sizes: dict[str, dict[str, int]] = {}
 
     def collect(self) -> Iterable[Metric]:
         """Return all families; what cannot be asked at the moment is left out, and `quantmill_up` says so."""
-        if time.monotonic() - self._asked >= self._every_s:
-            up = GaugeMetricFamily("quantmill_up", "Whether it answered: the Prefect server, the store.", labels=["of"])
-            self._families = [up]
-            for of, ask in {"server": self._server, "store": self._stored}.items():
-                up.add_metric([of], self._keep(ask))
-            self._asked = time.monotonic()
-        return self._families
+        with self._one_asks:
+            if time.monotonic() - self._asked >= self._every_s:
+                self._families = self._ask_all()
+                self._asked = time.monotonic()
+            return self._families
 
-    def _keep(self, ask: Callable[[], list[Metric]]) -> float:
-        try:
-            self._families += ask()
-        except (httpx.HTTPError, PrefectException, QuantmillError, OSError):
-            return 0.0
-        return 1.0
+    def _ask_all(self) -> list[Metric]:
+        up = GaugeMetricFamily("quantmill_up", "Whether it answered: the Prefect server, the store.", labels=["of"])
+        families: list[Metric] = [up]
+        for of, ask in {"server": self._server, "store": self._stored}.items():
+            try:
+                families += ask()
+                up.add_metric([of], 1.0)
+            except (httpx.HTTPError, PrefectException, QuantmillError, OSError):
+                up.add_metric([of], 0.0)
+        return families
 
     def _server(self) -> list[Metric]:
         with get_client(sync_client=True) as client:

@@ -7,7 +7,10 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+import traceback
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -137,3 +140,25 @@ def test_a_server_that_dies_says_why(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"status 1(?s:.)*the database is no database"):
         embedded._wait_until_ready(server, log)
     embedded._stop(server)
+
+
+def test_a_login_in_the_server_s_address_is_not_said() -> None:
+    class Ill(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        def log_message(self, *words: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ill) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"127.0.0.1:{server.server_port}/api"
+        with pytest.raises(ServerError) as ill:
+            embedded._require_answer(f"http://me:topsecret@{place}")
+        server.shutdown()
+    with pytest.raises(ServerError) as gone:
+        embedded._require_answer(f"http://me:topsecret@{place}")
+    assert str(ill.value) == f"PREFECT_API_URL: no Prefect server answers at {place}: status 503"
+    for error in (ill, gone):
+        assert place in str(error.value)
+        assert "topsecret" not in "".join(traceback.format_exception(error.value))

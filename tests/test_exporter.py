@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed, Scheduled
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from flows.exporter import Exporter
@@ -111,6 +113,23 @@ def test_what_does_not_answer_is_left_out(prefect_url: str, tmp_path: Path) -> N
     assert found["quantmill_up", "store"] == 1
     assert not [key for key in found if key[0].startswith("quantmill_variant")]
     assert ("quantmill_published_versions",) in found
+
+
+def test_two_scrapes_at_once_are_one_question(tmp_path: Path) -> None:
+    asked = []
+
+    class Slow(Exporter):
+        def _server(self) -> list[Metric]:
+            asked.append(time.monotonic())
+            time.sleep(0.3)
+            return [GaugeMetricFamily("slow", "Took its time.", value=1.0)]
+
+    exporter = Slow(open_store(tmp_path / "store"))
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(lambda _: [family.name for family in exporter.collect()], range(2))
+    assert len(asked) == 1
+    assert first == second
+    assert sorted(first) == sorted({"quantmill_up", "slow", *first})
 
 
 def test_the_command_prints_or_serves(prefect_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
