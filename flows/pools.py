@@ -3,7 +3,7 @@
     pools:
       - {name: cpu, memory: 16GB}
       - {name: gpu-24, device: cuda, memory: 24GB, methods: [baseline, gptq, awq, autoround, hqq, bitsandbytes]}
-      - {name: gpu-80, device: cuda, memory: 80GB, methods: [baseline, gptq, awq, autoround, hqq, bitsandbytes], job_variables: {gpu_type: h100}}
+      - {name: gpu-80, device: cuda, memory: 80GB, methods: [baseline, gptq, awq, autoround], job_variables: {gpu_type: h100}}
 
 `QUANTMILL_POOLS` names the file; without it every variant runs on this machine. Each pool is a Prefect work pool of that
 name with a deployment `variant/<name>`; `quantmill bootstrap` makes both.
