@@ -7,6 +7,7 @@ anew, finds all that was made, and goes on with the answer.
 from collections.abc import Mapping
 from hashlib import sha256
 
+from prefect.client.schemas.objects import FlowRunInput
 from prefect.flow_runs import asuspend_flow_run
 from prefect.input import RunInput, adelete_flow_run_input, afilter_flow_run_input, keyset_from_base_key
 from pydantic import Field
@@ -53,7 +54,8 @@ async def _answer(question: str) -> Approval:
     """
     key = f"publish-{sha256(question.encode()).hexdigest()[:16]}"
     base = f"suspended-{key}"
-    kept = {each.key: each for each in await afilter_flow_run_input(base, limit=3)}
+    found: list[FlowRunInput] = await afilter_flow_run_input(base, limit=3)
+    kept = {each.key: each for each in found}
     if answer := kept.get(keyset_from_base_key(base)["response"]):
         return Approval.load_from_flow_run_input(answer)
     for name in kept:
