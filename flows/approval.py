@@ -6,7 +6,6 @@ anew, finds all that was made, and goes on with the answer.
 
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any
 
 from prefect.client.schemas.objects import FlowRunInput
 from prefect.flow_runs import asuspend_flow_run
@@ -55,8 +54,8 @@ async def _answer(question: str) -> Approval:
     """
     key = f"publish-{sha256(question.encode()).hexdigest()[:16]}"
     base = f"suspended-{key}"
-    found: Any = await afilter_flow_run_input(base, limit=3)
-    kept: dict[str, FlowRunInput] = {each.key: each for each in found}
+    found: list[FlowRunInput] = await afilter_flow_run_input(base, limit=3)
+    kept = {each.key: each for each in found}
     if answer := kept.get(keyset_from_base_key(base)["response"]):
         return Approval.load_from_flow_run_input(answer)
     for name in kept:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -32,7 +32,7 @@ RECIPE = Recipe.model_validate(
 
 
 class Line:
-    """A run that asks, as far as that; `publish` is what comes behind the answer."""
+    """A run that asks, with what it accepted and what it was answered."""
 
     def __init__(self, client: PrefectClient) -> None:
         self.client, self.run = client, UUID(int=0)
@@ -56,10 +56,12 @@ class Line:
             publish()
 
         run = await self.client.read_flow_run(self.run)
-        with suppress(Pause):
-            await run_flow_async(asks, flow_run=run, parameters={}, return_type="state")
-        state = (await self.client.read_flow_run(self.run)).state
-        return state.name or "" if state else ""
+        ended: Any
+        try:
+            ended = await run_flow_async(asks, flow_run=run, parameters={}, return_type="state")
+        except Pause as pause:
+            ended = pause.state
+        return str(ended.name)
 
     async def resume(self, publish: bool) -> None:
         answer = {"publish": publish, "reason": "the lawyers"}

@@ -143,6 +143,8 @@ def test_a_server_that_dies_says_why(tmp_path: Path) -> None:
 
 
 def test_a_login_in_the_server_s_address_is_not_said() -> None:
+    login = "me:topsecret"
+
     class Ill(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_error(503)
@@ -154,10 +156,10 @@ def test_a_login_in_the_server_s_address_is_not_said() -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         place = f"127.0.0.1:{server.server_port}/api"
         with pytest.raises(ServerError) as ill:
-            embedded._require_answer(f"http://me:topsecret@{place}")
+            embedded._require_answer(f"http://{login}@{place}")
         server.shutdown()
     with pytest.raises(ServerError) as gone:
-        embedded._require_answer(f"http://me:topsecret@{place}")
+        embedded._require_answer(f"http://{login}@{place}")
     assert str(ill.value) == f"PREFECT_API_URL: no Prefect server answers at {place}: status 503"
     for error in (ill, gone):
         assert place in str(error.value)
