@@ -99,8 +99,9 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console, wai
         line("Channel", f"{moved} at move {summary.channel_seq}" if summary.channel_seq else f"{moved}: not moved")
     if waits:
         line("MLflow", f"{waits} runs wait for it   ({command('quantmill', 'register')})")
-    pages = command("mlflow", "ui", "--backend-store-uri", settings.tracking_uri)
-    line("MLflow", f"MLFLOW_DISABLE_TELEMETRY=true {pages}")
+    served = settings.tracking_uri.startswith(("http://", "https://"))
+    pages = f"MLFLOW_DISABLE_TELEMETRY=true {command('mlflow', 'ui', '--backend-store-uri', settings.tracking_uri)}"
+    line("MLflow", settings.tracking_uri if served else pages)
     quiet = f"DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_HOME={shlex.quote(str(home / 'prefect'))}"
     line("Prefect", os.environ.get("PREFECT_API_URL") or f"{quiet} {command('prefect', 'server', 'start')}")
 

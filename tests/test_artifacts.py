@@ -5,6 +5,7 @@ import contextvars
 import logging
 import threading
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,8 +17,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
+from rich.console import Console
 
-from flows import artifacts
+from flows import artifacts, screen
 from flows.artifacts import ProgressRelay, leave_report
 from quantmill.recipe import GatePolicy
 from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
@@ -183,3 +185,15 @@ def test_progress_outside_a_run_is_ignored(
     say(progress, 1)
     progress.removeHandler(relay)
     assert capsys.readouterr().err == ""
+
+
+def test_the_screen_names_a_server_of_mlflow_and_a_command_where_there_is_none(tmp_path: Path) -> None:
+    said = {}
+    for uri in ("", "http://me:secret@mlflow.example:5000"):
+        console = Console(file=StringIO(), width=500)
+        settings = Settings(home=tmp_path, mlflow_uri=uri)
+        screen._print_places(SUMMARY.model_copy(update={"variants": ()}), settings, console, 0)
+        (said[uri],) = [line for line in console.file.getvalue().splitlines() if line.startswith("MLflow")]  # type: ignore[attr-defined]
+    own, named = said.values()
+    assert "mlflow ui --backend-store-uri sqlite:///" in own
+    assert named.split() == ["MLflow", "http://mlflow.example:5000"]
