@@ -119,7 +119,8 @@ def test_a_line_started_anew_waits_for_the_run_on_the_larger_pool(prefect_url: s
             second = asyncio.create_task(pool_runs.PoolRuns().run(job, pools, never))
             await asyncio.sleep(4)
             await client.set_flow_run_state(moved.id, Failed(name="EngineError"), force=True)
-            ended, tried = await second
+            async with asyncio.timeout(30):
+                ended, tried = await second
             assert ended.id == moved.id
             return ended, tried, len(await runs_once_there_are(1, made[0], client))
 
