@@ -39,12 +39,14 @@ class Line:
         self.names, self.answers = ["a"], list[dict[str, Verdict]]()
 
     async def start(self) -> None:
+        """Start it, and let it come to its question."""
         pool = f"ask-{uuid4().hex[:8]}"
         await self.client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
         made = await self.client.create_deployment(
             flow_id=await self.client.create_flow_from_name("asks"), name=pool, work_pool_name=pool
         )
         self.run = (await self.client.create_flow_run_from_deployment(made, state=Scheduled())).id
+        assert await self.work(fine) == "Suspended"
 
     async def work(self, publish: Callable[[], None]) -> str:
         """Do what a worker does with a scheduled run; return the name of the state that it ends in."""
@@ -88,7 +90,6 @@ def test_a_retry_takes_the_answer_to_the_same_question_and_asks_another(prefect_
         async with get_client() as client:
             line = Line(client)
             await line.start()
-            assert await line.work(fine) == "Suspended"
             await line.resume(publish=False)
             assert await line.work(fail) == "Failed"
             await line.retry()
@@ -110,7 +111,6 @@ def test_a_question_that_nobody_answered_is_asked_again(prefect_url: str) -> Non
         async with get_client() as client:
             line = Line(client)
             await line.start()
-            assert await line.work(fine) == "Suspended"
             await line.set(Cancelled())
             await line.retry()
             assert await line.work(fine) == "Suspended"

@@ -254,6 +254,15 @@ def test_a_pool_of_gpus_is_left_out_where_there_is_none(tmp_path: Path) -> None:
     assert pools_for_here(path, tmp_path) == (path, kept, [])
 
 
+def test_runs_elsewhere_are_not_told_of_this_machine_s_interpreter(tmp_path: Path) -> None:
+    listed = tmp_path / "listed.yaml"
+    here = {"name": "cpu", "memory": "8GB", "job_variables": {"command": "own -m prefect.engine"}}
+    there = {"name": "pods", "memory": "8GB", "type": "kubernetes", "template": "job.json"}
+    listed.write_text(yaml.safe_dump({"pools": [here, there]}))
+    _, kept, _ = pools_for_here(listed, tmp_path)
+    assert [pool.job_variables for pool in kept] == [here["job_variables"], {}]
+
+
 def test_a_home_too_deep_for_sockets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"^QUANTMILL_HOME: .*: too long a path for sockets below it"):
         site.folder_of(Settings(home=tmp_path / ("x" * 100)))

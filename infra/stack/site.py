@@ -121,13 +121,16 @@ def folder_of(settings: Settings) -> Path:
 def pools_for_here(path: Path, folder: Path) -> tuple[Path, list[Pool], list[Pool]]:
     """Return the list of pools that this machine can serve, its pools, and those that were left out: there is no GPU.
 
-    A variant that went to a pool without a GPU would wait there for ever. All workers are of this machine, so runs start in
-    this interpreter, without the process in which Prefect prepares them.
+    A variant that went to a pool without a GPU would wait there for ever. All process workers are of this machine, so their
+    runs start in this interpreter, without the process in which Prefect prepares them.
     """
     listed = pools.read_pools(path)
     able = [pool for pool in listed if pool.device == "cpu" or _DRIVER.exists()]
     left_out = [pool for pool in listed if pool not in able]
-    kept = [pool.model_copy(update={"job_variables": _COMMAND | pool.job_variables}) for pool in able]
+    kept = [
+        pool.model_copy(update={"job_variables": _COMMAND | pool.job_variables}) if pool.type == "process" else pool
+        for pool in able
+    ]
     if not kept:
         raise RequestError(f"{path}: every pool is of device cuda, and this machine shows no NVIDIA driver")
     path = folder / "pools.yaml"
