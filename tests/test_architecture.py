@@ -33,6 +33,8 @@ JOBS_SIDE = {
     "gptqmodel_engine",
     "hqq_loader",
     "measure",
+    "score",
+    "speed",
     "trace",
     "experts",
     "unpack",

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from quantmill.errors import Gibberish, TraceMismatch
-from tasks import measure, trace
+from tasks import score, trace
 from tasks.runtimes.protocol import Machine
 from tasks.runtimes.transformers import load
 from tasks.trace import Head, Trace, Transform
@@ -81,9 +81,9 @@ def test_a_logit_that_is_no_number_is_gibberish(value: float) -> None:
     logits = numpy.zeros((4, 5), numpy.float32)
     logits[2, 3] = value
     with pytest.raises(Gibberish, match="window 7 is NaN or infinite at position 2"):
-        measure._sound(logits, 7)
+        score._sound(logits, 7)
     logits[2, 3] = -numpy.inf
-    assert measure._sound(logits, 7) is logits
+    assert score._sound(logits, 7) is logits
 
 
 def test_a_trace_of_other_windows_is_refused(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_trace_of_other_windows_is_refused(tmp_path: Path) -> None:
     head = Head(numpy.zeros((5, 2), numpy.float32), None, Transform())
     other: Any = Trace(ids + 1, numpy.zeros((1, 3, 2), numpy.float16), head)
     with pytest.raises(ValueError, match="other token windows"):
-        measure._score(None, ids, other, lambda *_: None)  # type: ignore[arg-type]
+        score._score(None, ids, other, lambda *_: None)  # type: ignore[arg-type]
 
 
 def test_a_folder_that_lacks_a_tensor_is_not_made_up(tmp_path: Path) -> None:
