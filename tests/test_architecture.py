@@ -34,6 +34,7 @@ JOBS_SIDE = {
     "hqq_loader",
     "measure",
     "score",
+    "torch_metrics",
     "speed",
     "trace",
     "experts",
