@@ -3,8 +3,9 @@
 The baseline is scored the same way and leaves its trace, which the others are compared with.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy
 
@@ -13,7 +14,7 @@ from quantmill.report import Quality
 from tasks import metrics, trace
 from tasks.job_kinds import Progress
 from tasks.metrics import Floats, Ints
-from tasks.runtimes.protocol import LoadedModel, Machine
+from tasks.runtimes.protocol import LoadedModel, Machine, TracedModel
 
 
 def score_folder(
@@ -45,7 +46,7 @@ def score_folder(
     model: LoadedModel = module.load(folder, machine, context=context, scoring=True)
     trace_kl = 0.0
     if baseline is None:
-        scores, trace_kl = _score_baseline(model, input_ids, out, progress)
+        scores, trace_kl = _score_baseline(cast("TracedModel", model), input_ids, out, progress)
     else:
         scores = _score(model, input_ids, trace.load(baseline), progress)
     return {
@@ -56,42 +57,74 @@ def score_folder(
 
 
 def _score(model: LoadedModel, input_ids: Ints, reference: trace.Trace, progress: Progress) -> list[metrics.Scores]:
-    """Return the scores of each window against the baseline's trace."""
+    """Return the scores of each piece of each window against the baseline's trace."""
     if not numpy.array_equal(reference.input_ids, input_ids):
         raise ValueError("the baseline's trace is of other token windows")
-    scores = []
-    for index, ids in enumerate(input_ids):
-        logits = _sound(model.logits(ids)[:-1], index)
-        scores.append(metrics.score(reference.logits(index), logits, ids[1:]))
-        progress("score window", index + 1, len(input_ids))
+    read, scores = model.reader(reference.head), list[metrics.Scores]()
+    for window, ids in enumerate(input_ids):
+        for positions, logits in _before_last(((piece,) for piece in model.pieces(ids)), len(ids)):
+            expected = read(reference.inputs(window, positions))
+            scores.append(_sound(model.score(expected, logits, ids[1:][positions]), window, positions.start))
+        progress("score window", window + 1, len(input_ids))
     return scores
 
 
-def _score_baseline(model: Any, input_ids: Ints, out: Path, progress: Progress) -> tuple[list[metrics.Scores], float]:
+def _score_baseline(
+    model: TracedModel, input_ids: Ints, out: Path, progress: Progress
+) -> tuple[list[metrics.Scores], float]:
     """Write the trace to `out`; return the scores of the model against it, and the first window's divergence."""
-    head, scores, hidden = model.head(), [], []
-    divergence, dtype = 0.0, None
-    for index, ids in enumerate(input_ids):
-        inputs, logits = model.trace(ids)
-        logits = _sound(logits[:-1], index)
-        if dtype is None:
-            dtype, divergence = trace.narrowest(head, inputs[:-1], logits)
-        with numpy.errstate(over="ignore"):
-            if not numpy.isfinite(inputs.astype(dtype)).all():
-                dtype = numpy.float32  # this window holds what the first did not
-        hidden.append(inputs[:-1])
-        scores.append(metrics.score(head.logits(inputs[:-1].astype(dtype)), logits, ids[1:]))
-        progress("score window", index + 1, len(input_ids))
-    trace.save(trace.Trace(input_ids=input_ids, hidden=numpy.stack(hidden).astype(dtype), head=head), out)
+    head = model.head()
+    read, scores, divergence, window = model.reader(head), list[metrics.Scores](), float("nan"), 0
+    hidden: Any = numpy.empty((len(input_ids), input_ids.shape[1] - 1, head.weight.shape[1]), numpy.float16)
+    while window < len(input_ids):
+        made, apart = _read_window(model, read, input_ids[window], window, hidden[window])
+        divergence = divergence if window else apart
+        fits = numpy.isfinite(hidden[window]).all() and trace.is_same(divergence, model.compute_dtype)
+        if hidden.dtype == numpy.float16 and not fits:
+            hidden = hidden.astype(numpy.float32)  # and this window once more
+            continue
+        trace.require_same(divergence, model.compute_dtype)
+        scores += made
+        window += 1
+        progress("score window", window, len(input_ids))
+    trace.save(trace.Trace(input_ids=input_ids, hidden=hidden, head=head), out)
     return scores, divergence
 
 
-def _sound(logits: Floats, window: int) -> Floats:
-    """Return `logits` if no value is NaN or plus infinity (minus infinity forbids a token, which is sound)."""
-    if numpy.isnan(logits).any() or numpy.isposinf(logits).any():
-        position = int(numpy.argwhere(~(logits < numpy.inf)).min(axis=0)[0])
+def _read_window(
+    model: TracedModel, read: Callable[[Floats], Any], ids: Ints, window: int, kept: Floats
+) -> tuple[list[metrics.Scores], float]:
+    """Fill `kept` (length - 1, hidden) with the head's inputs; return the scores, and for the first window the divergence.
+
+    That is the mean KL of what `read` makes of `kept` from the model's own logits.
+    """
+    scores, apart = list[metrics.Scores](), [0.0]
+    for positions, inputs, logits in _before_last(model.traced_pieces(ids), len(ids)):
+        with numpy.errstate(over="ignore"):
+            kept[positions] = inputs
+        expected, targets = read(kept[positions]), ids[1:][positions]
+        scores.append(_sound(model.score(expected, logits, targets), window, positions.start))
+        if window == 0:
+            apart.append(float(model.score(logits, expected, targets).kl.sum()))
+    return scores, sum(apart) / len(kept)
+
+
+def _before_last(pieces: Iterable[tuple[Any, ...]], length: int) -> Iterator[tuple[Any, ...]]:
+    """Yield each piece's positions and its arrays, without the window's last position: nothing follows that is known."""
+    start = 0
+    for arrays in pieces:
+        end = min(start + len(arrays[-1]), length - 1)
+        if end > start:
+            yield slice(start, end), *(array[: end - start] for array in arrays)
+        start = end
+
+
+def _sound(scores: metrics.Scores, window: int, start: int) -> metrics.Scores:
+    """Return scores if no logit was NaN or plus infinity (minus infinity forbids a token, which is sound)."""
+    if numpy.isnan(scores.nll).any():
+        position = start + int(numpy.isnan(scores.nll).argmax())
         raise Gibberish(f"a logit of window {window} is NaN or infinite at position {position}")
-    return logits
+    return scores
 
 
 def _summarize(scores: metrics.Scores, input_ids: Ints, compute_dtype: str) -> Quality:

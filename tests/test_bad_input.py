@@ -112,6 +112,8 @@ def compress(tmp_path: Path, recipe: str | dict[str, Any], *arguments: str) -> t
         ({"model": {"source": "s3://"}, "variants": GOOD["variants"], "publish": {"model": "m"}}, "model.source: s3://: write it as s3://bucket/prefix"),
         ({"model": {"source": "mlflow://models/x"}, "variants": GOOD["variants"]}, "model.source: mlflow://models/x: write it as mlflow://"),
         ({"model": {"source": "mlflow://models/x/1"}, "variants": GOOD["variants"]}, "mlflow://models/x/1: nothing is registered yet"),
+        (GOOD | {"evaluation": {"samples": 2, "sequence_length": 128}}, "evaluation.samples: 2 windows of 128 tokens score 254 tokens, at least 256"),
+        (GOOD | {"evaluation": {"samples": 2, "sequence_length": 8193}}, "evaluation.sequence_length: 8193 tokens are more than the 8192 that the model"),
         ({"model": {"source": SMOLLM2, "revision": "00"}, "variants": GOOD["variants"]}, "model.revision: 00: the source's digest is"),
     ],
 )  # fmt: skip
@@ -149,7 +151,7 @@ def test_it_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_chat_template_that_the_model_lacks_is_missed_before_the_run(tmp_path: Path) -> None:
     model = {"source": str(model_folder(tmp_path / "model"))}
     (tmp_path / "talks.jsonl").write_text('{"messages": [{"role": "user", "content": "hello there"}]}\n' * 2)
-    talks = {"source": str(tmp_path / "talks.jsonl"), "samples": 1, "sequence_length": 8}
+    talks = {"source": str(tmp_path / "talks.jsonl"), "samples": 1, "sequence_length": 257}
     sides = [compress(tmp_path, GOOD | {"model": model, role: talks}) for role in ("calibration", "evaluation")]
     assert all((code, error.count("\n")) == (2, 1) for code, error, _ in sides), sides
     assert any(": " + model["source"] + " has no chat template; give plain text" in error for _, error, _ in sides)
