@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy
 from safetensors import safe_open
@@ -20,8 +20,6 @@ from quantmill import keys
 from quantmill.errors import TraceMismatch
 from tasks import arithmetic
 from tasks.metrics import Floats, Ints
-
-_A = TypeVar("_A")
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Transform:
         scale = float(config.get("logit_scale") or 1.0) / float(config.get("logits_scaling") or 1.0)
         return cls(scale=scale, softcap=float(config.get("final_logit_softcapping") or 0.0))
 
-    def apply(self, logits: Any, tanh: Callable[[_A], _A]) -> Any:
+    def apply(self, logits: Any, tanh: Callable[[Any], Any]) -> Any:
         """Return the logits of what the head gave, an array of numpy's or torch's in fp32; `tanh` is that library's."""
         if self.scale != 1.0:
             logits *= self.scale
@@ -104,7 +102,7 @@ def load(folder: Path) -> Trace:
         transform = Transform(**json.loads(file.metadata()["transform"]))
         bias = file.get_tensor("bias") if "bias" in file.keys() else None  # noqa: SIM118 (no mapping)
         head = Head(weight=file.get_tensor("weight"), bias=bias, transform=transform)
-    file = safe_open(folder / "trace.safetensors", "np")
+    file: Any = safe_open(folder / "trace.safetensors", "np")
     return Trace(input_ids=file.get_tensor("input_ids"), hidden=file.get_slice("hidden"), head=head)
 
 

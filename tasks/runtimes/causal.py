@@ -83,14 +83,14 @@ class CausalModel:
 
     def reader(self, head: Head) -> Callable[[Floats], torch.Tensor]:
         """Return what makes logits of head inputs, in fp32 on the device."""
-        weight, bias = (
-            None if part is None else torch.from_numpy(part).to(self._device) for part in (head.weight, head.bias)
-        )
+        weight = torch.from_numpy(head.weight).to(self._device)
+        bias = None if head.bias is None else torch.from_numpy(head.bias).to(self._device)
 
         @torch.inference_mode()
         def logits(hidden: Floats) -> torch.Tensor:
             inputs = torch.from_numpy(hidden).to(self._device).float()
-            return head.transform.apply(torch.nn.functional.linear(inputs, weight, bias), torch.tanh)
+            made: torch.Tensor = head.transform.apply(torch.nn.functional.linear(inputs, weight, bias), torch.tanh)
+            return made
 
         return logits
 

@@ -24,9 +24,9 @@ class LlamaCpp:
 
     score = staticmethod(metrics.score)
 
-    def __init__(self, path: Path, machine: Machine, context: int, scoring: bool) -> None:
+    def __init__(self, path: Path, machine: Machine, context: int, scoring: bool, rows: int = ROWS) -> None:
         """Map the file."""
-        batch = min(context, ROWS) if scoring else context  # llama.cpp holds the logits of a whole batch
+        batch = min(context, rows) if scoring else context  # llama.cpp holds the logits of a whole batch
         self._model = llama_cpp.Llama(
             model_path=str(path),
             n_ctx=context,
