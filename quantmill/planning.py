@@ -58,15 +58,17 @@ def stored_bits(spec: VariantSpec) -> float:
     return spec.bits + ((16 + spec.bits) / group if spec.group_size else 0)
 
 
-def disk_bytes(origin: Origin | Preview, specs: Iterable[VariantSpec]) -> int:
+def disk_bytes(origin: Origin | Preview, specs: Iterable[VariantSpec], scored_tokens: int = 0) -> int:
     """Return an upper estimate of the bytes that a run leaves on disk, the download and scratch included.
 
-    A source that is quantized already is taken as the 4 bits per weight that most have.
+    A source that is quantized already is taken as the 4 bits per weight that most have. `scored_tokens`: positions of the
+    evaluation windows, for each of which the baseline's trace keeps the head's input.
     """
     weights = origin.size_bytes * 8 // (4 if origin.architecture.packing else 16)
     bits = _FIXED_BITS + sum(spec.bits + _SLACK_BITS for spec in specs)
     shape = origin.architecture
-    return origin.download_bytes + weights * bits // 8 + shape.vocabulary_size * shape.hidden_size * _HEAD_BYTES
+    trace = (shape.vocabulary_size + scored_tokens) * shape.hidden_size * _HEAD_BYTES
+    return origin.download_bytes + weights * bits // 8 + trace
 
 
 def count_parameters(weights: list[Path]) -> int:
