@@ -102,8 +102,8 @@ def load(folder: Path) -> Trace:
         transform = Transform(**json.loads(file.metadata()["transform"]))
         bias = file.get_tensor("bias") if "bias" in file.keys() else None  # noqa: SIM118 (no mapping)
         head = Head(weight=file.get_tensor("weight"), bias=bias, transform=transform)
-    file: Any = safe_open(folder / "trace.safetensors", "np")
-    return Trace(input_ids=file.get_tensor("input_ids"), hidden=file.get_slice("hidden"), head=head)
+    made: Any = safe_open(folder / "trace.safetensors", "np")
+    return Trace(input_ids=made.get_tensor("input_ids"), hidden=made.get_slice("hidden"), head=head)
 
 
 def head_digest(folder: Path) -> str:
