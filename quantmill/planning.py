@@ -130,8 +130,8 @@ def memory_bytes(spec: VariantSpec, parameters: int, shape: Architecture | None 
         return int(libraries + per_weight * parameters)
     in_llama_cpp = spec.runtime(shape.experts) == "llama_cpp"
     scored, beside = _SCORED[in_llama_cpp], scoring_bytes(length, shape.vocabulary_size, shape.hidden_size)
-    if in_llama_cpp:  # keys and values in fp32, as many heads for them as there are mostly: a quarter
-        beside += 2 * length * shape.layers * shape.hidden_size // 4 * 4
+    if in_llama_cpp:  # keys and values in fp32; most models have a quarter as many heads for them
+        beside += 2 * 4 * length * shape.layers * shape.hidden_size // 4
     return max(int(libraries + per_weight * parameters), int(scored[0] + scored[1] * parameters) + beside)
 
 
