@@ -96,6 +96,9 @@ def compress(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a field: --set model.source=./model."),
     ] = None,
     json_file: answers.JsonFile = None,
+    measure_again: Annotated[
+        bool, typer.Option("--measure-again", help="Measure every variant's speed again; what was made is kept.")
+    ] = False,
 ) -> None:
     """Run the line: download, calibrate, quantize, evaluate, gate, publish, register.
 
@@ -105,11 +108,11 @@ def compress(
     answers.check_json_file(json_file)
     with embedded_environment(settings):
         check(recipe, settings)
-        summary = recall(recipe, settings)
+        summary = None if measure_again else recall(recipe, settings)
         if summary is None:
             require_work(recipe, settings)
             with show_progress():
-                summary = run(recipe, settings)
+                summary = run(recipe, settings, measure_again)
                 waits = len(publish_commands.waiting_runs())
         else:
             with show_progress():
@@ -169,7 +172,7 @@ def recall(recipe: Recipe, settings: Settings) -> RunSummary | None:
     return recall_run(recipe, settings)
 
 
-def run(recipe: Recipe, settings: Settings) -> RunSummary:
+def run(recipe: Recipe, settings: Settings, measure_again: bool = False) -> RunSummary:
     """Run the flow with Prefect and MLflow on this machine, nothing to start."""
     from flows.embedded import prefect_api
 
@@ -185,6 +188,8 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             with tags("quantmill", recipe.model_name):
-                return cast("RunSummary", asyncio.run(flow(recipe)))  # a state only where it was started for a landing
+                return cast(
+                    "RunSummary", asyncio.run(flow(recipe, measure_again=measure_again))
+                )  # a state only where it was started for a landing
         except TerminationSignal as ended:
             raise KeyboardInterrupt from ended

@@ -49,12 +49,13 @@ def run_name() -> str:
 
 
 @flow(name="compress", flow_run_name=run_name, persist_result=False)
-async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None]:
+async def compress(recipe: Recipe, landing: str = "", measure_again: bool = False) -> RunSummary | State[None]:
     """Return one verdict per variant, in the recipe's order; accepted ones are published.
 
     Args:
         recipe: The model, its texts, the variants to make, the gates, and where accepted variants go.
         landing: Leave it empty. `watch` fills it in, so that a model that landed is taken by one run.
+        measure_again: Measure the speed of every variant again, also where it is known; nothing is quantized for that.
 
     Raises:
         RequestError: the model or a text cannot be used; nothing was quantized.
@@ -66,7 +67,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
         return Completed(name="Duplicate", message="another run took this landing")
     jobs.require_somebody_to_ask(recipe, is_deployed())
     pools = await pools_in_use(settings)
-    if is_deployed() and (done := await asyncio.to_thread(recall_run, recipe, settings)):
+    if is_deployed() and not measure_again and (done := await asyncio.to_thread(recall_run, recipe, settings)):
         await stages.run(artifacts.leave_report, done, settings)
         return done
     with artifacts.progress_shown(PROGRESS):
@@ -81,7 +82,7 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
         )
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
         jobs.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
-        dispatcher = Dispatcher(store, pools, recipe.device)
+        dispatcher = Dispatcher(store, pools, recipe.device, str(flow_run.id or ""), measure_again)
         progress.announce([plan.baseline.name, *(job.name for job in plan.others)])
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
         if baseline.report is None:

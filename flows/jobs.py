@@ -9,6 +9,7 @@ from flows.pools import Pool, candidates
 from quantmill import keys, planning
 from quantmill.artifact import Origin, Snapshot, TokenSet, VariantJob
 from quantmill.errors import RecipeError, RequestError
+from quantmill.machine import class_of
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
 from quantmill.report import Outcome
@@ -178,6 +179,7 @@ def _job(
     trace_key = keys.stage_key(
         "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **_measured_by("transformers", ())
     )
+    machine = class_of(device, place.threads)
     return VariantJob(
         name=spec.name,
         spec=spec,
@@ -195,6 +197,14 @@ def _job(
             device=made_on,
             **_measured_by(runtime, spec.maker.engines),
         ),
+        speed_key=keys.stage_key(
+            "speed",
+            artifact=body_key,
+            evaluation=evaluation.digest,
+            machine=machine._asdict(),
+            **_measured_by(runtime, spec.maker.engines) | {"revision": evaluate.SPEED_REVISION},
+        ),
+        hardware=machine.hardware,
         device=device,
         threads=place.threads,
     )

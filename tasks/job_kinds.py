@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable
@@ -12,9 +11,11 @@ from typing import Any
 
 from quantmill.artifact import COMPANIONS
 from quantmill.errors import TokenizerMismatch
+from quantmill.machine import processor
 from quantmill.packing import Packing
 from quantmill.recipe import VariantSpec
 from tasks.sandbox import JobFile
+from tasks.surroundings import share_machine
 
 Progress = Callable[[str, int, int], None]
 
@@ -178,21 +179,49 @@ def _complete(source: Path, out: Path) -> None:
 
 def report(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Measure an artifact folder; the baseline leaves its trace in `out`."""
-    _compile_nothing(job.arguments["device"])
-    from tasks import measure, placement
-    from tasks.runtimes.protocol import Machine
+    machine = _machine(job)
+    from tasks import measure
 
-    device = job.arguments["device"]
-    spread = placement.of(VariantSpec.model_validate(job.arguments["spec"]), device)
     return measure.measure(
         Path(job.arguments["artifact"]),
         job.arguments["runtime"],
         Path(job.arguments["windows"]),
         Path(job.arguments["trace"]) if job.arguments["trace"] else None,
         job.folder / "out",
-        Machine(device=device, threads=job.threads, hardware=hardware(device), placement=spread),
+        machine,
         progress,
+        job.arguments["budget_s"],
+        job.arguments["busy_limit"],
+        lambda: share_machine(job.machine_fd),
     )
+
+
+def speed(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Measure the speed alone of an artifact folder that was scored before."""
+    machine = _machine(job)
+    from tasks import measure
+
+    folder, windows = Path(job.arguments["artifact"]), Path(job.arguments["windows"])
+    return measure.measure_speed(
+        folder,
+        job.arguments["runtime"],
+        windows,
+        machine,
+        progress,
+        job.arguments["budget_s"],
+        job.arguments["busy_limit"],
+    )
+
+
+def _machine(job: JobFile) -> Any:
+    """Return where a measurement works, once nothing is compiled on a processor."""
+    _compile_nothing(job.arguments["device"])
+    from tasks import placement
+    from tasks.runtimes.protocol import Machine
+
+    device = job.arguments["device"]
+    spread = placement.of(VariantSpec.model_validate(job.arguments["spec"]), device)
+    return Machine(device=device, threads=job.threads, hardware=hardware(device), placement=spread)
 
 
 KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
@@ -203,6 +232,7 @@ KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
     "imported": imported,
     "dress": dress,
     "report": report,
+    "speed": speed,
 }
 
 
@@ -212,6 +242,4 @@ def hardware(device: str) -> str:
         import torch
 
         return str(torch.cuda.get_device_name(device))
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({len(os.sched_getaffinity(0))} cores)"
+    return processor()

@@ -2,19 +2,30 @@
 
 import importlib
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file
 
 from tasks import score, speed
+from tasks.busy import System
 from tasks.job_kinds import Progress
 from tasks.metrics import Ints
 from tasks.runtimes.protocol import Machine
 
 
 def measure(
-    folder: Path, runtime: str, windows: Path, baseline: Path | None, out: Path, machine: Machine, progress: Progress
+    folder: Path,
+    runtime: str,
+    windows: Path,
+    baseline: Path | None,
+    out: Path,
+    machine: Machine,
+    progress: Progress,
+    budget_s: float,
+    busy_limit: float,
+    share: Callable[[], None],
 ) -> dict[str, Any]:
     """Return quality, speed and a sample of the artifact in `folder`.
 
@@ -26,6 +37,9 @@ def measure(
         out: an empty folder.
         machine: where it runs.
         progress: told the step, how many are done, of how many.
+        budget_s: seconds for speed and generations.
+        busy_limit: the share of the machine that others may have while speed is measured.
+        share: called when speed is known: from then on other jobs may run beside this one.
 
     Raises:
         Gibberish: a logit is NaN or infinite.
@@ -34,6 +48,28 @@ def measure(
     module = importlib.import_module(f"tasks.runtimes.{runtime}")
     input_ids: Ints = load_file(windows)["input_ids"]
     context = max(input_ids.shape[1], speed.PROMPT_TOKENS + speed.GENERATED_TOKENS + 1)
-    measured = speed.measure_speed(module, folder, input_ids, machine, context, progress)
+    measured = speed.measure_speed(
+        module, folder, input_ids, machine, context, progress, System(machine.device), budget_s, busy_limit
+    )
+    share()
     scored = score.score_folder(module, folder, input_ids, baseline, out, machine, context, progress)
     return measured | scored | {"runtime_version": importlib.metadata.version(module.PACKAGE)}
+
+
+def measure_speed(
+    folder: Path, runtime: str, windows: Path, machine: Machine, progress: Progress, budget_s: float, busy_limit: float
+) -> dict[str, Any]:
+    """Return speed and sample alone, of an artifact that was scored before; see `measure`."""
+    module = importlib.import_module(f"tasks.runtimes.{runtime}")
+    context = speed.PROMPT_TOKENS + speed.GENERATED_TOKENS + 1
+    return speed.measure_speed(
+        module,
+        folder,
+        load_file(windows)["input_ids"],
+        machine,
+        context,
+        progress,
+        System(machine.device),
+        budget_s,
+        busy_limit,
+    )

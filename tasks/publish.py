@@ -9,6 +9,7 @@ from typing import NamedTuple
 from quantmill import keys, signing
 from quantmill.artifact import VariantJob
 from quantmill.errors import VerificationError
+from quantmill.machine import class_of
 from quantmill.manifest import Manifest, Provenance, StoredManifest, Version
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, Verdict
@@ -79,7 +80,11 @@ def commit_accepted(
             made_at=time.time(),
         )
         version = Version(model=recipe.model_name, variant=job.name, manifest=manifest.digest, provenance=provenance)
-        store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key))
+        report, machine = outcomes[job.name].report, class_of(job.device, job.threads)
+        fresh = store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key))
+        if fresh and report and report.timing:
+            said = report.timing.model_dump(mode="json") | {"busy": report.busy, "arithmetic": machine.arithmetic}
+            store.add_record(recipe.model_name, job.name, manifest.digest, "speed", said)
         manifests[job.name] = manifest.digest
     return Published(manifests, held_back)
 

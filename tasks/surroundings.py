@@ -34,14 +34,20 @@ def scratch(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def machine_held(alone: bool) -> Iterator[None]:
+def machine_held(alone: bool) -> Iterator[int]:
     """Hold this machine with other jobs, or alone: what is measured beside another job says nothing.
 
-    The lock is the machine's, not the home's, and goes with the process that holds it.
+    The lock is the machine's, not the home's, and goes with the processes that hold it: lends its descriptor, which a job
+    that was given it can turn into a shared one.
     """
     with (Path(tempfile.gettempdir()) / f"quantmill-{os.getuid()}.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
+        yield lock.fileno()
+
+
+def share_machine(lock: int) -> None:
+    """Let other jobs run beside this one, which had the machine alone by the lock at this descriptor."""
+    fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def environment(kind: str, folder: Path, threads: int) -> dict[str, str]:
@@ -54,7 +60,10 @@ def environment(kind: str, folder: Path, threads: int) -> dict[str, str]:
         and not _SECRET_VALUE.search(value)  # a login in a URL, a URL that is signed
     }
     root = str(Path(__file__).resolve().parent.parent)
-    if kind != "report":  # spinning threads take the processor from other jobs; speed is measured as it comes
+    if kind not in (
+        "report",
+        "speed",
+    ):  # spinning threads take the processor from other jobs; speed is measured as it comes
         kept["OMP_WAIT_POLICY"] = "PASSIVE"
     return kept | {
         "PYTHONPATH": root,
