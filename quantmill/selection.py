@@ -14,9 +14,11 @@ from quantmill.report import VariantSummary
 SOURCE_GRID = "source-grid"
 BUSY = "busy"
 MARKS = (
-    BUSY, "too few tokens", SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts", "scored in", "reference in",
+    SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts", "scored in", "reference in",
     "worse than counting",
     "repeats one token",
+    BUSY,
+    "too few tokens",
 )  # fmt: skip
 """What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
 LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")
