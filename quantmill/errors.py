@@ -11,7 +11,8 @@
     ├── VerificationError             4  bytes are not what their digest says
     ├── DownloadError                 1  a source's server did not answer, or broke off; the same command goes on
     ├── StoreError                    1  the store cannot do what was asked
-    │   └── BlobMissing
+    │   ├── BlobMissing
+    │   └── LayoutTooNew              a record was written by a newer release
     ├── RegistrationError             1  MLflow did not take the run; what was accepted is published all the same
     ├── SigningError                  1  the process with the signing key failed; that version is not published
     ├── ServerError                   1  the embedded Prefect server did not start
@@ -86,6 +87,12 @@ class StoreError(QuantmillError):
 
 class BlobMissing(StoreError):
     """A record names a blob that the store no longer holds."""
+
+
+class LayoutTooNew(StoreError):
+    """A record has a layout that this release does not know yet; what is current stays in use."""
+
+    advice: ClassVar[str] = "install a newer quantmill where this is read"
 
 
 class RegistrationError(QuantmillError):
