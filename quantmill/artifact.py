@@ -226,6 +226,10 @@ class VariantJob(BaseModel):
     measure_again: str = Field(default="", description="The run that wants its speed anew; empty: none.")
     device: str = Field(description="`cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(ge=1, description="Threads of the engine; some engines' tensors depend on it.")
+    arithmetic: str = Field(default="", description="What the engine is told to work in; empty: its own choice.")
+    processor: str = Field(
+        default="", description="The processor class that the keys are of; empty: the bytes do not depend on it."
+    )
 
     @property
     def runtime(self) -> RuntimeName:

@@ -19,6 +19,7 @@
     └── JobError                      1  a job's process failed; the variant is `failed`, the others go on
         ├── EngineError                  the engine raised; carries its last lines
         ├── EngineMismatch               installed versions are not the locked ones
+        ├── ProcessorMismatch            the worker's processor is not of the class that its pool states
         ├── OutOfMemory
         ├── Killed                       by a signal that was not ours
         ├── TimedOut
@@ -120,6 +121,14 @@ class EngineMismatch(JobError):
     """The installed version of a package is not the locked one."""
 
     advice: ClassVar[str] = "run `make -B .venv/installed`, which installs the lock"
+
+
+class ProcessorMismatch(JobError):
+    """The processor is not of the class that the job was planned for: the engine would make other bytes."""
+
+    advice: ClassVar[str] = (
+        "state the class of the pool's workers as `processor` in the file that QUANTMILL_POOLS names"
+    )
 
 
 class OutOfMemory(JobError):

@@ -31,6 +31,7 @@ JOBS_SIDE = {
     "tokenizer_probe",
     "folder_source",
     "gptqmodel_engine",
+    "stored_types",
     "hqq_loader",
     "measure",
     "score",
