@@ -130,7 +130,8 @@ def compress(
 
 def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
-    from flows.jobs import choose_device, require_somebody_to_ask
+    from flows.jobs import choose_device
+    from flows.sendable import require_somebody_to_ask
     from tasks import calibrate, download, sources, support
 
     if settings.signing_key:

@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Completed
 
-from flows import approval, artifacts, jobs, progress
+from flows import approval, artifacts, jobs, progress, sendable
 from flows.dispatch import Dispatcher
 from flows.pool_runs import check_pools
 from flows.pools import Pool, read_pools
@@ -65,7 +65,7 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
     store, sandbox = configured_store(settings), Sandbox(settings, str(flow_run.id or ""))
     if landing and not landings.begin(store, landing, str(flow_run.id)):
         return Completed(name="Duplicate", message="another run took this landing")
-    jobs.require_somebody_to_ask(recipe, is_deployed())
+    sendable.require_somebody_to_ask(recipe, is_deployed())
     pools = await pools_in_use(settings)
     if is_deployed() and not measure_again and (done := await asyncio.to_thread(recall_run, recipe, settings)):
         await stages.run(artifacts.leave_report, done, settings)
@@ -81,7 +81,7 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
-        jobs.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
+        sendable.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
         dispatcher = Dispatcher(store, pools, recipe.device, str(flow_run.id or ""), measure_again)
         progress.announce([plan.baseline.name, *(job.name for job in plan.others)])
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))

@@ -1,6 +1,5 @@
 """Recipe + snapshot + token sets -> the jobs of a run, with the keys that their results are found under."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +7,7 @@ from typing import NamedTuple
 from flows.pools import Pool, candidates
 from quantmill import keys, planning
 from quantmill.artifact import Origin, Snapshot, TokenSet, VariantJob
-from quantmill.errors import RecipeError, RequestError
+from quantmill.errors import RecipeError
 from quantmill.machine import class_of
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
@@ -127,18 +126,6 @@ def noise_floor(plan: Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> 
     return {runtime: max(abs(found.quality.mean_kl), least) for runtime, found in reports.items() if found}
 
 
-def require_sendable(plan: Plan, most_bytes: int) -> None:
-    """Raise RequestError where a job is too large to be the parameter of a run; 0: the server takes any."""
-    for job in (plan.baseline, *plan.others):
-        size = len(json.dumps({"job": job.model_dump(mode="json")}, separators=(",", ":")))
-        if most_bytes and size > most_bytes:
-            raise RequestError(
-                f"{job.name}: names {len(job.snapshot.files)} files and {len(job.snapshot.source_types)} types of tensors in"
-                f" {size} bytes, a run of the Prefect server takes {most_bytes}; raise PREFECT_SERVER_API_MAX_PARAMETER_SIZE"
-                " there and here"
-            )
-
-
 def choose_device(asked: str) -> str:
     """Return `cpu`, `cuda` or `cuda:N`; `auto` is CUDA where the driver says that there is a GPU.
 
@@ -149,12 +136,6 @@ def choose_device(asked: str) -> str:
     if asked.startswith("cuda") and not present:
         raise RecipeError(f"device: {asked}: this machine shows no NVIDIA driver; allowed here: auto, cpu")
     return asked if asked != "auto" else "cuda" if present else "cpu"
-
-
-def require_somebody_to_ask(recipe: Recipe, deployed: bool) -> None:
-    """Raise RecipeError where the recipe wants an approval and the run cannot wait for one: no server started it."""
-    if recipe.publish.approval and not deployed:
-        raise RecipeError("publish.approval: only a run that the Prefect server started can wait; allowed here: false")
 
 
 def conversion_name(recipe: Recipe) -> str:

@@ -242,10 +242,7 @@ class StageResult(BaseModel):
 
     model_config = _FROZEN
 
-    stage: str = Field(
-        pattern=r"^[a-z]+$",
-        description="`snapshot`, `tokens`, `conversion`, `artifact`, `body`, `trace`, `report`, `speed`, `run`.",
-    )
+    stage: str = Field(pattern=r"^[a-z]+$", description="`snapshot`, `artifact`, `trace`, `report`, `speed`, ...")
     key: str = Field(pattern=r"^[0-9a-f]{64}$", description="From the inputs, by `keys.stage_key`.")
     blobs: tuple[FileEntry, ...] = Field(default=(), description="Files that must be in the store for it to count.")
     value: dict[str, Any] = Field(description="The stage's result.")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from flows import jobs, recall
+from quantmill.machine import MachineClass
 from quantmill.recipe_file import read_recipe
 from quantmill.settings import load_settings
 from quantmill.store.places import open_store
@@ -43,8 +44,9 @@ def as_then(tmp_path: Path) -> Iterator[Path]:
             patch.setenv(name, value)
         for name in ("QUANTMILL_STORE", "QUANTMILL_POOLS", "QUANTMILL_SIGNING_KEY", "QUANTMILL_PYTHON"):
             patch.delenv(name, raising=False)
-        # Nothing depends on the processor: what comes to is set here, to what frozen/README.md says of the one of then.
+        # What depends on the processor is set here, to what frozen/README.md says of the one of then.
         patch.setattr(engines, "LOCK", FROZEN / "requirements.lock")
+        patch.setattr(jobs, "class_of", lambda _, threads: MachineClass("AMD EPYC (2 cores)", threads, "fp32"))
         patch.chdir(tmp_path)
         engines._locked_versions.cache_clear()
         yield tmp_path

@@ -115,9 +115,9 @@ def test_busy_is_a_mark_that_where_knows() -> None:
 
 @contextmanager
 def neighbours() -> Iterator[None]:
-    """Other processes that would use every core."""
+    """Other processes that keep two cores at work."""
     spinning = "while True: pass"
-    processes = [subprocess.Popen([sys.executable, "-c", spinning]) for _ in range(4)]
+    processes = [subprocess.Popen([sys.executable, "-c", spinning]) for _ in range(2)]
     try:
         yield
     finally:
