@@ -3,10 +3,10 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from quantmill.errors import DiskFull
+from quantmill.errors import DiskFull, QuantmillError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full")  # engines and SQLite pass on words
@@ -34,17 +34,40 @@ def has_no_room(place: Path) -> bool:
 
 
 def disk_full(place: Path, what: str = "") -> DiskFull:
-    """Return the error that says that the disk with `place` is full; `what` says which work ended by it."""
-    try:
+    """Return the error that says that the disk with `place` ran full; `what` says which work ended by it.
+
+    The bytes that are free now can be more than a few: what was half written is removed before anybody looks.
+    """
+    with suppress(OSError):
         state = _state(place)
-    except OSError:
-        return DiskFull(f"{place}: the disk is full{what and f'; {what}'}")
-    free = state.f_bavail * state.f_frsize
-    left = f"{free:,} bytes free"
-    if free >= _LITTLE_BYTES:  # a quota, or a file system that has no more inodes
-        left += f", {state.f_favail:,} files" if state.f_files else ""
-        left += "; if that is enough, a quota is used up" if state.f_favail or not state.f_files else ""
-    return DiskFull(f"{place}: the disk is full ({left}){what and f'; {what}'}")
+        files = ", but no further file can be made" if state.f_files and not state.f_favail else ""
+        left = f" ({state.f_bavail * state.f_frsize:,} bytes free now{files})"
+        return DiskFull(f"{place}: the disk ran full{left}{what and f'; {what}'}")
+    return DiskFull(f"{place}: the disk ran full{what and f'; {what}'}")
+
+
+def told(error: BaseException, otherwise: Path, what: str = "") -> DiskFull:
+    """Return the error of a full disk that another error stands for, with the place that it names, or `otherwise`."""
+    named = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if getattr(error, "errno", None) == errno.EDQUOT:
+        what = f"the user's quota is used up{what and f'; {what}'}"
+    return disk_full(Path(os.fsdecode(named)) if isinstance(named, str | bytes) else otherwise, what)
+
+
+@contextmanager
+def blamed(place: Path) -> Iterator[None]:
+    """Raise DiskFull for whatever ends the block with an error that is not ours, while the disk with `place` has no room.
+
+    Databases, servers and engines seldom say that a full disk is why they failed.
+    """
+    try:
+        yield
+    except QuantmillError:
+        raise
+    except Exception as error:
+        if not is_full(error) and not has_no_room(place):
+            raise
+        raise told(error, place, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
 
 
 @contextmanager

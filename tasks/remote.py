@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from quantmill import keys, locks
+from quantmill import disk, keys, locks
 from quantmill.artifact import Origin, Preview
 from quantmill.errors import NotEnoughSpace, SourceError
 from quantmill.files import FileEntry
@@ -173,6 +173,8 @@ def _fetch_all(names: list[str], shelf: Shelf, cache: Path) -> dict[str, FileEnt
             sha256 = shelf.read_file(name, part, meter.advance)
         except OSError as error:
             part.unlink(missing_ok=True)
+            if disk.is_full(error):
+                raise disk.disk_full(cache) from error
             raise NotEnoughSpace(f"{cache}: {(error.strerror or str(error)).lower()}; set QUANTMILL_HOME") from error
         if part.stat().st_size != listed.size_bytes:
             raise SourceError(

@@ -23,6 +23,7 @@ class User:
 
     def __init__(self, number: int, home: Path) -> None:
         home.mkdir()
+        self.home = home
         if os.geteuid() == 0:
             os.chown(home, GROUP + number, GROUP + number)
         environment = {n: v for n, v in os.environ.items() if not n.startswith(("QUANTMILL_", "AWS_"))}

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from quantmill import disk
 from quantmill.errors import BlobMissing, StoreError, VerificationError
 from quantmill.files import FileEntry, safe_path
 from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
@@ -153,7 +154,7 @@ class S3Objects:
         if head["ContentLength"] != entry.size_bytes:
             raise VerificationError(f"{entry.path}: the bytes in {self.uri} are not those of {entry.sha256}")
         at = self._at(key) | {"IfMatch": head["ETag"]}
-        with one_line(f"{self.uri}/{key}"):
+        with one_line(f"{self.uri}/{key}"), disk.room_at(target.parent):
             for on_moved in (on_bytes, ignore):
                 if Download(self._client, at, self._parts, entry, target).run(on_moved):
                     return
