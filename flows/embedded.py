@@ -24,6 +24,7 @@ from typing import IO, Any
 from flows.embedded_server import READY
 from quantmill import disk
 from quantmill.errors import DiskFull, ServerError, SettingsError
+from quantmill.files import sqlite_uri
 
 # The first start migrates an empty database: 15 s on two busy cores; it waits while another process migrates it.
 _START_S = 180.0
@@ -101,7 +102,7 @@ def _server_environment(home: Path) -> dict[str, str]:
         **plain,
         "PYTHONPATH": os.pathsep.join(filter(None, [checkout, plain.get("PYTHONPATH", "")])),
         "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_uri(home / "prefect" / "prefect.db", "aiosqlite"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_API_MAX_PARAMETER_SIZE": "0",  # a job that names all tensors of a model can be long
         "DO_NOT_TRACK": "1",

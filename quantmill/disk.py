@@ -9,7 +9,11 @@ from pathlib import Path
 from quantmill.errors import DiskFull, QuantmillError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_WORDS = ("no space left on device", "disk quota exceeded", "database or disk is full")  # engines and SQLite pass on words
+_WORDS = (
+    "no space left on device",
+    "disk quota exceeded",
+    "database or disk is full",
+)  # engines and SQLite pass on words
 _LITTLE_BYTES = 1 << 20
 
 

@@ -16,15 +16,14 @@ def below(folder: Path, passing: re.Pattern[str] | None = None) -> Iterator[tupl
     Raises:
         OSError: a folder cannot be read, or is gone since its name was read; `filename` names it.
     """
-    for name in sorted(os.listdir(folder)):
-        path = folder / name
+    for path in sorted(folder.iterdir()):
         try:
             state = os.lstat(path)
         except FileNotFoundError:
             continue
         if not stat.S_ISDIR(state.st_mode):
             yield path, state
-        elif not (passing and passing.fullmatch(name)):
+        elif not (passing and passing.fullmatch(path.name)):
             yield path, state
             yield from below(path, passing)
 

@@ -17,7 +17,10 @@ class Fault:
     matches: bytes
     """What the request's head must hold, such as `PUT /bucket/key`."""
     action: str
-    """`reset`, `cut`, `stall` or `flip` after `after` bytes of the answer; `lose`: it arrives, the answer does not; `503`; `404`; `200`: `body`."""
+    """`reset`, `cut`, `stall` or `flip` after `after` bytes of the answer; `lose`: it arrives, the answer does not.
+
+    In place of the server: `503`; `404`; `200` with `body`.
+    """
     after: int = 0
     count: int = 1
     body: bytes = b""

@@ -109,7 +109,9 @@ class Month:
         if os.geteuid() == 0:
             os.chown(folder, 0, 0)
         folder.chmod(0)
-        self.require_stop(user, "closed", 1, "Permission denied; users share a store by the mode and group of its folder")
+        self.require_stop(
+            user, "closed", 1, "Permission denied; users share a store by the mode and group of its folder"
+        )
         os.chown(folder, state.st_uid, state.st_gid)
         folder.chmod(state.st_mode & 0o7777)
 
@@ -192,9 +194,12 @@ def main() -> None:
     finally:
         for user in month.users:
             user.leaves()
-    counts = {name: month.counts[name] for name in ("removed", "pulled", "stopped_full", "collected_full")}
+    counts: dict[str, Any] = {
+        name: month.counts[name] for name in ("removed", "pulled", "stopped_full", "collected_full")
+    }
     lost = month.lost()
-    print(json.dumps(counts | {"published": len(month.published), "kept": month.counts["kept"], "stopped": month.stopped, "lost": lost}))
+    counts |= {"published": len(month.published), "kept": month.counts["kept"], "stopped": month.stopped, "lost": lost}
+    sys.stdout.write(json.dumps(counts) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,11 @@ from quantmill.errors import DiskFull, NotEnoughSpace
 from tests.users import ROOT
 
 needs_mount = pytest.mark.skipif(
-    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0, reason="a disk to fill needs the right to mount"
+    subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
+    reason="a disk to fill needs the right to mount",
 )
 
-FILL = r'''
+FILL = r"""
 import os, sys
 from pathlib import Path
 place = Path(sys.argv[1])
@@ -33,7 +34,7 @@ def fill(leave=0):
             pass
     if leave:
         os.truncate(place / "ballast", (place / "ballast").stat().st_size - leave)
-'''
+"""
 
 
 def on_a_small_disk(tmp_path: Path, body: str, size: str = "8m", timeout: int = 60) -> list[str]:
@@ -48,7 +49,7 @@ def on_a_small_disk(tmp_path: Path, body: str, size: str = "8m", timeout: int = 
     return ended.stdout.splitlines()
 
 
-COLLECT = '''
+COLLECT = """
 from quantmill.store.places import open_store
 from quantmill.store.layout import blob_key
 from quantmill import cli
@@ -75,13 +76,13 @@ shutil.rmtree(place / "made")
 store.leases.release([extra.sha256])
 real = time.time
 time.time = lambda: real() + 3 * 86400
-'''
+"""
 
 
 @needs_mount
 def test_gc_works_on_a_full_disk(tmp_path: Path) -> None:
     """The record of a sweep needs room too, which a store keeps for it."""
-    body = '''
+    body = """
 fill()
 gc("--json", "-")
 print(store.has_blob(extra), os.path.exists(place / "store" / "reserve"))
@@ -89,7 +90,7 @@ store.fetch(made.files, place / "out")
 fill()
 gc()
 print(sorted(path.name for path in (place / "store").iterdir() if path.is_file()))
-'''
+"""
     said = on_a_small_disk(tmp_path, COLLECT + body)
     assert said.count("gc 0") == 2, said
     assert "False True" in said, "what nothing needs is gone, and the room is kept again"
@@ -98,7 +99,7 @@ print(sorted(path.name for path in (place / "store").iterdir() if path.is_file()
 
 @needs_mount
 def test_gc_of_a_store_without_such_room_takes_what_dead_writers_left_or_says_what_to_do(tmp_path: Path) -> None:
-    body = '''
+    body = """
 (place / "store" / "reserve").unlink()
 fill()
 gc()
@@ -109,12 +110,37 @@ rest.write_bytes(b"x" * 8192)
 fill()
 gc()
 print(store.has_blob(extra), rest.exists())
-'''
+"""
     said = on_a_small_disk(tmp_path, COLLECT + body)
     assert f"error: {tmp_path}/disk/store: the disk ran full (0 bytes free now); try this: make room there" in said[0]
     assert "\n".join(said).count("error:") == 1
     assert said[1:3] == ["gc 1", "True"]
     assert said[-2:] == ["gc 0", "False False"]
+
+
+KEYS = """
+from quantmill import cli
+sys.stderr = sys.stdout
+sys.argv = ["quantmill", "keys", "create", "--out", str(place / "keys"), "--name", "release"]
+(place / "keys" / "keyring").mkdir(parents=True)
+for leave in (0, 4096, 8192):
+    fill(leave)
+    try:
+        cli.main()
+    except SystemExit as ended:
+        print(ended.code, sorted(path.name for path in (place / "keys").rglob("*") if path.is_file()))
+"""
+
+
+@needs_mount
+def test_keys_that_found_no_room_do_not_block_the_next_try(tmp_path: Path) -> None:
+    """Neither where there is no room at all, nor where there is room for one of the two."""
+    said = on_a_small_disk(tmp_path, KEYS)
+    for line in (said[0], said[2]):
+        assert line.startswith(f"error: {tmp_path}/disk/keys: the disk ran full ("), said
+    assert said[1] == said[3] == "1 []"
+    assert said[4].startswith("Key "), said
+    assert {path.name for path in (tmp_path / "disk").iterdir()} == set(), "the disk was another one"
 
 
 JOBS = '''
@@ -134,6 +160,10 @@ def fill(job):
             pass
     file = open(job.folder / 'out' / 'v', 'wb', buffering=0)
     file.write(b'x' * 4096)
+def touch_what_is_not_there(job):
+    with open(job.folder / 'out' / 'm', 'w+b') as file:
+        file.truncate(1 << 25)
+        mmap.mmap(file.fileno(), 1 << 25)[:] = bytes(1 << 25)
 def quietly(job):
     try:
         fill(job)
@@ -144,7 +174,7 @@ for name, work in {
     "says so": "fill(job)",
     "says something else": "quietly(job); raise RuntimeError('basic_ios::clear: iostream error')",
     "says nothing": "quietly(job); os._exit(7)",
-    "dies of it": "f = open(job.folder / 'out' / 'm', 'w+b'); f.truncate(1 << 25); m = mmap.mmap(f.fileno(), 1 << 25); m[:] = bytes(1 << 25)",
+    "dies of it": "touch_what_is_not_there(job)",
     "has room": "raise RuntimeError('no such layer')",
 }.items():
     code.write_text(HEAD + f"def work(job, progress):\\n    {work}\\ntasks.job.KINDS['artifact'] = work\\nsys.exit(tasks.job.main())\\n")
@@ -178,7 +208,7 @@ def test_a_job_on_a_full_disk_says_so(tmp_path: Path) -> None:
     assert said["never began"] == f"DiskFull: {home}: the disk ran full (0 bytes free now)"
 
 
-SERVER = '''
+SERVER = """
 from flows.embedded import prefect_api
 from quantmill.errors import QuantmillError
 (place / "home").mkdir()
@@ -189,13 +219,15 @@ for leave in (0, (1 << 20) + 8192):
             print("it started")
     except QuantmillError as error:
         print(f"{type(error).__name__}: {error}")
-'''
+"""
 
 
 @needs_mount
 def test_the_embedded_server_s_death_on_a_full_disk_has_a_reason(tmp_path: Path) -> None:
     before, died = on_a_small_disk(tmp_path, SERVER, timeout=200)
-    assert before == f"DiskFull: {tmp_path}/disk/home: the disk ran full (0 bytes free now); Prefect's database needs room"
+    assert (
+        before == f"DiskFull: {tmp_path}/disk/home: the disk ran full (0 bytes free now); Prefect's database needs room"
+    )
     assert died.startswith(f"DiskFull: {tmp_path}/disk/home: the disk ran full ("), died
     assert died.endswith("bytes free now); the embedded Prefect server died with status 3"), died
 

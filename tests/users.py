@@ -108,6 +108,7 @@ class _Acts:
             code = int(ended.code or 0)
         finally:
             sys.argv = before
+            cli._add_factory = lambda: None  # once is enough: each call adds the commands again
         return {"code": code, "said": said.getvalue()}
 
     def publish(self, place: str, model: str, variant: str, seed: int, numbers: int = 1000) -> dict[str, Any]:
@@ -154,7 +155,9 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     import tempfile
 
-    with tempfile.TemporaryDirectory() as place:  # what is imported late is imported now: root's interpreter may be closed to users
+    with (
+        tempfile.TemporaryDirectory() as place
+    ):  # what is imported late is imported now: root's interpreter may be closed to users
         acts = _Acts(Path(place), _Clock())
         store = str(Path(place) / "store")
         acts.publish(store, "m", "gguf-q8_0", 1)

@@ -68,7 +68,9 @@ def collect(store: Store, rules: Rules) -> list[Garbage]:
     marks = _Marks(store, rules)
     waiting, removed = list(marks.garbage()), list[Garbage]()
     for rest in [garbage for garbage in waiting if garbage.kind == UNFINISHED]:
-        _remove(store, rest)  # nobody can come to rely on it, so this needs no sweep; a full disk may need its room for one
+        _remove(
+            store, rest
+        )  # nobody can come to rely on it, so this needs no sweep; a full disk may need its room for one
         removed.append(rest)
         waiting.remove(rest)
     while waiting:
