@@ -80,7 +80,7 @@ time.time = lambda: real() + 3 * 86400
 
 
 @needs_mount
-def test_gc_works_on_a_full_disk(tmp_path: Path) -> None:
+def test_fault_04_gc_works_on_a_full_disk(tmp_path: Path) -> None:
     """The record of a sweep needs room too, which a store keeps for it."""
     body = """
 fill()
@@ -98,7 +98,7 @@ print(sorted(path.name for path in (place / "store").iterdir() if path.is_file()
 
 
 @needs_mount
-def test_gc_of_a_store_without_such_room_takes_what_dead_writers_left_or_says_what_to_do(tmp_path: Path) -> None:
+def test_fault_04_gc_of_a_store_without_such_room_takes_what_dead_writers_left_or_says_what_to_do(tmp_path: Path) -> None:
     body = """
 (place / "store" / "reserve").unlink()
 fill()
@@ -133,7 +133,7 @@ for leave in (0, 4096, 8192):
 
 
 @needs_mount
-def test_keys_that_found_no_room_do_not_block_the_next_try(tmp_path: Path) -> None:
+def test_fault_04_keys_that_found_no_room_do_not_block_the_next_try(tmp_path: Path) -> None:
     """Neither where there is no room at all, nor where there is room for one of the two."""
     said = on_a_small_disk(tmp_path, KEYS)
     for line in (said[0], said[2]):
@@ -193,7 +193,7 @@ except QuantmillError as error:
 
 
 @needs_mount
-def test_a_job_on_a_full_disk_says_so(tmp_path: Path) -> None:
+def test_fault_04_a_job_on_a_full_disk_says_so(tmp_path: Path) -> None:
     said = dict(line.split(": ", 1) for line in on_a_small_disk(tmp_path, JOBS))
     home, log = f"{tmp_path}/disk/home", f"log: {tmp_path}/disk/home/logs/thing-artifact.log"
     for name in ("says so", "says something else", "says nothing", "dies of it"):
@@ -223,7 +223,7 @@ for leave in (0, (1 << 20) + 8192):
 
 
 @needs_mount
-def test_the_embedded_server_s_death_on_a_full_disk_has_a_reason(tmp_path: Path) -> None:
+def test_fault_04_the_embedded_server_s_death_on_a_full_disk_has_a_reason(tmp_path: Path) -> None:
     before, died = on_a_small_disk(tmp_path, SERVER, timeout=200)
     assert (
         before == f"DiskFull: {tmp_path}/disk/home: the disk ran full (0 bytes free now); Prefect's database needs room"

@@ -90,7 +90,7 @@ def as_a_user(act: Callable[[], object]) -> str:
     return said
 
 
-def test_a_folder_that_cannot_be_read_stops_a_collection(open_place: Path, users: tuple[User, User]) -> None:
+def test_fault_25_a_folder_that_cannot_be_read_stops_a_collection(open_place: Path, users: tuple[User, User]) -> None:
     store, (theirs, mine) = shared(open_place / "store"), users
     for model, seed in (("theirs", 1), ("mine", 2)):
         assert "digest" in theirs.does("publish", store, model, "gguf-q8_0", seed)
@@ -128,7 +128,7 @@ def gc(store: object) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("moved", ["models", "models/m", "models/m/gguf-q8_0", "blobs/sha256", "manifests", "stages"])
-def test_what_was_moved_and_linked_back_stops_a_collection(published: Path, tmp_path: Path, moved: str) -> None:
+def test_fault_25_what_was_moved_and_linked_back_stops_a_collection(published: Path, tmp_path: Path, moved: str) -> None:
     before = held(published)
     (published / moved).parent.mkdir(exist_ok=True)
     (published / moved).exists() or (published / moved).mkdir()
@@ -172,7 +172,7 @@ CUT = b"<ListBucketResult><Name>bucket</Name><KeyCount>0</KeyCount><IsTruncated>
 @pytest.mark.parametrize(
     "body", [b"", PAGE, WELL_FORMED, NO_COUNT, CUT], ids=["empty", "html", "xhtml", "no-count", "cut"]
 )
-def test_a_proxy_that_answers_200_to_a_listing_stops_a_collection(
+def test_fault_25_a_proxy_that_answers_200_to_a_listing_stops_a_collection(
     s3: str, between: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: bytes
 ) -> None:
     store = open_store(s3)
@@ -201,7 +201,7 @@ def test_every_page_of_a_listing_is_asked_for(s3: str, s3_session: S3Server) -> 
     assert [entry["Prefix"] for page in right_below for entry in page.get("CommonPrefixes", ())] == [f"{prefix}c/"]
 
 
-def test_a_record_that_is_listed_and_not_found_stops_a_collection(
+def test_fault_25_a_record_that_is_listed_and_not_found_stops_a_collection(
     s3: str, between: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy that says 404 for what it does not pass on: the record is there, what it names is needed."""
@@ -292,7 +292,7 @@ def test_a_group_that_is_not_the_user_s_is_said(tmp_path: Path, monkeypatch: pyt
         pytest.skip("only root can give a folder to a group that is not its own")
 
 
-def test_two_users_share_a_store_for_a_month(open_place: Path) -> None:
+def test_fault_26_two_users_share_a_store_for_a_month(open_place: Path) -> None:
     """As `tests/shared_month.py` tells it; without root the two are one user, without a mount no disk fills: said aloud."""
     command = [sys.executable, "-m", "tests.shared_month", str(open_place)]
     can_mount = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
