@@ -94,10 +94,10 @@ def _listed(objects: Objects, model: str, variant: str, digest: str) -> Iterator
 
 
 def _read(data: bytes, where: str, kind: str, number: int, digest: str) -> SideRecord:
-    layout = stored.layout_of(data, where)
+    layout = stored.layout_of(stored.document(data, where, "a side record"), where, "layout")
     if layout > LAYOUT:  # what else is in it is not known
         return SideRecord(layout=layout, kind=kind, number=number, manifest=digest)
-    record = stored.parse(SideRecord, data, where)
+    record = stored.parse(SideRecord, data, where, "a side record")
     if (record.kind, record.number, record.manifest) != (kind, number, digest):
         raise VerificationError(f"{where}: it is {record.kind}-{record.number} of version {record.manifest[:12]}")
     return record
