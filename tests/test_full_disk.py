@@ -98,7 +98,9 @@ print(sorted(path.name for path in (place / "store").iterdir() if path.is_file()
 
 
 @needs_mount
-def test_fault_04_gc_of_a_store_without_such_room_takes_what_dead_writers_left_or_says_what_to_do(tmp_path: Path) -> None:
+def test_fault_04_gc_of_a_store_without_such_room_takes_what_dead_writers_left_or_says_what_to_do(
+    tmp_path: Path,
+) -> None:
     body = """
 (place / "store" / "reserve").unlink()
 fill()

@@ -128,7 +128,9 @@ def gc(store: object) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("moved", ["models", "models/m", "models/m/gguf-q8_0", "blobs/sha256", "manifests", "stages"])
-def test_fault_25_what_was_moved_and_linked_back_stops_a_collection(published: Path, tmp_path: Path, moved: str) -> None:
+def test_fault_25_what_was_moved_and_linked_back_stops_a_collection(
+    published: Path, tmp_path: Path, moved: str
+) -> None:
     before = held(published)
     (published / moved).parent.mkdir(exist_ok=True)
     (published / moved).exists() or (published / moved).mkdir()

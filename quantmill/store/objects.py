@@ -4,6 +4,8 @@ A folder and a bucket do the same few things, and everything that a store promis
 A key is a plain relative path. An object is whole or absent: no reader sees one half written.
 """
 
+import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,7 +14,7 @@ from quantmill.errors import StoreError, VerificationError
 from quantmill.files import FileEntry
 
 _MARKS = 200_000  # brackets and commas: what is wrong with each of millions of parts takes gigabytes to say
-_READS = 3
+_READS = 10
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that moved since the last call."""
 
@@ -49,11 +51,12 @@ def read_listed(objects: "Objects", key: str) -> Held | None:
     Raises:
         StoreError: it is listed and cannot be read: what it needs is not known.
     """
-    for _ in range(_READS):
+    for attempt in range(_READS):  # a lease goes and comes back under the same name while its holder works
         if held := objects.read(key):
             return held
         if all(listed.key != key for listed in objects.under(key.rpartition("/")[0] + "/")):
             return None
+        time.sleep(random.uniform(0, 0.02 * (attempt + 1)))
     raise StoreError(f"{objects.uri}/{key}: is listed, and is not there when it is read")
 
 
