@@ -70,7 +70,7 @@ def publish(store: Store, scratch: Path, seed: int, pair: key_pairs.KeyPair) -> 
     return made
 
 
-def test_the_wheel_of_before_lists_pulls_verifies_watches_and_collects(
+def test_fault_31_the_wheel_of_before_lists_pulls_verifies_watches_and_collects(
     before: Path, place: str, pair: key_pairs.KeyPair, tmp_path: Path
 ) -> None:
     store = open_store(place)
