@@ -6,6 +6,7 @@ Nothing is cached or persisted by Prefect: the store is the memory.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from prefect import task
@@ -13,6 +14,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.tasks import Task
 
+from quantmill import disk
+from quantmill.settings import load_settings
 from tasks.sandbox import stop_all
 
 _P = ParamSpec("_P")
@@ -28,7 +31,22 @@ def is_deployed() -> bool:
 def as_task(work: Callable[_P, _T], run_name: str | None = None) -> Task[_P, _T]:
     """Return a stage function as a task; `run_name` may hold parameters in braces, and is the stage in words by default."""
     name = run_name or in_words(work)
-    return task(name=work.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)
+    return task(name=work.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(_telling(work))
+
+
+def _telling(work: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Return the function with a full disk told as such, whatever it wrote to: the state of its run shows the error."""
+
+    @wraps(work)
+    def telling(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return work(*args, **kwargs)
+        except OSError as error:
+            if not disk.is_full(error):
+                raise
+            raise disk.told(error, load_settings().home.absolute()) from error
+
+    return telling
 
 
 def in_words(work: Callable[..., object]) -> str:

@@ -9,12 +9,12 @@ import importlib.metadata
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.table import Table
 
-from quantmill import __version__, collect_command, consumer_commands, store_commands
+from quantmill import __version__, collect_command, consumer_commands, disk, store_commands
 from quantmill.answers import JsonFile, answer
 from quantmill.errors import QuantmillError, with_advice
 from quantmill.method_row import AS_IT_IS, Method
@@ -110,6 +110,12 @@ def _add_factory() -> None:
         importlib.import_module("flows.cli").add_to(app)
 
 
+def _say_full(error: BaseException) -> NoReturn:
+    told = disk.told(error, Path.cwd())
+    typer.echo(f"error: {printable(with_advice(type(told).__name__, str(told)))}", err=True)
+    sys.exit(told.exit_code)
+
+
 def main() -> None:
     """Run the command line."""
     _add_factory()
@@ -119,9 +125,13 @@ def main() -> None:
         typer.echo(f"error: {printable(with_advice(type(error).__name__, str(error)))}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
+        if disk.is_full(error):
+            _say_full(error)
         typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
         sys.exit(1)
     except Exception as error:
+        if disk.is_full(error):
+            _say_full(error)
         if load_settings().debug:
             raise
         words = " ".join(str(error).split())[:300]

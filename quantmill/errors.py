@@ -9,6 +9,7 @@
     │   ├── NotEnoughSpace               the disk, checked before the start
     │   └── NotFound                     a model or variant that the store does not hold
     ├── VerificationError             4  bytes are not what their digest says
+    ├── DiskFull                      1  a disk or a quota was used up while the command worked
     ├── DownloadError                 1  a source's server did not answer, or broke off; the same command goes on
     ├── StoreError                    1  the store cannot do what was asked
     │   ├── BlobMissing
@@ -75,6 +76,14 @@ class VerificationError(QuantmillError):
     """Bytes are not what their digest says."""
 
     exit_code: ClassVar[int] = 4
+
+
+class DiskFull(QuantmillError):
+    """A disk or a quota was used up while the command worked; `disk.py` makes the message, with place and free bytes."""
+
+    advice: ClassVar[str] = (
+        "make room there (`quantmill gc` removes what a store does not need), then run the same command again"
+    )
 
 
 class DownloadError(QuantmillError):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import RequestError, StoreError
+from quantmill.store.s3_listing import pages
 
 
 def place(target: str) -> tuple[str, str]:
@@ -42,8 +43,8 @@ def send(folder: Path, names: list[str], bucket: str, prefix: str, client: Any =
 
 def _under(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
     """Return name -> bytes of what lies under the prefix."""
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {item["Key"].removeprefix(prefix): item["Size"] for page in pages for item in page.get("Contents", ())}
+    found = (item for page in pages(s3, bucket, prefix) for item in page.get("Contents", ()))
+    return {item["Key"].removeprefix(prefix): item["Size"] for item in found}
 
 
 @contextmanager

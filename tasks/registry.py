@@ -4,16 +4,15 @@ A version of a manifest is made once, ever. Aliases name what is good now; a ver
 """
 
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from quantmill.errors import RegistrationError
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.store.store import Store
-from tasks import remote
+from tasks import remote, tracking_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,8 +34,10 @@ def failing_in_a_line(uri: str, outcome: str) -> Iterator["MlflowClient"]:
 
     try:
         with _alone(uri):
+            if (file := tracking_file.database(uri)) and file.exists():
+                tracking_file.follow(file)
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, OSError) as error:
+    except (MlflowException, OSError, sqlite3.Error) as error:
         secret, at, place = uri.rpartition("@")
         words = " ".join(str(error).replace(secret + at, "").split())[:300]  # the client's words hold the password too
         raise RegistrationError(f"MLflow at {place}: {words}; {outcome}") from error
@@ -44,7 +45,8 @@ def failing_in_a_line(uri: str, outcome: str) -> Iterator["MlflowClient"]:
 
 def _alone(uri: str) -> AbstractContextManager[None]:
     """Keep other processes from an SQLite file: the first to open a new one migrates it, which breaks where two do."""
-    return remote.held(_database(uri).parent) if uri.startswith("sqlite:") else nullcontext()
+    file = tracking_file.database(uri)
+    return remote.held(file.parent) if file else nullcontext()
 
 
 def require_answer(uri: str, outcome: str) -> None:
@@ -122,11 +124,8 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
 
 def is_empty(uri: str) -> bool:
     """Return whether nothing was ever registered there: to ask would make an empty database."""
-    return uri.startswith("sqlite:") and not _database(uri).exists()
-
-
-def _database(uri: str) -> Path:
-    return Path(urlsplit(uri).path.removeprefix("/"))
+    file = tracking_file.database(uri)
+    return file is not None and not file.exists()
 
 
 def _show(client: "MlflowClient", version: "ModelVersion", reason: str) -> bool:

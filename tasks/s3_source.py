@@ -16,6 +16,7 @@ from quantmill.artifact import Origin, Preview
 from quantmill.errors import DownloadError, SourceError, VerificationError
 from quantmill.recipe import ModelRequest
 from quantmill.store import s3_client
+from quantmill.store.s3_listing import pages
 from tasks import remote, sources
 
 _PIECE_BYTES = 4 << 20
@@ -58,10 +59,7 @@ class S3Source:
         """What lies right under the prefix; subfolders hold other formats of the same model."""
         found: dict[str, remote.Listed] = {}
         with self._one_line(""):
-            pages = self._connected.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
-            )
-            for page in pages:
+            for page in pages(self._connected, self._bucket, self._prefix, Delimiter="/"):
                 for entry in page.get("Contents", []):
                     name = str(entry["Key"])[len(self._prefix) :]
                     if name:  # a key that is the prefix itself is what consoles make for a folder
@@ -77,8 +75,7 @@ class S3Source:
         """
         files, changed_at = dict[str, dict[str, str]](), dict[str, float]()
         with self._one_line(""):
-            pages = self._connected.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-            for page in pages:
+            for page in pages(self._connected, self._bucket, self._prefix):
                 for entry in page.get("Contents", []):
                     folder, _, name = str(entry["Key"])[len(self._prefix) :].partition("/")
                     if name and "/" not in name:

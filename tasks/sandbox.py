@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from quantmill import disk
 from quantmill.artifact import VariantJob
 from quantmill.errors import Killed, NotCached, TimedOut
 from quantmill.settings import Settings
@@ -90,9 +91,10 @@ class Sandbox:
 
         Raises:
             JobError: the class says how it died; the message names the log.
+            DiskFull: the home's disk is full.
         """
         stops = _STOPS[0]
-        with scratch(self.home / "scratch") as folder:
+        with disk.room_at(self.home), scratch(self.home / "scratch") as folder:
             log = self._log(name, kind)
             log.parent.mkdir(parents=True, exist_ok=True)
             job = JobFile(

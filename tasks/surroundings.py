@@ -1,6 +1,5 @@
 """What a job finds around it: an empty folder, an environment without secrets, the machine shared or to itself."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -8,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from quantmill import locks
 
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING", "NOTIFY_URL")
 _SECRET_VALUE = re.compile(r"://[^/\s]*@|[?&][\w-]*(?:signature|token|key|sig)=", re.IGNORECASE)
@@ -19,12 +20,10 @@ def scratch(root: Path) -> Iterator[Path]:
     """Lend an empty folder, removed at the end; folders that a killed run left are removed first."""
     root.mkdir(parents=True, exist_ok=True)
     for stale in root.iterdir():
-        with suppress(OSError), (stale / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError), locks.held(stale / "lock", wait=False, create=False):
             shutil.rmtree(stale, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(dir=root))
-    with (folder / "lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.held(folder / "lock"):
         for name in ("out", "work", "tmp"):
             (folder / name).mkdir()
         try:
@@ -39,8 +38,7 @@ def machine_held(alone: bool) -> Iterator[None]:
 
     The lock is the machine's, not the home's, and goes with the process that holds it.
     """
-    with (Path(tempfile.gettempdir()) / f"quantmill-{os.getuid()}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    with locks.held(Path(tempfile.gettempdir()) / f"quantmill-{os.getuid()}.lock", shared=not alone):
         yield
 
 

@@ -72,13 +72,14 @@ def _handler_of(bucket: Bucket) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body[:cut])
 
     def listing(prefix: str, flat: bool) -> bytes:
-        rows = "".join(
+        rows = [
             f"<Contents><Key>{escape(key)}</Key><Size>{len(data)}</Size><ETag>{escape(etag(data))}</ETag>"
             f"<LastModified>{bucket.changed_at}</LastModified></Contents>"
             for key, data in sorted(bucket.objects.items())
             if key.startswith(prefix) and not (flat and "/" in key.removeprefix(prefix))
-        )
-        return f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>".encode()
+        ]
+        head = f"<Name>bucket</Name><KeyCount>{len(rows)}</KeyCount><IsTruncated>false</IsTruncated>"
+        return f"<ListBucketResult>{head}{''.join(rows)}</ListBucketResult>".encode()
 
     return Handler
 
