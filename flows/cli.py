@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-import signal
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
-from flows import publish_commands, screen
+from flows import publish_commands, screen, stops
 from flows.environment import embedded_environment, home_made
 from flows.progress import say, show_progress
 from quantmill import answers, signing
@@ -103,7 +102,7 @@ def compress(
     """
     recipe, settings = read_recipe(recipe_file, tuple(overrides or ())), load_settings()
     answers.check_json_file(json_file)
-    with embedded_environment(settings):
+    with stops.told(), embedded_environment(settings):
         check(recipe, settings)
         summary = recall(recipe, settings)
         if summary is None:
@@ -176,14 +175,8 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
     settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder in it, but no parents
     with prefect_api(settings.home):
         from prefect import tags
-        from prefect.exceptions import TerminationSignal
 
         from flows.compress import compress as flow
 
-        # SIGTERM ends it as Ctrl-C does; while the flow runs it is Prefect that hears it.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            with tags("quantmill", recipe.model_name):
-                return cast("RunSummary", asyncio.run(flow(recipe)))  # a state only where it was started for a landing
-        except TerminationSignal as ended:
-            raise KeyboardInterrupt from ended
+        with tags("quantmill", recipe.model_name):
+            return cast("RunSummary", stops.run(flow(recipe)))  # a state only where it was started for a landing

@@ -6,6 +6,7 @@ Nothing is cached or persisted by Prefect: the store is the memory.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from prefect import task
@@ -13,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.tasks import Task
 
+from tasks import stopping
 from tasks.sandbox import stop_all
 
 _P = ParamSpec("_P")
@@ -26,9 +28,18 @@ def is_deployed() -> bool:
 
 
 def as_task(work: Callable[_P, _T], run_name: str | None = None) -> Task[_P, _T]:
-    """Return a stage function as a task; `run_name` may hold parameters in braces, and is the stage in words by default."""
+    """Return a stage function as a task; `run_name` may hold parameters in braces, and is the stage in words by default.
+
+    The task raises `Stopped` in place of work that would begin after a stop.
+    """
     name = run_name or in_words(work)
-    return task(name=work.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)
+
+    @wraps(work)
+    def unless_stopped(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        stopping.require_going(in_words(work))
+        return work(*args, **kwargs)
+
+    return task(name=work.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(unless_stopped)
 
 
 def in_words(work: Callable[..., object]) -> str:
@@ -54,7 +65,7 @@ class Stages:
         try:
             return await work
         except asyncio.CancelledError:
-            stop_all()  # or the thread would wait for its job to end
+            stop_all()  # a thread goes on after this: its job is killed, and it starts no other
             raise
         finally:
             self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - started, 3)

@@ -5,12 +5,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING", "NOTIFY_URL")
 _SECRET_VALUE = re.compile(r"://[^/\s]*@|[?&][\w-]*(?:signature|token|key|sig)=", re.IGNORECASE)
+_LOOK_S = 0.05
 _FACTORY = ("PREFECT_", "MLFLOW_", "AWS_", "QUANTMILL_")  # what only our side reads: places, logins, keys
 
 
@@ -34,14 +37,27 @@ def scratch(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def machine_held(alone: bool) -> Iterator[None]:
+def machine_held(alone: bool, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold this machine with other jobs, or alone: what is measured beside another job says nothing.
 
-    The lock is the machine's, not the home's, and goes with the process that holds it.
+    The lock is the machine's, not the home's, and goes with the process that holds it. `waiting` is called again and again
+    until the machine is free, and before it is held; what it raises ends the wait.
     """
     with (Path(tempfile.gettempdir()) / f"quantmill-{os.getuid()}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        while not _locked(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+            waiting()
+            time.sleep(_LOOK_S)
+        waiting()
         yield
+
+
+def _locked(file: IO[bytes], how: int) -> bool:
+    """Take a lock if it is free, and return whether it was."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def environment(kind: str, folder: Path, threads: int) -> dict[str, str]:
