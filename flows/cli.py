@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -108,20 +109,29 @@ def compress(
         if summary is None:
             require_work(recipe, settings)
             with show_progress():
-                summary = run(recipe, settings)
-                waits = len(publish_commands.waiting_runs())
+                summary = run(recipe, settings, lambda done: leave_json(done, json_file))
         else:
+            leave_json(summary, json_file)
             with show_progress():
-                waits = publish_commands.tell_mlflow(settings)
-    text = json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    if json_file is not None and str(json_file) != "-":
-        json_file.write_text(text + "\n", encoding="utf-8")
+                told = publish_commands.tell_mlflow(settings)
+            summary = (recall(recipe, settings) if told else None) or summary
+        leave_json(summary, json_file)
     if str(json_file) == "-":
-        typer.echo(text)
+        typer.echo(_document(summary))
     else:
-        screen.show(summary, settings, waits)
+        screen.show(summary, settings, len(publish_commands.waiting_runs()))
     if not summary.accepted:
         raise typer.Exit(3)
+
+
+def leave_json(summary: RunSummary, json_file: Path | None) -> None:
+    """Write `--json`: before MLflow is told, which may take its time, and again with MLflow's run."""
+    if json_file is not None and str(json_file) != "-":
+        json_file.write_text(_document(summary) + "\n", encoding="utf-8")
+
+
+def _document(summary: RunSummary) -> str:
+    return json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False)
 
 
 def check(recipe: Recipe, settings: Settings) -> None:
@@ -167,8 +177,8 @@ def recall(recipe: Recipe, settings: Settings) -> RunSummary | None:
     return recall_run(recipe, settings)
 
 
-def run(recipe: Recipe, settings: Settings) -> RunSummary:
-    """Run the flow with Prefect and MLflow on this machine, nothing to start."""
+def run(recipe: Recipe, settings: Settings, finished: Callable[[RunSummary], object]) -> RunSummary:
+    """Run the flow with Prefect and MLflow on this machine, nothing to start; `finished` is called before MLflow is told."""
     from flows.embedded import prefect_api
 
     say("starting Prefect on this machine")
@@ -176,7 +186,9 @@ def run(recipe: Recipe, settings: Settings) -> RunSummary:
     with prefect_api(settings.home):
         from prefect import tags
 
+        from flows.compress import FINISHED
         from flows.compress import compress as flow
 
+        FINISHED.set(finished)
         with tags("quantmill", recipe.model_name):
             return cast("RunSummary", stops.run(flow(recipe)))  # a state only where it was started for a landing

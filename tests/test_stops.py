@@ -40,6 +40,7 @@ def test_a_stop_between_two_jobs_ends_the_run(
         "QUANTMILL_HOME": str(tmp_path / "home"),
         "QUANTMILL_PYTHON": str(small_line.interpreter(tmp_path, starts)),
         "PREFECT_API_URL": prefect_url,
+        "TMPDIR": str(tmp_path),  # its lock is of no other run: nothing is measured here
     }
     command = [sys.executable, "-m", "quantmill.cli", "compress", str(recipe)]
     process = subprocess.Popen(
