@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from quantmill import __version__, collect_command, consumer_commands, store_commands
-from quantmill.answers import JsonFile, answer
+from quantmill.answers import JsonFile, answer, require_text, told
 from quantmill.errors import QuantmillError, with_advice
 from quantmill.method_row import AS_IT_IS, Method
 from quantmill.methods import IMATRIX_TYPES, METHODS
@@ -112,6 +112,7 @@ def _add_factory() -> None:
 
 def main() -> None:
     """Run the command line."""
+    require_text(sys.argv)
     _add_factory()
     try:
         app()
@@ -119,7 +120,7 @@ def main() -> None:
         typer.echo(f"error: {printable(with_advice(type(error).__name__, str(error)))}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        typer.echo(f"error: {printable(told(error))}", err=True)
         sys.exit(1)
     except Exception as error:
         if load_settings().debug:
