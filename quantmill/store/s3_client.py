@@ -31,6 +31,7 @@ def connect(connections: int = 10) -> Any:
 
     Raises:
         SettingsError: a variable of boto3 holds a value that is not allowed.
+        ValueError: AWS_ENDPOINT_URL is no address.
     """
     from botocore import exceptions
 
@@ -45,9 +46,8 @@ def connect(connections: int = 10) -> Any:
         raise SettingsError(words) from error
     except (exceptions.InvalidRetryConfigurationError, ValueError) as error:
         if "endpoint" in str(error):
-            words = "AWS_ENDPOINT_URL: not an address; write it as https://host or http://host:port"
-        else:
-            words = f"AWS_MAX_ATTEMPTS: {_named('AWS_MAX_ATTEMPTS')}: must be a whole number of at least 1"
+            raise  # who asked says what an address is
+        words = f"AWS_MAX_ATTEMPTS: {_named('AWS_MAX_ATTEMPTS')}: must be a whole number of at least 1"
         raise SettingsError(words) from error
 
 
