@@ -220,7 +220,7 @@ def test_without_credentials_and_without_a_server(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(DownloadError, match="the store.* does not answer"):
+    with pytest.raises(DownloadError, match=r"the store at 127\.0\.0\.1:9 does not answer"):
         download.preview_source(ModelRequest(source=SOURCE), tmp_path)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(SourceError, match="no credentials"):
