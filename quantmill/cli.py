@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from quantmill import __version__, collect_command, consumer_commands, disk, store_commands
-from quantmill.answers import JsonFile, answer
+from quantmill.answers import JsonFile, answer, require_text, told
 from quantmill.errors import QuantmillError, with_advice
 from quantmill.method_row import AS_IT_IS, Method
 from quantmill.methods import IMATRIX_TYPES, METHODS
@@ -111,13 +111,14 @@ def _add_factory() -> None:
 
 
 def _say_full(error: BaseException) -> NoReturn:
-    told = disk.told(error, Path.cwd())
-    typer.echo(f"error: {printable(with_advice(type(told).__name__, str(told)))}", err=True)
-    sys.exit(told.exit_code)
+    full = disk.told(error, Path.cwd())
+    typer.echo(f"error: {printable(with_advice(type(full).__name__, str(full)))}", err=True)
+    sys.exit(full.exit_code)
 
 
 def main() -> None:
     """Run the command line."""
+    require_text(sys.argv)
     _add_factory()
     try:
         app()
@@ -127,7 +128,7 @@ def main() -> None:
     except OSError as error:
         if disk.is_full(error):
             _say_full(error)
-        typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        typer.echo(f"error: {printable(told(error))}", err=True)
         sys.exit(1)
     except Exception as error:
         if disk.is_full(error):

@@ -24,6 +24,7 @@
         ├── OutOfMemory
         ├── Killed                       by a signal that was not ours
         ├── TimedOut
+        ├── Stopped                      the run was told to stop; nothing starts after that
         ├── TokenizerMismatch            an artifact tokenizes unlike its source
         ├── TraceMismatch                logits recomputed from a trace are not the model's
         ├── NotCached                    a job would have to run where only finished work was asked for
@@ -158,6 +159,10 @@ class TimedOut(JobError):
     """The job ran longer than its limit and was stopped."""
 
     advice: ClassVar[str] = "raise QUANTMILL_JOB_TIMEOUT_S, or take fewer calibration windows or iterations"
+
+
+class Stopped(JobError):
+    """The run was told to stop: the job was ended, or was not started. The same command goes on with what is missing."""
 
 
 class TokenizerMismatch(JobError):

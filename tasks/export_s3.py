@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import RequestError, StoreError
+from quantmill.store import s3_client
 from quantmill.store.s3_listing import pages
 
 
@@ -56,4 +57,5 @@ def _one_line(target: str) -> Iterator[None]:
         yield
     except (Boto3Error, BotoCoreError, ClientError) as error:
         code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
-        raise StoreError(f"{target}: the bucket refuses, or broke off ({code}); the same command goes on") from error
+        words = f"the bucket{s3_client.host_of(error)} refuses, or broke off ({code}); the same command goes on"
+        raise StoreError(f"{target}: {s3_client.cause_of(code) or words}") from error

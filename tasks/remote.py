@@ -19,7 +19,7 @@ from quantmill.artifact import Origin, Preview
 from quantmill.errors import NotEnoughSpace, SourceError
 from quantmill.files import FileEntry
 from quantmill.recipe import ModelRequest
-from tasks import model_files
+from tasks import model_files, stopping
 from tasks.architecture import of_config
 from tasks.sandbox import PROGRESS
 
@@ -62,7 +62,12 @@ class Meter:
         self._total, self._done, self._told = total_bytes, 0, 0.0
 
     def advance(self, some_bytes: int) -> None:
-        """Count bytes that came in (fewer than none: an attempt that begins again)."""
+        """Count bytes that came in (fewer than none: an attempt that begins again).
+
+        Raises:
+            Stopped: the run was stopped; what is complete stays for the next time.
+        """
+        stopping.require_going("download")
         self._done += some_bytes
         if time.monotonic() - self._told > _QUIET_S or self._done >= self._total:
             self._told = time.monotonic()

@@ -112,11 +112,7 @@ class S3Source:
             yield
         except exceptions.ClientError as error:
             raise _refused(source, str(error.response.get("Error", {}).get("Code", ""))) from error
-        except (
-            exceptions.NoCredentialsError,
-            exceptions.PartialCredentialsError,
-            exceptions.ProfileNotFound,
-        ) as error:
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
             raise SourceError(f"{source}no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
         except exceptions.ParamValidationError as error:
             raise SourceError(f"{source}not a bucket and prefix; write it as s3://bucket/prefix") from error
@@ -124,11 +120,14 @@ class S3Source:
             raise VerificationError(f"{source}the bytes that came are not those of the store's checksum") from error
         except (exceptions.BotoCoreError, exceptions.HTTPClientError, ValueError) as error:
             raise DownloadError(
-                f"{source}the store does not answer, or broke off ({type(error).__name__}); the same command goes on"
+                f"{source}the store{s3_client.host_of(error)} does not answer, or broke off ({type(error).__name__});"
+                " the same command goes on"
             ) from error
 
 
 def _refused(source: str, code: str) -> SourceError | DownloadError:
+    if cause := s3_client.cause_of(code):
+        return SourceError(f"{source}{cause}")
     if code in s3_client.REFUSED:
         return SourceError(f"{source}the store refuses ({code}); the credentials must be allowed to list and to read")
     if code in _GONE:
