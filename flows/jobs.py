@@ -12,7 +12,7 @@ from quantmill.errors import RecipeError, RequestError
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
 from quantmill.report import Outcome
-from tasks import convert, engines, evaluate
+from tasks import arithmetic, convert, engines, evaluate
 
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
 LOSSLESS = {"llama_cpp": VariantSpec(method="gguf", bits=32, type="F32")}
@@ -70,7 +70,7 @@ def make_plan(
     def place(spec: VariantSpec) -> Place:
         if not pools:
             return Place(choose_device(recipe.device), threads)
-        first = places(spec, snapshot, recipe.device, pools)[0]
+        first = places(spec, snapshot, recipe.device, pools, evaluation.request.sequence_length)[0]
         return Place(first.device, first.threads or threads)
 
     def job(spec: VariantSpec) -> VariantJob:
@@ -93,23 +93,27 @@ def _as_found(spec: VariantSpec, checkpoints: Mapping[str, Origin]) -> VariantSp
     return spec.found(packing, origin.digest) if origin and packing else spec
 
 
-def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool, ...]) -> list[Pool]:
+def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool, ...], length: int) -> list[Pool]:
     """Return the pools that can run a variant, the first choice first, all giving the same keys.
+
+    `length`: tokens of an evaluation window.
 
     Raises:
         RequestError: there is none.
     """
-    fitting = candidates(spec, planning.memory_bytes(spec, snapshot.parameters), device, pools)
+    needed = planning.memory_bytes(spec, snapshot.parameters, snapshot.origin.architecture, length)
+    fitting = candidates(spec, needed, device, pools)
     same = (fitting[0].device, fitting[0].threads)
     return [pool for pool in fitting if (pool.device, pool.threads) == same]
 
 
 def noise_floor(plan: Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:
-    """Return runtime -> mean KL that the baseline's own weights show there."""
+    """Return runtime -> mean KL that the baseline's own weights show there, at least what its arithmetic alone costs."""
     reports = {runtime: outcomes[job.name].report for runtime, job in plan.floors.items() if job.name in outcomes}
     for runtime in {"transformers", *(job.runtime for job in plan.variants)} - plan.floors.keys():
         reports[runtime] = baseline.report  # other libraries' layers in a transformers model
-    return {runtime: abs(found.quality.mean_kl) for runtime, found in reports.items() if found}
+    least = arithmetic.floor(baseline.report.quality.compute_dtype) if baseline.report else 0.0
+    return {runtime: max(abs(found.quality.mean_kl), least) for runtime, found in reports.items() if found}
 
 
 def require_sendable(plan: Plan, most_bytes: int) -> None:

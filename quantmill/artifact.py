@@ -31,6 +31,9 @@ class Architecture(BaseModel):
     vocabulary_size: int = Field(ge=1, description="Rows of the output head.")
     experts: int = Field(default=0, ge=0, description="Experts of a layer that a router chooses from; 0: it has none.")
     linear_inputs: tuple[int, ...] = Field(description="Input widths of the decoder's linear layers, ascending.")
+    positions: int = Field(
+        default=0, ge=0, description="The longest text that its config is made for, in tokens; 0: not said."
+    )
     packing: Packing | None = Field(description="How its weights were quantized before they came here; None: plain.")
 
 

@@ -15,7 +15,7 @@ def test_stop_and_kill_in_mid_quantize_and_complete(tiny: Path, tmp_path: Path) 
     recipe = {
         "model": {"source": str(tiny)},
         "calibration": {"samples": 2, "sequence_length": 64},
-        "evaluation": {"samples": 2, "sequence_length": 64},
+        "evaluation": {"samples": 2, "sequence_length": 129},
         "variants": [
             {"method": "bitsandbytes", "bits": 4},
             {"method": "gptq", "bits": 4, "group_size": 64},
