@@ -2,17 +2,16 @@
 
 llama.cpp's converter passes over what it does not know. What would be wrong everywhere is refused; what is wrong only
 past a number of tokens (a sliding window, dynamic NTK) is right up to there, and marked. Each rule was measured against
-transformers (docs/decisions.md). What no rule knows shows in the F32 file's divergence (`tasks/long_text.py`, `flows/floors.py`).
+transformers (docs/decisions.md). What no rule knows shows in the F32 file's divergence (`tasks/long_text.py`, `flows/conversions.py`).
 """
 
 import ast
 import re
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from tasks import architecture, gguf_support, package_source
+from tasks import gguf_support, package_source
 
 Rule = Callable[[str, dict[str, Any]], str]
 PAST = 512
@@ -24,47 +23,49 @@ _PERIODS = {"Gemma2": 2, "Gemma3": 6}  # llama.cpp's own: every second, every si
 _NOT_SLIDING = ("Phi3",)  # llama.cpp reads the window and computes none
 
 
-def refusal(name: str, folder: Path) -> str:
+def refusal(name: str, config: dict[str, Any]) -> str:
     """Return why a GGUF of a model of class `name` would compute something else at every length, or nothing."""
-    config = architecture.read_config(folder)
     return next((why for rule in RULES if (why := rule(name, config))), "")
 
 
-def right_up_to(name: str, folder: Path) -> tuple[int, str]:
+def right_up_to(name: str, config: dict[str, Any]) -> tuple[int, str]:
     """Return up to how many tokens a GGUF computes what the config says, with the key that ends it; 0: at any length."""
-    config = architecture.read_config(folder)
-    ends = [(end, key) for limit in LIMITS if (found := limit(name, config)) for end, key in (found,)]
-    return min(ends, default=(0, ""))
+    return min((found for limit in LIMITS if (found := limit(name, config))), default=(0, ""))
 
 
-def longer_text(folder: Path) -> int:
-    """Return how long a text must be to show what a window or a scaled rotary embedding does; 0: the config has neither."""
-    config = architecture.read_config(folder)
+def longer_text(name: str, config: dict[str, Any]) -> int:
+    """Return how long a text shows what a sliding window or a scaled rotary embedding does; 0: nothing is to be shown.
+
+    512 tokens past the window, or past what the embedding was made for; no longer than the model takes, and than a GGUF of
+    it is known to be right.
+    """
+    known, _ = right_up_to(name, config)
     kind, scaled = _rope(config)
     positions = _whole(config.get("max_position_embeddings"))
-    reaches = [window] if (window := _window(config)) and window < positions else []
+    reaches, factor = list[int](), float(scaled.get("factor") or 1)
+    if (window := _window(config)) and window < (known or positions):
+        reaches.append(window)
     if kind == "dynamic":
-        reaches.append(positions)
-        positions = int(positions * float(scaled.get("factor") or 1))
+        reaches += [] if known else [positions]
+        positions = int(positions * factor)
     elif kind:
         original = scaled.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
-        reaches.append(_whole(original) or int(positions / float(scaled.get("factor") or 1)))
-    return min(max(reaches) + PAST, positions) if reaches else 0
+        reaches.append(_whole(original) or int(positions / factor))
+    return min(max(reaches) + PAST, positions, known or positions) if reaches else 0
 
 
-def likely_cause(name: str, folder: Path) -> str:
+def likely_cause(name: str, config: dict[str, Any]) -> str:
     """Return the config's key, with its value, that the converter most likely passes over."""
-    config = architecture.read_config(folder)
     kind, scaled = _rope(config)
-    extra = {key: value for key, value in scaled.items() if not isinstance(value, (list, dict)) and key != "type"}
     if kind:
-        return f"rope_parameters: {', '.join(f'{key} {value}' for key, value in sorted(extra.items()))}"
-    if _sliding_layers(config) and name.startswith(tuple(_PERIODS)):
+        plain = {key: value for key, value in scaled.items() if not isinstance(value, (list, dict)) and key != "type"}
+        return f"rope_parameters: {', '.join(f'{key} {value}' for key, value in sorted(plain.items()))}"
+    if any(_sliding_layers(config)) and name.startswith(tuple(_PERIODS)):
         return "layer_types (sliding_window_pattern)"
     if window := _window(config):
         return f"sliding_window: {window}"
     key, value = _activation(config)
-    return f"{key}: {value}" if key else "config.json"
+    return f"{key}: {value}" if key else "none that is known"
 
 
 def _activation_is_fixed(name: str, config: dict[str, Any]) -> str:

@@ -40,7 +40,9 @@ def refusal(method: str, model: Architecture, folder: Path) -> str:
     (docs/methods.md): the engine fails after work began, or leaves most of the weights as they are.
     """
     if method == "gguf":
-        return gguf_support.obstacle(model.name, folder) or gguf_arithmetic.refusal(model.name, folder)
+        return gguf_support.obstacle(model.name, folder) or gguf_arithmetic.refusal(
+            model.name, architecture.read_config(folder)
+        )
     if method in ("gptq", "awq") and (known := gptqmodel_types()) and model.model_type not in known:
         return f"GPTQModel does not take {model.model_type} models; it lists {len(known)} types, llama is one"
     if method == "awq" and architecture.turns_by_layer_type(folder):
