@@ -78,7 +78,7 @@ def _text(folder: Path, tokens: int) -> Ints:
 
 def _last(pieces: Iterable[Floats]) -> Floats:
     """Return the last rows of logits that come in pieces, in copies."""
-    kept = numpy.empty((0, 0), numpy.float32)
+    kept: Floats = numpy.empty((0, 0), numpy.float32)
     for piece in pieces:
         rows = piece[-_COMPARED:]
         kept = numpy.concatenate([kept.reshape(-1, rows.shape[1]), rows])[-_COMPARED:]
