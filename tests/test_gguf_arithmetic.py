@@ -112,7 +112,6 @@ KINDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "gelu": ("Llama", {"hidden_act": "gelu"}, "hidden_act: gelu"),
 }
 RIGHT: dict[str, tuple[str, dict[str, Any], str]] = {
-    "plain yarn": ("Llama", {"rope_parameters": YARN}, ""),
     "gemma3": ("Gemma3", {"query_pre_attn_scalar": 32, "sliding_window": 64}, ""),
 }
 
@@ -220,19 +219,37 @@ def test_what_could_not_be_checked_and_what_is_known_are_marks() -> None:
     assert not outcomes["bitsandbytes-nf4"].marks
 
 
-@pytest.mark.slow
-def test_a_window_that_the_windows_pass_fails_the_gguf_through_the_command(tmp_path: Path, tokenizer: Path) -> None:
-    folder = build(tmp_path / "model", tokenizer, "Mistral", {"sliding_window": 64})
-    recipe = {
+def recipe(folder: Path) -> dict[str, Any]:
+    """Return a recipe whose gates let any figures pass."""
+    return {
         "model": {"source": str(folder)},
         "variants": [{"method": "gguf", "type": "Q8_0"}],
         "evaluation": {"samples": 3, "sequence_length": 128},
         "gates": {"max_perplexity_ratio": 1e6, "max_mean_kl": 1e6, "max_p99_kl": 1e6, "min_top1_agreement": 0},
         "publish": {"model": "m", "channel": "stable"},
     }
-    line = Line(tmp_path / "line", tmp_path / "home", recipe)
+
+
+@pytest.mark.slow
+def test_a_window_that_the_windows_pass_fails_the_gguf_through_the_command(tmp_path: Path, tokenizer: Path) -> None:
+    folder = build(tmp_path / "model", tokenizer, "Mistral", {"sliding_window": 64})
+    line = Line(tmp_path / "line", tmp_path / "home", recipe(folder))
     code, summary, _ = line.run()
     row = summary["variants"][0]
     assert (code, row["status"], row["manifest"]) == (3, "failed", None)
     assert "ConversionMismatch" in row["reasons"][0] and "sliding_window: 64" in row["reasons"][0]
     assert "llama_cpp" not in summary["noise_floor"]
+
+
+@pytest.mark.slow
+def test_a_longer_text_is_scored_once_through_the_command(tmp_path: Path, tokenizer: Path) -> None:
+    """Plain YaRN is right, the window past 256 tokens is not: the longer text goes up to there."""
+    folder = build(tmp_path / "model", tokenizer, "Mistral", {"sliding_window": 256, "rope_parameters": YARN})
+    line = Line(tmp_path / "line", tmp_path / "home", recipe(folder))
+    code, summary, started = line.run()
+    row = summary["variants"][0]
+    assert (code, row["status"]) == (0, "accepted"), row
+    assert row["marks"] == ["right up to 256 tokens (sliding_window)"]
+    assert "long_text gguf" in started
+    code, again, started = line.run()
+    assert (code, started) == (0, []) and again["variants"][0]["marks"] == row["marks"]
