@@ -27,5 +27,5 @@ def score(reference: torch.Tensor, logits: torch.Tensor, targets: Ints) -> Score
 
 def _shifted(logits: torch.Tensor) -> torch.Tensor:
     """Return logits in float64, the largest of each row 0."""
-    wide = logits.double()
+    wide = logits.to(torch.float64, copy=True)
     return wide.sub_(wide.amax(-1, keepdim=True))

@@ -1,9 +1,13 @@
 """Scoring where memory is short and where windows are long. `test_dress` takes a line through a memory limit."""
 
+import importlib
+import resource
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
+import torch
 import transformers
 from safetensors.numpy import save_file
 
@@ -91,6 +95,34 @@ def test_fp32_fits_by_what_is_free(tmp_path: Path, capsys: pytest.CaptureFixture
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("scoring in fp32: fp32 takes 0.07 GB, ")
     assert second == "scoring in the arithmetic that the folder states: fp32 takes 0.07 GB, 0.00 GB are free"
+
+
+def test_a_baseline_without_room_for_fp32_leaves_a_trace_in_bf16(tmp_path: Path) -> None:
+    """Its head in bf16 is further from fp32 than fp32's own limit, which ended the run."""
+    shape = {
+        "vocab_size": 500,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "initializer_range": 0.2,
+    }
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**shape, **heads)).to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "model")
+    ids = numpy.random.default_rng(0).integers(0, 500, (2, 130)).astype(numpy.int32)
+    made, module = dict[str, dict[str, Any]](), importlib.import_module("tasks.runtimes.transformers")
+    for name, limit in (("short", 1), ("roomy", resource.RLIM_INFINITY)):
+        (tmp_path / name).mkdir()
+        places = tmp_path / "model", ids, None, tmp_path / name, CPU, 130
+        with resident_limit(limit):
+            made[name] = score.score_folder(module, *places, lambda *_: None)
+    assert {name: one["quality"]["compute_dtype"] for name, one in made.items()} == {
+        "short": "bfloat16",
+        "roomy": "float32",
+    }
+    assert abs(made["roomy"]["trace_kl"]) < 1e-6 < made["short"]["trace_kl"] < 5e-3
+    assert made["short"]["head_digest"] == made["roomy"]["head_digest"]
 
 
 def test_a_long_window_takes_no_more_memory_than_its_pieces(tmp_path: Path) -> None:
