@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -10,7 +11,7 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Completed
 
-from flows import approval, artifacts, jobs, progress
+from flows import approval, artifacts, conversions, jobs, progress
 from flows.dispatch import Dispatcher
 from flows.pool_runs import check_pools
 from flows.pools import Pool, read_pools
@@ -30,6 +31,7 @@ from tasks import (
     gate,
     landings,
     licenses,
+    long_text,
     outbox,
     publish,
     report,
@@ -91,10 +93,10 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
         if baseline.report is None:
             raise error_named(baseline.error, f"baseline: {baseline.message}")
-        unconverted = await _convert(plan, stages, store, sandbox)
+        unconverted, judge = await _convert(plan, baseline, stages, store, sandbox)
         known = unconverted | {baseline.name: baseline}
         ready = {job.name: job for job in plan.others if job.name not in known}
-        outcomes = known | await stages.watch("variants", dispatcher.build_all(list(ready.values())))
+        outcomes = judge(known | await stages.watch("variants", dispatcher.build_all(list(ready.values()))))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
         verdicts = await approval.ask(recipe, outcomes, verdicts)
         run_id, forbidden = str(flow_run.id or ""), licenses.forbidden(plan.variants, settings.licenses)
@@ -154,15 +156,28 @@ async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
     return pools
 
 
-async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandbox) -> dict[str, Outcome]:
-    """Make the GGUF conversion where a method needs it; where it fails, those variants fail with its cause."""
-    if not plan.conversion_key:
-        return {}
+async def _convert(
+    plan: jobs.Plan, baseline: Outcome, stages: Stages, store: Store, sandbox: Sandbox
+) -> tuple[dict[str, Outcome], conversions.Judge]:
+    """Make and check the GGUF conversion where a method needs it; return what failed, and what judges the outcomes of all.
+
+    Where the conversion fails, or computes something else than its source on a longer text, its variants are not made.
+    """
+    if not plan.conversion_key or baseline.artifact is None:
+        return {}, dict
     snapshot, needed = plan.baseline.snapshot, [job for job in plan.others if job.conversion_key]
-    if all(recall(job, store) or find_body(job, store) for job in needed):
-        return {}
+    config = conversions.read_config(baseline.artifact, store)
+    tokens = conversions.tokens_to_check(plan, config)
+    checked = long_text.find_long_text(plan.conversion_key, tokens, store) if tokens else None
     try:
-        await stages.run(convert.convert_snapshot, snapshot, plan.conversion_key, plan.conversion_name, store, sandbox)
+        if (tokens and not checked) or not all(recall(job, store) or find_body(job, store) for job in needed):
+            key, name = plan.conversion_key, plan.conversion_name
+            made = await stages.run(convert.convert_snapshot, snapshot, key, name, store, sandbox)
+            if tokens:
+                checked = await stages.run(long_text.score_long_text, snapshot, made, tokens, store, sandbox)
     except QuantmillError as error:
-        return {job.name: Outcome(name=job.name, error=type(error).__name__, message=str(error)) for job in needed}
-    return {}
+        return {
+            job.name: Outcome(name=job.name, error=type(error).__name__, message=str(error)) for job in needed
+        }, dict
+    judge = partial(conversions.judge, plan, baseline, config, checked)
+    return {name: outcome for name, outcome in judge({}).items() if outcome.error}, judge

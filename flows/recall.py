@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
-from flows import jobs
+from flows import conversions, jobs
 from flows.pools import read_pools
 from quantmill import keys
 from quantmill.artifact import StageResult, VariantJob
@@ -49,8 +49,10 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         return None
     try:
         summary = RunSummary.model_validate(done.value)
-        if (seq := _seq_of(summary, store)) is None:
+        judged = conversions.recall_judged(plan, outcomes, store)
+        if judged is None or not _says(summary, judged) or (seq := _seq_of(summary, store)) is None:
             return None
+        outcomes = judged
         published = [job for job in plan.variants if job.name in {row.name for row in summary.variants if row.manifest}]
         floor = jobs.noise_floor(plan, outcomes[plan.baseline.name], outcomes)
         signing_key = settings.signing_key
@@ -65,6 +67,12 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         report.write(summary, recipe.gates, settings.home)
     rows = tuple(row.model_copy(update={"cached": True}) for row in summary.variants)
     return summary.model_copy(update={"variants": rows, "timings": {}})
+
+
+def _says(summary: RunSummary, outcomes: Mapping[str, Outcome]) -> bool:
+    """Return whether a summary has the failures and marks of the outcomes."""
+    rows = ((row, outcomes[row.name]) for row in summary.variants)
+    return all(not outcome.error and {*outcome.marks} <= {*row.marks} for row, outcome in rows)
 
 
 def remember_run(

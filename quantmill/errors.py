@@ -26,6 +26,7 @@
         ├── TimedOut
         ├── Stopped                      the run was told to stop; nothing starts after that
         ├── TokenizerMismatch            an artifact tokenizes unlike its source
+        ├── ConversionMismatch           a GGUF's logits are not those of the model that it was made of
         ├── TraceMismatch                logits recomputed from a trace are not the model's
         ├── NotCached                    a job would have to run where only finished work was asked for
         └── Gibberish                    NaN or Inf, worse than unigrams, or one repeated token
@@ -169,6 +170,12 @@ class TokenizerMismatch(JobError):
     """An artifact tokenizes text, or renders a chat, unlike its source."""
 
     advice: ClassVar[str] = "take the original model's folder as the source in place of a GGUF"
+
+
+class ConversionMismatch(JobError):
+    """llama.cpp computes something else of the converted model than transformers does of its source."""
+
+    advice: ClassVar[str] = "take another method: no GGUF of this model computes what its config.json says"
 
 
 class TraceMismatch(JobError):

@@ -74,6 +74,14 @@ def conversion(job: JobFile, progress: Progress) -> dict[str, Any]:
     return {}
 
 
+def long_text(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Compare a conversion with its source on one longer text."""
+    from tasks import compare_long
+
+    source, gguf = Path(job.arguments["source"]), Path(job.arguments["conversion"])
+    return compare_long.compare(source, gguf, job.arguments["tokens"], job.folder / "work", job.threads, progress)
+
+
 def _require_same_text(folder: Path, gguf: Path) -> None:
     """Raise TokenizerMismatch where a GGUF file tokenizes or renders a chat unlike the folder that it comes from."""
     from tasks import tokenizer_check
@@ -203,6 +211,7 @@ KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
     "snapshot": snapshot,
     "tokens": tokens,
     "conversion": conversion,
+    "long_text": long_text,
     "artifact": artifact,
     "imported": imported,
     "dress": dress,

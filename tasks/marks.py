@@ -43,7 +43,7 @@ def marks_of(
         marks += [f"{what} in {dtype}" for what, dtype in inexact if arithmetic.floor(dtype)]
         if baseline and baseline.report:
             marks += unbound_rules(baseline.report)
-    return tuple(marks)
+    return (*marks, *outcome.marks)
 
 
 def source_grid_share(artifact: Artifact, snapshot: Snapshot) -> float:
