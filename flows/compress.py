@@ -1,6 +1,9 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, publish, register."""
 
 import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import partial
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -8,11 +11,11 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Completed
 
-from flows import approval, artifacts, jobs, progress, sendable
+from flows import approval, artifacts, conversions, jobs, progress, sendable
 from flows.dispatch import Dispatcher
 from flows.pool_runs import check_pools
 from flows.pools import Pool, read_pools
-from flows.recall import recall, recall_run, remember_run
+from flows.recall import recall, recall_run, remember_run, run_key
 from flows.stages import Stages, is_deployed
 from quantmill.errors import QuantmillError, RecipeError, error_named
 from quantmill.recipe import Recipe
@@ -28,6 +31,7 @@ from tasks import (
     gate,
     landings,
     licenses,
+    long_text,
     outbox,
     publish,
     report,
@@ -37,6 +41,9 @@ from tasks import (
 )
 from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, Sandbox
+
+FINISHED: ContextVar[Callable[[RunSummary], object]] = ContextVar("FINISHED", default=lambda _: None)
+"""Called with a run's summary once all but MLflow is done: the command line writes `--json` then."""
 
 
 def run_name() -> str:
@@ -87,10 +94,10 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
         if baseline.report is None:
             raise error_named(baseline.error, f"baseline: {baseline.message}")
-        unconverted = await _convert(plan, stages, store, sandbox)
+        unconverted, judge = await _convert(plan, baseline, stages, store, sandbox)
         known = unconverted | {baseline.name: baseline}
         ready = {job.name: job for job in plan.others if job.name not in known}
-        outcomes = known | await stages.watch("variants", dispatcher.build_all(list(ready.values())))
+        outcomes = judge(known | await stages.watch("variants", dispatcher.build_all(list(ready.values()))))
         verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
         verdicts = await approval.ask(recipe, outcomes, verdicts)
         run_id, forbidden = str(flow_run.id or ""), licenses.forbidden(plan.variants, settings.licenses)
@@ -119,19 +126,28 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
             floor,
             stages.timings,
         )
-        entry = await stages.run(outbox.keep, recipe, summary, outcomes, sandbox.logs(plan.variants), store)
-        delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
-        for problem in delivery.problems:
-            progress.say(problem)
+        logs, key = sandbox.logs(plan.variants), run_key(recipe, outcomes, forbidden)
+        entry = await stages.run(outbox.keep, recipe, summary, outcomes, logs, store, key)
         seq = await stages.run(publish.promote, recipe, published.manifests, store)
         moved = {"channel": recipe.publish.channel, "channel_seq": seq}
-        summary = summary.model_copy(
-            update={"mlflow_run": delivery.runs.get(entry, ""), "timings": stages.timings} | moved
-        )
+        summary = summary.model_copy(update={"timings": dict(stages.timings)} | moved)
         remember_run(recipe, summary, outcomes, forbidden, store)
         report.write(summary, recipe.gates, settings.home)
         await stages.run(artifacts.leave_report, summary, settings)
-        return summary
+        FINISHED.get()(summary)
+        return await _registered(summary, entry, stages, store, settings)
+
+
+async def _registered(summary: RunSummary, entry: str, stages: Stages, store: Store, settings: Settings) -> RunSummary:
+    """Tell MLflow, last of all: nothing that it does or raises keeps a run from its end. Return the summary with its run."""
+    delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
+    for problem in delivery.problems:
+        progress.say(problem)
+    if run := delivery.runs.get(entry, ""):
+        summary = summary.model_copy(update={"mlflow_run": run})
+        report.write_summary(summary, settings.home)  # with the timings that the run is remembered with
+        await stages.run(artifacts.leave_mlflow_link, summary, settings)
+    return summary.model_copy(update={"timings": dict(stages.timings)})
 
 
 async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
@@ -141,15 +157,28 @@ async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
     return pools
 
 
-async def _convert(plan: jobs.Plan, stages: Stages, store: Store, sandbox: Sandbox) -> dict[str, Outcome]:
-    """Make the GGUF conversion where a method needs it; where it fails, those variants fail with its cause."""
-    if not plan.conversion_key:
-        return {}
+async def _convert(
+    plan: jobs.Plan, baseline: Outcome, stages: Stages, store: Store, sandbox: Sandbox
+) -> tuple[dict[str, Outcome], conversions.Judge]:
+    """Make and check the GGUF conversion where a method needs it; return what failed, and what judges the outcomes of all.
+
+    Where the conversion fails, or computes something else than its source on a longer text, its variants are not made.
+    """
+    if not plan.conversion_key or baseline.artifact is None:
+        return {}, dict
     snapshot, needed = plan.baseline.snapshot, [job for job in plan.others if job.conversion_key]
-    if all(recall(job, store) or find_body(job, store) for job in needed):
-        return {}
+    config = conversions.read_config(baseline.artifact, store)
+    tokens = conversions.tokens_to_check(plan, config)
+    checked = long_text.find_long_text(plan.conversion_key, tokens, store) if tokens else None
     try:
-        await stages.run(convert.convert_snapshot, snapshot, plan.conversion_key, plan.conversion_name, store, sandbox)
+        if (tokens and not checked) or not all(recall(job, store) or find_body(job, store) for job in needed):
+            key, name = plan.conversion_key, plan.conversion_name
+            made = await stages.run(convert.convert_snapshot, snapshot, key, name, store, sandbox)
+            if tokens:
+                checked = await stages.run(long_text.score_long_text, snapshot, made, tokens, store, sandbox)
     except QuantmillError as error:
-        return {job.name: Outcome(name=job.name, error=type(error).__name__, message=str(error)) for job in needed}
-    return {}
+        return {
+            job.name: Outcome(name=job.name, error=type(error).__name__, message=str(error)) for job in needed
+        }, dict
+    judge = partial(conversions.judge, plan, baseline, config, checked)
+    return {name: outcome for name, outcome in judge({}).items() if outcome.error}, judge

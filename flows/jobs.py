@@ -173,7 +173,9 @@ def _job(
     trace_key = keys.stage_key(
         "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **_measured_by("transformers", ())
     )
-    machine = class_of(device, place.threads)
+    machine = class_of(device, place.threads, processor.arithmetic(place.processor))
+    if made_on == "cpu" and place.processor != processor.of_this_machine():
+        machine = machine._replace(hardware="")  # a pool's: its name is not known here
     return VariantJob(
         name=spec.name,
         spec=spec,

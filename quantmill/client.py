@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from quantmill import signing
+from quantmill import disk, signing
 from quantmill.errors import NotFound, RequestError, VerificationError
 from quantmill.machine import gpus, processor
 from quantmill.manifest import Manifest, StoredManifest
@@ -130,6 +130,7 @@ def pull(
     Raises:
         VerificationError: bytes or signature are not right, or the channel went back to an older state than was seen here.
         RequestError: `to` holds something else, or the disk has no room.
+        DiskFull: the disk ran full meanwhile.
         StoreError: the store does not answer, or another pull is at work in `to`.
     """
     envelope = store.attestation(resolved.digest)
@@ -137,7 +138,7 @@ def pull(
         signing.verify(envelope, resolved.stored, keyring)
     place, digest = Place(to), resolved.digest
     tree = place.tree(digest)
-    with place.claimed(resolved.model):
+    with disk.room_at(to), place.claimed(resolved.model):
         _require_forward(place, resolved)
         if place.current == digest and place.is_untouched(digest) and envelope in (None, read_records(tree)[1]):
             on_bytes(resolved.size_bytes)

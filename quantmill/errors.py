@@ -9,6 +9,7 @@
     │   ├── NotEnoughSpace               the disk, checked before the start
     │   └── NotFound                     a model or variant that the store does not hold
     ├── VerificationError             4  bytes are not what their digest says
+    ├── DiskFull                      1  a disk or a quota was used up while the command worked
     ├── DownloadError                 1  a source's server did not answer, or broke off; the same command goes on
     ├── StoreError                    1  the store cannot do what was asked
     │   ├── BlobMissing
@@ -23,7 +24,9 @@
         ├── OutOfMemory
         ├── Killed                       by a signal that was not ours
         ├── TimedOut
+        ├── Stopped                      the run was told to stop; nothing starts after that
         ├── TokenizerMismatch            an artifact tokenizes unlike its source
+        ├── ConversionMismatch           a GGUF's logits are not those of the model that it was made of
         ├── TraceMismatch                logits recomputed from a trace are not the model's
         ├── NotCached                    a job would have to run where only finished work was asked for
         └── Gibberish                    NaN or Inf, worse than unigrams, or one repeated token
@@ -75,6 +78,14 @@ class VerificationError(QuantmillError):
     """Bytes are not what their digest says."""
 
     exit_code: ClassVar[int] = 4
+
+
+class DiskFull(QuantmillError):
+    """A disk or a quota was used up while the command worked; `disk.py` makes the message, with place and free bytes."""
+
+    advice: ClassVar[str] = (
+        "make room there (`quantmill gc` removes what a store does not need), then run the same command again"
+    )
 
 
 class DownloadError(QuantmillError):
@@ -151,10 +162,20 @@ class TimedOut(JobError):
     advice: ClassVar[str] = "raise QUANTMILL_JOB_TIMEOUT_S, or take fewer calibration windows or iterations"
 
 
+class Stopped(JobError):
+    """The run was told to stop: the job was ended, or was not started. The same command goes on with what is missing."""
+
+
 class TokenizerMismatch(JobError):
     """An artifact tokenizes text, or renders a chat, unlike its source."""
 
     advice: ClassVar[str] = "take the original model's folder as the source in place of a GGUF"
+
+
+class ConversionMismatch(JobError):
+    """llama.cpp computes something else of the converted model than transformers does of its source."""
+
+    advice: ClassVar[str] = "take another method: no GGUF of this model computes what its config.json says"
 
 
 class TraceMismatch(JobError):

@@ -5,9 +5,6 @@ import platform
 from pathlib import Path
 from typing import NamedTuple
 
-_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Flags of processors that multiply in bf16, as /proc/cpuinfo spells them."""
-
 
 class MachineClass(NamedTuple):
     """What a figure of speed belongs to."""
@@ -16,20 +13,23 @@ class MachineClass(NamedTuple):
     """The processor with its number of cores, or the GPU; empty: not known here."""
     threads: int
     arithmetic: str
-    """What the device multiplies fast in: `bf16` or `fp32`."""
+    """What the device multiplies fast in: `bfloat16` or `float32`."""
 
     def __str__(self) -> str:
         """Return it as a person reads it."""
         return f"{self.hardware or 'unknown hardware'}, {self.threads} threads, {self.arithmetic}"
 
 
-def class_of(device: str, threads: int) -> MachineClass:
-    """Return this machine's class for jobs on `device` (`cpu`, `cuda`, `cuda:N`) with so many threads."""
+def class_of(device: str, threads: int, arithmetic: str) -> MachineClass:
+    """Return this machine's class for jobs on `device` (`cpu`, `cuda`, `cuda:N`) with so many threads.
+
+    `arithmetic`: what the processor multiplies fast in.
+    """
     if device == "cpu":
-        return MachineClass(processor(), threads, arithmetic())
+        return MachineClass(processor(), threads, arithmetic)
     names = gpus()
     place = int(device.partition(":")[2] or 0)
-    return MachineClass(names[place] if place < len(names) else "", threads, "bf16")
+    return MachineClass(names[place] if place < len(names) else "", threads, "bfloat16")
 
 
 def processor(told: Path = Path("/proc/cpuinfo")) -> str:
@@ -42,12 +42,6 @@ def gpus(driver: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
     """Return the names of NVIDIA's GPUs by the driver, in the order of their bus addresses."""
     told = (_lines(path) for path in sorted(driver.glob("*/information")))
     return tuple(line.partition(":")[2].strip() for lines in told for line in lines if line.startswith("Model:"))
-
-
-def arithmetic(told: Path = Path("/proc/cpuinfo")) -> str:
-    """Return `bf16` where the processor has instructions for it, else `fp32`."""
-    flags = {flag for line in _lines(told) if line.startswith(("flags", "Features")) for flag in line.split()}
-    return "bf16" if flags.intersection(_BF16) else "fp32"
 
 
 def _lines(path: Path) -> list[str]:

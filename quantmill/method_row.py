@@ -88,7 +88,9 @@ class Method(BaseModel):
     )
     devices: tuple[str, ...] = Field(default=("cpu", "cuda"), description="Device classes that it quantizes on.")
     deterministic: bool = Field(default=False, description="Equal input gave equal bytes when it was tested.")
-    loaders: tuple[str, ...] = Field(description="Libraries that load the artifact; what was not tried here says so.")
+    loaders: tuple[str, ...] = Field(
+        description="Programs that were seen to load artifacts of the method and generate."
+    )
     fine_tuning: str = Field(default="no", description="How an artifact can be trained further, or no.")
     rule_bits: tuple[int, ...] = Field(default=(), description="Bit widths that a rule of `layers` may name.")
 

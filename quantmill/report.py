@@ -240,3 +240,4 @@ class Outcome(BaseModel):
     message: str = Field(default="", description="Its message.")
     cached: bool = Field(default=False, description="Both came from the store.")
     tried: tuple[str, ...] = Field(default=(), description="What failed on a pool before this, in words.")
+    marks: tuple[str, ...] = Field(default=(), description="What is known of its runtime that qualifies its figures.")

@@ -14,15 +14,12 @@ from quantmill.report import VariantSummary
 SOURCE_GRID = "source-grid"
 BUSY = "busy"
 MARKS = (
-    SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts", "scored in", "reference in",
-    "worse than counting",
-    "repeats one token",
-    BUSY,
-    "too few tokens",
+    SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts", "scored in", "reference in", "worse than counting",
+    "repeats one token", "noise floor", "right up to", "not checked past", BUSY, "too few tokens",
 )  # fmt: skip
 """What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
 LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")
-"""What `runtime` may be asked for: the programs that the rows of METHODS name."""
+"""What `runtime` may be asked for. A program opens what the rows of METHODS say that it was seen to open, perhaps nothing."""
 Goal = Literal["quality", "size", "speed"]
 GOALS: tuple[Goal, ...] = get_args(Goal)
 

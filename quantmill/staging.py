@@ -73,7 +73,8 @@ def _is_at_hand(entry: FileEntry, target: Path, place: Place, on_bytes: OnBytes)
 
 
 def _equal_files(entry: FileEntry, place: Place) -> Iterator[Path]:
-    for tree in (place.root / "store").glob("*"):
+    versions = place.root / "store"
+    for tree in sorted(versions.iterdir()) if versions.exists() else ():
         try:
             files = read_records(tree)[0].manifest.files
         except (LayoutTooNew, VerificationError):

@@ -1,6 +1,7 @@
 """The folder of one version: just the manifest's files and, in `.quantmill/`, what it is known by."""
 
 import os
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -11,6 +12,7 @@ from quantmill.files import FileEntry
 from quantmill.manifest import ATTESTATION_PATH, MANIFEST_PATH, Manifest, StoredManifest
 from quantmill.store.objects import RECORD_BYTES
 from quantmill.stored import parse_manifest
+from quantmill.walk import below
 
 _RECORDS = (MANIFEST_PATH, ATTESTATION_PATH)
 _FILES_AT_ONCE = 4
@@ -89,10 +91,10 @@ def walk(tree: Path) -> tuple[list[Path], list[Path]]:
     """
     files: list[Path] = []
     folders: list[Path] = []
-    for path in sorted(tree.rglob("*")):
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+    for path, state in below(tree):
+        if not (stat.S_ISDIR(state.st_mode) or stat.S_ISREG(state.st_mode)):
             raise VerificationError(f"{path}: neither a plain file nor a folder")
-        (folders if path.is_dir() else files).append(path)
+        (folders if stat.S_ISDIR(state.st_mode) else files).append(path)
     return files, folders
 
 

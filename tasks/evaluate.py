@@ -89,7 +89,7 @@ def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox:
                 )
     made = report.model_dump(mode="json")
     held = EvaluationReport.model_validate(_record(store, "report", _key(job, artifact), made).value)
-    speed = _record(store, "speed", _speed_key(job, artifact), {name: made[name] for name in _OF_SPEED})
+    speed = _record(store, "speed", _speed_key(job, artifact), {name: made[name] for name in _OF_SPEED if name in made})
     return EvaluationReport.model_validate(held.model_dump(mode="json") | speed.value)
 
 
@@ -111,7 +111,9 @@ def _measure_speed(
     if before and made.busy and not before.busy:
         return before
     value = made.model_dump(mode="json")
-    _record(store, "speed", _speed_key(job, artifact), {name: value[name] for name in _OF_SPEED}, anew=True)
+    _record(
+        store, "speed", _speed_key(job, artifact), {name: value[name] for name in _OF_SPEED if name in value}, anew=True
+    )
     return made
 
 

@@ -72,6 +72,11 @@ def _other_arithmetic(name: str, folder: Path) -> str:
     return ""
 
 
+def module_of(name: str) -> str:
+    """Return the converter's module for a model of class `name`, or nothing."""
+    return _modules().get(name, "")
+
+
 @cache
 def architectures() -> frozenset[str]:
     """Return the class names of the causal text models that the converter lists."""

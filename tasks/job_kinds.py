@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ def conversion(job: JobFile, progress: Progress) -> dict[str, Any]:
     convert_gguf.convert(source, out, progress, name=job.arguments["name"])
     _require_same_text(source, out)
     return {}
+
+
+def long_text(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Compare a conversion with its source on one longer text."""
+    from tasks import compare_long
+
+    source, gguf = Path(job.arguments["source"]), Path(job.arguments["conversion"])
+    return compare_long.compare(source, gguf, job.arguments["tokens"], job.folder / "work", job.threads, progress)
 
 
 def _require_same_text(folder: Path, gguf: Path) -> None:
@@ -183,55 +192,26 @@ def _complete(source: Path, out: Path) -> None:
 
 def report(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Measure an artifact folder; the baseline leaves its trace in `out`."""
-    machine = _machine(job)
+    _compile_nothing(job.arguments["device"])
     from tasks import measure
 
-    return measure.measure(
-        Path(job.arguments["artifact"]),
-        job.arguments["runtime"],
-        Path(job.arguments["windows"]),
-        Path(job.arguments["trace"]) if job.arguments["trace"] else None,
-        job.folder / "out",
-        machine,
-        progress,
-        job.arguments["budget_s"],
-        job.arguments["busy_limit"],
-        lambda: share_machine(job.machine_fd),
-    )
+    share = partial(share_machine, job.machine_fd)
+    return measure.measure(job, hardware(job.arguments["device"]), job.folder / "out", progress, share)
 
 
 def speed(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Measure the speed alone of an artifact folder that was scored before."""
-    machine = _machine(job)
+    _compile_nothing(job.arguments["device"])
     from tasks import measure
 
-    folder, windows = Path(job.arguments["artifact"]), Path(job.arguments["windows"])
-    return measure.measure_speed(
-        folder,
-        job.arguments["runtime"],
-        windows,
-        machine,
-        progress,
-        job.arguments["budget_s"],
-        job.arguments["busy_limit"],
-    )
-
-
-def _machine(job: JobFile) -> Any:
-    """Return where a measurement works, once nothing is compiled on a processor."""
-    _compile_nothing(job.arguments["device"])
-    from tasks import placement
-    from tasks.runtimes.protocol import Machine
-
-    device = job.arguments["device"]
-    spread = placement.of(VariantSpec.model_validate(job.arguments["spec"]), device)
-    return Machine(device=device, threads=job.threads, hardware=hardware(device), placement=spread)
+    return measure.measure_speed(job, hardware(job.arguments["device"]), progress)
 
 
 KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
     "snapshot": snapshot,
     "tokens": tokens,
     "conversion": conversion,
+    "long_text": long_text,
     "artifact": artifact,
     "imported": imported,
     "dress": dress,

@@ -47,7 +47,7 @@ def marks_of(
             marks.append(f"too few tokens: {report.speed.generated_tokens} generated, repeats not looked for")
         if report.busy:
             marks.append(selection.BUSY)
-    return tuple(marks)
+    return (*marks, *outcome.marks)
 
 
 def source_grid_share(artifact: Artifact, snapshot: Snapshot) -> float:

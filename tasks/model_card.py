@@ -140,7 +140,7 @@ def _figures(manifest: Manifest) -> str:
 
 
 def _loading(manifest: Manifest, method: Method) -> str:
-    """Return how the library that measured it opens the folder; what else loads the format is marked as not run."""
+    """Return how the library that measured it opens the folder, and a server that was seen to open such folders."""
     runtime = loading.library(manifest)
     packages = {"llama_cpp": {"llama-cpp-python"}, "gptqmodel": {"gptqmodel"}}.get(
         runtime, {*method.engines, "transformers"}
@@ -150,11 +150,13 @@ def _loading(manifest: Manifest, method: Method) -> str:
     install = f"In this folder, after `pip install {' '.join(wanted)}`:\n\n"
     code = f"{install}```python\n{loading.script(manifest)}```"
     others = {
-        "llama_cpp": ("llama.cpp's own program", f"llama-cli -m {loading.gguf_file(manifest)} -n 16 -p Once"),
-        "gptqmodel": ("", ""),  # transformers and vLLM know one bit width a model
+        "llama_cpp": f"llama-server -m {loading.gguf_file(manifest)}",
+        "transformers": "vllm serve .  # 0.32 was seen to open such a folder on a CPU"
+        if method.name == "baseline"
+        else "",
     }
-    remark, command = others.get(runtime, ("vLLM, which reads the format", "vllm serve ."))
-    return f"{code}\n\nOr {remark} (not run here):\n\n```sh\n{command}\n```" if command else code
+    command = others.get(runtime, "")
+    return f"{code}\n\nOr as a server:\n\n```sh\n{command}\n```" if command else code
 
 
 def _text(said: dict[str, Any]) -> str:

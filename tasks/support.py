@@ -11,7 +11,7 @@ from pathlib import Path
 from quantmill.artifact import Architecture
 from quantmill.errors import RecipeError
 from quantmill.variants import VariantSpec
-from tasks import architecture, gguf_support, package_source, tensors
+from tasks import architecture, gguf_arithmetic, gguf_support, package_source, tensors
 
 _MINORITY = 0.5  # a method that would leave more than this of the decoder's weights as they are is refused
 
@@ -40,7 +40,9 @@ def refusal(method: str, model: Architecture, folder: Path) -> str:
     (docs/methods.md): the engine fails after work began, or leaves most of the weights as they are.
     """
     if method == "gguf":
-        return gguf_support.obstacle(model.name, folder)
+        return gguf_support.obstacle(model.name, folder) or gguf_arithmetic.refusal(
+            model.name, architecture.read_config(folder)
+        )
     if method in ("gptq", "awq") and (known := gptqmodel_types()) and model.model_type not in known:
         return f"GPTQModel does not take {model.model_type} models; it lists {len(known)} types, llama is one"
     if method == "awq" and architecture.turns_by_layer_type(folder):

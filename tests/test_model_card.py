@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from huggingface_hub import ModelCard
 
 from quantmill.files import FileEntry
@@ -65,10 +66,29 @@ def test_it_says_how_it_measured_beside_the_baseline() -> None:
         "- max_mean_kl 0.2",
         "- weights went through Q4_1 once",
         "gptqmodel==7.6.0 optimum safetensors torch transformers==5.23.0",
-        "vllm serve .",
     ):
         assert line in text
+    assert "vllm" not in text.lower(), "it was seen to refuse such folders, or to fail"
     assert "p99" not in text, "a limit that does not bind"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "variant", "server"),
+    [
+        ("transformers", {"method": "baseline", "bits": 16, "format": "safetensors"}, "vllm serve ."),
+        ("transformers", {"method": "bitsandbytes", "bits": 4, "type": "nf4", "format": "safetensors"}, ""),
+        ("transformers", {"method": "autoround", "bits": 4, "format": "safetensors"}, ""),
+        ("llama_cpp", {"method": "gguf", "bits": 8, "type": "Q8_0", "format": "gguf"}, "llama-server -m "),
+    ],
+)
+def test_a_server_is_named_where_it_was_seen(runtime: str, variant: dict[str, Any], server: str) -> None:
+    made = manifest()
+    files = (FileEntry(path="model-Q8_0.gguf", size_bytes=9, sha256="c" * 64), *made.files)
+    measured = made.evaluation.model_copy(update={"runtime": runtime})
+    text = model_card(made.model_copy(update={"variant": variant, "evaluation": measured, "files": files}))
+    assert server in text
+    assert ("Or as a server" in text) == bool(server) and "not run" not in text
+    assert text.count("vllm") == server.count("vllm")
 
 
 def test_the_card_of_a_card_is_the_same() -> None:

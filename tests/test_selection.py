@@ -47,8 +47,10 @@ def chosen(expression: str) -> list[str]:
         ("memory<12GB,runtime=llama.cpp", ["gguf-q4_k_m", "gguf-q8_0"]),
         ("memory>1000000kB", ["gptq-4bit-g64"]),
         ("runtime=llama_cpp", ["gguf-q4_k_m", "gguf-q8_0"]),
-        ("runtime=vLLM", ["gptq-4bit-g64"]),
-        ("runtime!=vllm", ["gguf-q4_k_m", "gguf-q8_0"]),
+        ("runtime=vLLM", []),  # it was seen with the baseline alone
+        ("runtime!=vllm", ["gguf-q4_k_m", "gguf-q8_0", "gptq-4bit-g64"]),
+        ("runtime=gptqmodel", ["gptq-4bit-g64"]),
+        ("runtime=ollama", []),
         ("mark=source-grid", ["gguf-q4_k_m"]),
         ("mark!=source-grid", ["gguf-q8_0", "gptq-4bit-g64"]),
         ("mark=fallback", ["gptq-4bit-g64"]),
@@ -163,7 +165,8 @@ def test_a_run_of_busy_figures_picks_no_fastest() -> None:
 
 def test_every_method_is_opened_by_a_program_that_can_be_asked_for() -> None:
     assert [name for name in METHODS if not loaders(name)] == ["imported"], "it is opened as what it holds"
-    assert {loader for name in METHODS for loader in loaders(name)} == set(LOADERS)
+    assert {loader for name in METHODS for loader in loaders(name)} == set(LOADERS) - {"ollama", "lm studio"}
+    assert [name for name in METHODS if "vllm" in loaders(name)] == ["baseline"]
     assert loaders("gptq", "gptqmodel") == ("gptqmodel",), "several widths in one model"
 
 

@@ -1,21 +1,25 @@
 """Speed within a budget, by a clock that the test turns; a run on a busy machine, through the command."""
 
+import json
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+import yaml
 from tokenizers import Tokenizer, models
 
 from quantmill.report import Speed, Timing
 from quantmill.selection import BUSY
+from quantmill.store.places import open_store
 from tasks import gate, speed
 from tasks.runtimes.protocol import Machine
-from tests.line import Line
+from tests import small_line
+from tests.line import ROOT, started
 from tests.samples import outcome
 from tests.test_busy import Told
 
@@ -113,74 +117,92 @@ def test_busy_is_a_mark_that_where_knows() -> None:
     assert [term.value for term in parse("mark!=busy")] == [BUSY]
 
 
-@contextmanager
-def neighbours() -> Iterator[None]:
-    """Other processes that keep two cores at work."""
-    spinning = "while True: pass"
-    processes = [subprocess.Popen([sys.executable, "-c", spinning]) for _ in range(2)]
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+MEASURES = small_line.COPIES.replace(
+    """elif kind == "report":
+    time.sleep(120)
+""",
+    """elif kind in ("report", "speed"):
+    measure()
+    made = json.loads((folder / "result.json").read_text())["value"]
+    others = float(Path(os.environ["OTHERS"]).read_text())
+    timing = dict(others=others, busy_limit=told["busy_limit"], budget_s=told["budget_s"], took_s=1.0)
+    timing |= dict(prefill_range=[90.0, 110.0], decode_range=[9.0, 11.0])
+    made |= dict(timing=timing, sample=f"beside {others}")
+    of_speed = ("speed", "timing", "sample", "sample_distinct_tokens", "generations")
+    leave(**made if kind == "report" else dict((name, made[name]) for name in of_speed))
+""",
+)
+"""Jobs that measure what the test says: how much of the machine others had stands in a file."""
 
 
-@pytest.fixture(scope="module")
-def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of random weights: nothing here depends on what it says."""
-    import torch
-    from tokenizers import decoders, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+class Factory:
+    """A recipe, and the command on it."""
 
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("random")
-    alphabet = {letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(alphabet, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
-    config = LlamaConfig(
-        vocab_size=256, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    return folder
+    def __init__(self, place: Path, prefect_url: str, database: Path) -> None:
+        self.place, self.others, self.starts = place, place / "others", place / "starts"
+        self.starts.mkdir()
+        self.recipe: dict[str, Any] = small_line.recipe(place / "source")
+        self.recipe |= {"gates": {"max_perplexity_ratio": 9, "max_mean_kl": 9}}
+        self._environment = {
+            "QUANTMILL_HOME": str(place / "home"),
+            "QUANTMILL_PYTHON": str(small_line.interpreter(place, self.starts, MEASURES)),
+            "QUANTMILL_MLFLOW_URI": f"sqlite:///{shutil.copyfile(database, place / 'mlflow.db')}",
+            "PREFECT_API_URL": prefect_url,
+            "TMPDIR": str(place),  # its lock is of no other run
+            "OTHERS": str(self.others),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def run(self, *arguments: str, others: float, limit: str = "0.05", threads: str = "1") -> tuple[Any, list[str]]:
+        """Return the summary and the jobs that were started, but for the model's."""
+        for path in self.starts.iterdir():
+            path.unlink()
+        self.others.write_text(str(others))
+        (self.place / "recipe.yaml").write_text(yaml.safe_dump(self.recipe))
+        environment = self._environment | {"QUANTMILL_BUSY_SHARE": limit, "QUANTMILL_THREADS": threads}
+        done = subprocess.run(
+            [sys.executable, "-m", "quantmill.cli", "compress", "recipe.yaml", "--json", "run.json", *arguments],
+            env=os.environ | environment,
+            cwd=self.place,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        made = json.loads((self.place / "run.json").read_text())
+        return made, [job for job in started(self.starts) if not job.startswith("snapshot")]
 
 
 def test_a_busy_machine_s_speed_is_no_pick_until_it_is_measured_again(
-    random_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, prefect_url: str, empty_mlflow: Path
 ) -> None:
-    recipe = {
-        "model": {"source": str(random_model)},
-        "calibration": {"samples": 4, "sequence_length": 128},
-        "evaluation": {"samples": 4, "sequence_length": 128, "seed": 1},
-        "variants": [{"method": "bitsandbytes", "type": ["int8"]}],
-        "gates": {"max_perplexity_ratio": 2, "max_mean_kl": 1, "max_size_ratio": 2},
-        "publish": {"model": "random", "channel": "stable"},
-    }
-    line = Line(tmp_path / "line", tmp_path / "home", recipe)
-    monkeypatch.setenv("QUANTMILL_BUSY_SHARE", "0.05")
-    with neighbours():
-        _, made, jobs = line.run()
-    (row,) = made["variants"]
-    assert (row["status"], BUSY in row["marks"]) == ("accepted", True)
-    assert row["others"] > 0.05
-    assert set(made["picks"]) == {"quality", "size"}
-    assert {job for job in jobs if job.startswith(("report", "speed"))} == {"report baseline", f"report {row['name']}"}
+    factory = Factory(tmp_path, prefect_url, empty_mlflow)
+    first, jobs = factory.run(others=0.5)
+    (row,) = first["variants"]
+    assert (row["status"], row["marks"][-1], row["others"]) == ("accepted", BUSY, 0.5)
+    assert set(first["picks"]) == {"quality", "size"}
+    names = ["baseline-bf16", row["name"]]
+    assert jobs == [f"artifact {name}" for name in names] + [f"report {name}" for name in names]
+    assert factory.run(others=0.0)[1] == [], "nothing is missing: nothing is looked at"
 
-    monkeypatch.setenv("QUANTMILL_BUSY_SHARE", "1")  # from here on this machine counts as quiet
-    _, again, jobs = line.run()
-    assert (jobs, again["picks"]) == ([], made["picks"]), "nothing is missing"
+    factory.recipe["variants"].append({"method": "bitsandbytes", "type": ["nf4"]})
+    second, jobs = factory.run(others=0.0, limit="1")  # with this limit the machine counts as quiet
+    assert [job for job in jobs if names[0] in job or names[1] in job] == [f"speed {name}" for name in names]
+    assert not [row for row in second["variants"] if BUSY in row["marks"]]
+    assert "speed" in second["picks"]
+    assert second["variants"][0]["decode_range"] == [9.0, 11.0]
+    store = open_store(tmp_path / "home" / "store")
+    (record,) = store.records("small", row["name"], second["variants"][0]["manifest"])
+    assert (record.kind, record.value["busy"], record.value["decode_range"]) == ("speed", False, [9.0, 11.0])
 
-    process = line.start("--measure-again", "--json", str(tmp_path / "summary.json"))
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert line.started() == ["speed baseline", f"speed {row['name']}"], "nothing is made or scored again"
-    _, quiet, jobs = line.run()
-    assert jobs == []
-    (found,) = quiet["variants"]
-    assert BUSY not in found["marks"]
-    assert quiet["picks"]["speed"] == row["name"]
-    assert found["mean_kl"] == row["mean_kl"]
-    assert found["decode_range"][0] <= found["decode_tokens_per_s"] <= found["decode_range"][1]
+    third, jobs = factory.run("--measure-again", others=0.9)
+    assert [job.split()[0] for job in jobs] == ["speed"] * 3, "nothing is made or scored again"
+    assert third["picks"] == second["picks"]
+    assert [row["marks"] for row in third["variants"]] == [row["marks"] for row in second["variants"]], (
+        "quiet ones stay"
+    )
+
+    fourth, jobs = factory.run(others=0.9, threads="2")
+    assert [job.split()[0] for job in jobs] == ["speed"] * 3, "another class of machine: its speed alone"
+    assert {row["marks"][-1] for row in fourth["variants"]} == {BUSY}
+    assert factory.run(others=0.0, threads="1")[1] == [], "each class has its own"

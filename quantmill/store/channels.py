@@ -97,9 +97,16 @@ def read_held(store: Store, model: str, name: str) -> HeldChannel | None:
 
 
 def channels(store: Store, model: str) -> list[Channel]:
-    """Return a model's channels by name."""
+    """Return a model's channels by name.
+
+    Raises:
+        StoreError: one is listed and cannot be read.
+    """
     names = [item.key.rpartition("/")[2].removesuffix(".json") for item in store.objects.under(_folder(model))]
-    return [channel for name in names if (channel := read_channel(store, model, name))]
+    found = [(name, read_channel(store, model, name)) for name in names]
+    if lost := [name for name, channel in found if channel is None]:  # nothing ever removes a channel
+        raise StoreError(f"{store.uri}/{_key(model, lost[0])}: is listed, and is not there when it is read")
+    return [channel for _, channel in found if channel]
 
 
 def promote(store: Store, model: str, name: str, variants: Mapping[str, str], reason: str) -> Channel:

@@ -15,7 +15,7 @@ from quantmill.errors import StoreError
 from quantmill.store import channels
 from quantmill.store.layout import MODELS, digest_in, manifest_key
 from quantmill.store.leases import leased, sweeping
-from quantmill.store.objects import Listed
+from quantmill.store.objects import Listed, read_listed
 from quantmill.store.store import Store
 
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
@@ -63,9 +63,16 @@ def collect(store: Store, rules: Rules) -> list[Garbage]:
     Raises:
         StoreError: another collection is at work, or a record cannot be read.
         VerificationError: a record is damaged.
+        DiskFull: the disk has no room for the record of a sweep, and none was kept for it.
     """
     marks = _Marks(store, rules)
     waiting, removed = list(marks.garbage()), list[Garbage]()
+    for rest in [garbage for garbage in waiting if garbage.kind == UNFINISHED]:
+        _remove(
+            store, rest
+        )  # nobody can come to rely on it, so this needs no sweep; a full disk may need its room for one
+        removed.append(rest)
+        waiting.remove(rest)
     while waiting:
         with sweeping(store.objects) as time_left:
             needed, done = marks.look(), 0
@@ -114,14 +121,14 @@ class _Marks:
     def garbage(self) -> Iterator[Garbage]:
         """Yield what nothing needs: pointers before what they point to, so that a kill leaves nothing that lacks a part."""
         needed, young = self.look(), time.time() - self._rules.grace_s
+        for listed in self._store.objects.unfinished():
+            if listed.modified_at < time.time() - self._rules.unfinished_s:
+                yield Garbage(UNFINISHED, listed)
         yield from needed.pointers
         for kind, folder in _BY_DIGEST.items():
             for listed in self._store.objects.under(folder):
                 if digest_in(listed.key) not in needed.digests and listed.modified_at < young:
                     yield Garbage(kind, listed)
-        for listed in self._store.objects.unfinished():
-            if listed.modified_at < time.time() - self._rules.unfinished_s:
-                yield Garbage(UNFINISHED, listed)
 
     def look(self) -> _Needed:
         """Return what is needed now. Leases first: what one of them protected has its record once it is released."""
@@ -179,7 +186,7 @@ class _Marks:
         if listed not in self._read:
             if listed.key.startswith("manifests/"):
                 self._store.manifest(digest_in(listed.key))  # raises where it is damaged
-            held = self._store.objects.read(listed.key)
+            held = read_listed(self._store.objects, listed.key)
             found = _DIGEST.findall(held.data) if held else []
             self._read[listed] = {digest.decode() for digest in found}
         return self._read[listed]

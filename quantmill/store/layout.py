@@ -18,6 +18,8 @@ from quantmill.errors import StoreError
 from quantmill.files import safe_name, safe_path
 
 MODELS = "models/"
+FOLDERS = ("attestations", "blobs", "landings", "leases", "manifests", "models", "outbox", "stages")
+"""All that a store keeps is below these, and `sweep.json` beside them."""
 
 
 def blob_key(sha256: str) -> str:

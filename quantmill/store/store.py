@@ -23,6 +23,7 @@ from quantmill.store.layout import blob_key, digest_in
 from quantmill.store.leases import Leases
 from quantmill.store.objects import Objects, OnBytes, ignore
 from quantmill.store.side_records import SideRecord
+from quantmill.walk import plain_files
 
 _FILES_AT_ONCE = 4
 
@@ -52,10 +53,7 @@ class Store:
         Raises:
             StoreError: the folder holds something that is not a plain file.
         """
-        paths = sorted(folder.rglob("*"))
-        for path in paths:
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise StoreError(f"{path}: only plain files can be stored")
+        files = plain_files(folder, lambda path: StoreError(f"{path}: only plain files can be stored"))
 
         def describe(path: Path) -> FileEntry:
             name = safe_path(path.relative_to(folder).as_posix())
@@ -65,7 +63,6 @@ class Store:
             self.objects.add_file(blob_key(entry.sha256), path, entry.sha256, on_bytes)
             self._keep(entry, path)
 
-        files = [path for path in paths if path.is_file()]
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             entries = tuple(pool.map(describe, files))
             self.leases.hold(entry.sha256 for entry in entries)

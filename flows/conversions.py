@@ -1,0 +1,121 @@
+"""What a conversion to GGUF is worth: llama.cpp's divergence on the unquantized weights decides whether its variants count."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.jobs import Plan
+from quantmill.artifact import Artifact, VariantJob
+from quantmill.errors import ConversionMismatch
+from quantmill.report import Outcome
+from quantmill.store.store import Store
+from tasks import architecture, arithmetic, gguf_arithmetic
+from tasks.long_text import LongText, find_long_text
+
+_NOTABLE_KL, _MOST_KL = 1e-5, 1e-4
+_TIMES_ITS_FLOOR = 5.0
+_RUNTIME = "llama_cpp"
+Judge = Callable[[Mapping[str, Outcome]], dict[str, Outcome]]
+
+
+def limits(compute_dtype: str) -> tuple[float, float]:
+    """Return the mean KL of the same weights above which a GGUF is marked, and above which it fails; by the reference's arithmetic."""
+    if own := arithmetic.floor(compute_dtype):
+        return _TIMES_ITS_FLOOR * own, _TIMES_ITS_FLOOR * own
+    return _NOTABLE_KL, _MOST_KL
+
+
+def read_config(artifact: Artifact, store: Store) -> dict[str, Any]:
+    """Return the config of a stored artifact."""
+    with tempfile.TemporaryDirectory() as folder:
+        store.fetch(tuple(file for file in artifact.files if file.path == "config.json"), Path(folder))
+        return architecture.read_config(Path(folder))
+
+
+def tokens_to_check(plan: Plan, config: Mapping[str, Any]) -> int:
+    """Return how long a text the conversion is to be checked on; 0: the evaluation windows show all that there is."""
+    wanted = gguf_arithmetic.longer_text(_name(config), dict(config)) if plan.conversion_key else 0
+    return wanted if wanted > plan.baseline.evaluation.request.sequence_length else 0
+
+
+def recall_judged(plan: Plan, outcomes: Mapping[str, Outcome], store: Store) -> dict[str, Outcome] | None:
+    """Return the outcomes of finished work judged; None where the longer text was not scored yet."""
+    baseline = outcomes[plan.baseline.name]
+    if not plan.conversion_key or baseline.artifact is None:
+        return dict(outcomes)
+    config = read_config(baseline.artifact, store)
+    tokens = tokens_to_check(plan, config)
+    checked = find_long_text(plan.conversion_key, tokens, store) if tokens else None
+    return None if tokens and checked is None else judge(plan, baseline, config, checked, outcomes)
+
+
+def judge(
+    plan: Plan,
+    baseline: Outcome,
+    config: Mapping[str, Any],
+    checked: LongText | None,
+    outcomes: Mapping[str, Outcome],
+) -> dict[str, Outcome]:
+    """Return the outcomes, those of GGUF variants failed where llama.cpp computes something else, or with marks.
+
+    Args:
+        plan: the run's jobs.
+        baseline: the reference, measured.
+        config: the model's.
+        checked: the longer text, where one was scored.
+        outcomes: of all jobs, or of none yet.
+    """
+    judged = dict(outcomes)
+    if baseline.report is None:
+        return judged
+    notable, most = limits(baseline.report.quality.compute_dtype)
+    length = plan.baseline.evaluation.request.sequence_length
+    marks = list[str]()
+    end, key = gguf_arithmetic.right_up_to(_name(config), dict(config))
+    if end:
+        marks.append(f"right up to {end} tokens ({key})")
+    own = list[str]()
+    for kl, where in _divergences(plan, outcomes, checked, length):
+        if not kl <= most:
+            return judged | _failed(
+                plan, outcomes, kl, most, where, gguf_arithmetic.likely_cause(_name(config), dict(config))
+            )
+        if kl > notable:
+            own.append(f"noise floor {kl:.1e} over {where}")
+    if checked and checked.why:
+        own.append(f"not checked past {length} tokens")
+    for job in plan.variants:
+        if job.runtime == _RUNTIME and job.name in outcomes and (marks or own):
+            said = (*marks, *(own if job.conversion_key else ()))
+            judged[job.name] = outcomes[job.name].model_copy(update={"marks": said})
+    return judged
+
+
+def _divergences(
+    plan: Plan, outcomes: Mapping[str, Outcome], checked: LongText | None, length: int
+) -> list[tuple[float, str]]:
+    """Return the mean KLs of the unquantized weights in llama.cpp, each with the text that it is of."""
+    measured = outcomes.get(plan.floors[_RUNTIME].name) if _RUNTIME in plan.floors else None
+    floor = measured.report if measured else None
+    found = [(abs(floor.quality.mean_kl), f"windows of {length} tokens")] if floor else []
+    if checked and checked.mean_kl is not None:
+        found.append((abs(checked.mean_kl), f"a text of {checked.tokens} tokens"))
+    return found
+
+
+def _failed(
+    plan: Plan, outcomes: Mapping[str, Outcome], kl: float, most: float, where: str, cause: str
+) -> dict[str, Outcome]:
+    message = (
+        f"llama.cpp computes something else than transformers: with the same weights the mean KL over {where} is {kl:.2g},"
+        f" allowed is {most:g}; likely cause, in config.json: {cause}"
+    )
+    failed: list[VariantJob] = [job for job in plan.others if job.conversion_key]
+    update = {"report": None, "error": ConversionMismatch.__name__, "message": message}
+    return {job.name: outcomes.get(job.name, Outcome(name=job.name)).model_copy(update=update) for job in failed}
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    """Return the class in transformers: of a GGUF the origin's architecture has llama.cpp's name."""
+    return str((config.get("architectures") or [""])[0])
