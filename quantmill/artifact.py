@@ -241,7 +241,7 @@ class StageResult(BaseModel):
 
     stage: str = Field(
         pattern=r"^[a-z]+$",
-        description="`snapshot`, `tokens`, `conversion`, `artifact`, `body`, `trace`, `report`, `run`, `registered`.",
+        description="`snapshot`, `tokens`, `conversion`, `artifact`, `body`, `trace`, `report`, `run`, `registered`, `longtext`.",
     )
     key: str = Field(pattern=r"^[0-9a-f]{64}$", description="From the inputs, by `keys.stage_key`.")
     blobs: tuple[FileEntry, ...] = Field(default=(), description="Files that must be in the store for it to count.")
