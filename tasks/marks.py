@@ -23,6 +23,8 @@ def marks_of(job: VariantJob, outcome: Outcome, noise_floor: Mapping[str, float]
             marks.append(f"out of memory: {artifact.given_up}")
         if artifact.starved_experts:
             marks.append(f"{len(artifact.starved_experts)} starved experts")
+        if artifact.recut_ids:
+            marks.append(f"{artifact.recut_ids} ids of runs differ")
     if (report := outcome.report) and report.quality.mean_kl <= noise_floor.get(report.runtime, 0.0):
         marks.append("within noise")
     return tuple(marks)
