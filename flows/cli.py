@@ -142,6 +142,7 @@ def check(recipe: Recipe, settings: Settings) -> None:
         choose_device(recipe.device)
     calibrate.check_texts(recipe)
     origin = download.preview_source(recipe.model, settings.home)
+    calibrate.require_context(recipe, origin.architecture)
     specs = recipe.expand(origin.architecture.linear_inputs)
     download.preview_checkpoints(recipe, origin, settings.home)
     if origin.kind == "folder" and not recipe.model.remote:

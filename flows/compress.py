@@ -21,6 +21,7 @@ from quantmill.settings import Settings, load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
 from tasks import (
+    architecture,
     calibrate,
     convert,
     download,
@@ -72,7 +73,9 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
         checkpoints = await stages.run(download.inspect_checkpoints, recipe, origin, sandbox.home)
         snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
-        support.require(recipe.expand(), snapshots.local_folder(snapshot, sandbox))
+        folder = snapshots.local_folder(snapshot, sandbox)
+        calibrate.require_context(recipe, architecture.of_config(folder))
+        support.require(recipe.expand(), folder)
         tokens = await stages.run(
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )

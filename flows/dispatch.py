@@ -65,7 +65,7 @@ class Dispatcher:
         async def is_done() -> bool:
             return (await self._look_up([job]))[0] is not None
 
-        fitting = places(job.spec, job.snapshot, self._device, self._pools)
+        fitting = places(job.spec, job.snapshot, self._device, self._pools, job.evaluation.request.sequence_length)
         run, tried = await self._runs.run(job, fitting, is_done)
         state = run.state
         if state is None or state.is_completed():

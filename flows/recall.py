@@ -85,7 +85,8 @@ def _seq_of(summary: RunSummary, store: Store) -> int | None:
     manifests = {row.name: row.manifest for row in summary.accepted if row.manifest}
     for variant, digest in manifests.items():
         published = {version.manifest for version in store.versions(summary.model, variant)}
-        if store.manifest(digest).digest not in published or store.revocation(summary.model, variant, digest):
+        store.manifest(digest)  # raises where it is damaged
+        if digest not in published or store.revocation(summary.model, variant, digest):
             return None
     if not summary.channel:
         return 0

@@ -31,6 +31,9 @@ class Architecture(BaseModel):
     vocabulary_size: int = Field(ge=1, description="Rows of the output head.")
     experts: int = Field(default=0, ge=0, description="Experts of a layer that a router chooses from; 0: it has none.")
     linear_inputs: tuple[int, ...] = Field(description="Input widths of the decoder's linear layers, ascending.")
+    positions: int = Field(
+        default=0, ge=0, description="The longest text that its config is made for, in tokens; 0: not said."
+    )
     packing: Packing | None = Field(description="How its weights were quantized before they came here; None: plain.")
 
 
@@ -156,9 +159,7 @@ class Artifact(BaseModel):
         default={}, description="`layer.expert` -> calibration tokens, where a router sent fewer than 32 there."
     )
     recut_ids: int = Field(
-        default=0,
-        ge=0,
-        description="Ids of the probe text in runs of one character that llama.cpp cuts in other places.",
+        default=0, ge=0, description="Ids of runs of a character that llama.cpp cuts in other places."
     )
     source_digest: str = Field(description="The snapshot that it was made from.")
     calibration_digest: str = Field(default="", description="The token set that it saw; empty: none.")
@@ -225,6 +226,10 @@ class VariantJob(BaseModel):
     report_key: str = Field(description="Stage key of the evaluate stage.")
     device: str = Field(description="`cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(ge=1, description="Threads of the engine; some engines' tensors depend on it.")
+    arithmetic: str = Field(default="", description="What the engine is told to work in; empty: its own choice.")
+    processor: str = Field(
+        default="", description="The processor class that the keys are of; empty: the bytes do not depend on it."
+    )
 
     @property
     def runtime(self) -> RuntimeName:

@@ -11,13 +11,15 @@
     ├── VerificationError             4  bytes are not what their digest says
     ├── DownloadError                 1  a source's server did not answer, or broke off; the same command goes on
     ├── StoreError                    1  the store cannot do what was asked
-    │   └── BlobMissing
+    │   ├── BlobMissing
+    │   └── LayoutTooNew              a record was written by a newer release
     ├── RegistrationError             1  MLflow did not take the run; what was accepted is published all the same
     ├── SigningError                  1  the process with the signing key failed; that version is not published
     ├── ServerError                   1  the embedded Prefect server did not start
     └── JobError                      1  a job's process failed; the variant is `failed`, the others go on
         ├── EngineError                  the engine raised; carries its last lines
         ├── EngineMismatch               installed versions are not the locked ones
+        ├── ProcessorMismatch            the worker's processor is not of the class that its pool states
         ├── OutOfMemory
         ├── Killed                       by a signal that was not ours
         ├── TimedOut
@@ -87,6 +89,12 @@ class BlobMissing(StoreError):
     """A record names a blob that the store no longer holds."""
 
 
+class LayoutTooNew(StoreError):
+    """A record has a layout that this release does not know yet; what is current stays in use."""
+
+    advice: ClassVar[str] = "install a newer quantmill where this is read"
+
+
 class RegistrationError(QuantmillError):
     """MLflow did not take the run; what was accepted is published, and the registration waits in the outbox."""
 
@@ -113,6 +121,14 @@ class EngineMismatch(JobError):
     """The installed version of a package is not the locked one."""
 
     advice: ClassVar[str] = "run `make -B .venv/installed`, which installs the lock"
+
+
+class ProcessorMismatch(JobError):
+    """The processor is not of the class that the job was planned for: the engine would make other bytes."""
+
+    advice: ClassVar[str] = (
+        "state the class of the pool's workers as `processor` in the file that QUANTMILL_POOLS names"
+    )
 
 
 class OutOfMemory(JobError):

@@ -104,7 +104,8 @@ class Place:
             VerificationError: the record is damaged.
         """
         try:
-            return State.model_validate_json((self.root / _STATE).read_bytes())
+            # A newer release may have pulled here: what it wrote beyond this is passed over.
+            return State.model_validate_json((self.root / _STATE).read_bytes(), extra="ignore")
         except ValidationError as error:
             raise VerificationError(f"{self.root / _STATE}: damaged; pull into an empty folder") from error
 

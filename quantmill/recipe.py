@@ -16,6 +16,8 @@ __all__ = ["GatePolicy", "ModelRequest", "PublishRequest", "Recipe", "TokenReque
 MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 _NUMBERS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)  # no `true` for 1, no `.inf`
+LEAST_SCORED = 256
+"""Tokens that are scored at least: of 2 windows of 32 tokens an unquantized model fails the rules on gibberish in 94 % of draws."""
 _PLACE = r"^[^\x00-\x1f]+$"
 
 
@@ -176,6 +178,16 @@ class Recipe(BaseModel):
                         f"variants[{index}]: {spec.name} is asked for already in variants[{seen[spec.name]}]"
                     )
                 seen[spec.name] = index
+        return self
+
+    @model_validator(mode="after")
+    def _enough_to_judge_by(self) -> "Recipe":
+        asked = self.evaluation
+        if (scored := asked.samples * (asked.sequence_length - 1)) < LEAST_SCORED:
+            raise ValueError(
+                f"evaluation.samples: {asked.samples} windows of {asked.sequence_length} tokens score {scored} tokens, at"
+                f" least {LEAST_SCORED} are needed to judge a model by; take more windows, or longer ones"
+            )
         return self
 
     @property

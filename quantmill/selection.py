@@ -11,7 +11,10 @@ from quantmill.methods import METHODS
 from quantmill.report import VariantSummary
 
 SOURCE_GRID = "source-grid"
-MARKS = (SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts")
+MARKS = (
+    SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts", "scored in", "reference in", "worse than counting",
+    "repeats one token",
+)  # fmt: skip
 """What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
 LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")
 """What `runtime` may be asked for: the programs that the rows of METHODS name."""

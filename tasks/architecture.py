@@ -10,6 +10,7 @@ from quantmill.packing import Packing
 from tasks import packing
 
 _INNER = ("intermediate_size", "ffn_dim", "n_inner")
+_POSITIONS = ("max_position_embeddings", "n_positions")
 _INNER_OF_EXPERTS = ("moe_intermediate_size", "shared_expert_intermediate_size")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
@@ -56,6 +57,7 @@ def of_config(folder: Path) -> Architecture:
         more=tuple(config.get(name) for name in _INNER_OF_EXPERTS),
         experts=_first(config, _EXPERTS),
         packed=packed,
+        positions=_first(config, _POSITIONS),
     )
 
 
@@ -87,6 +89,7 @@ def _architecture(
     experts: object,
     packed: Packing | None,
     more: tuple[object, ...] = (),
+    positions: object = 0,
 ) -> Architecture:
     for field, value in {"layers": layers, "hidden size": hidden, "vocabulary size": vocabulary}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -108,6 +111,7 @@ def _architecture(
         vocabulary_size=vocabulary,
         linear_inputs=tuple(sorted(widths)),
         experts=experts if isinstance(experts, int) else 0,
+        positions=max(0, positions) if isinstance(positions, int) else 0,
         packing=packed,
     )
 
@@ -135,6 +139,7 @@ def of_gguf(path: Path) -> tuple[Architecture, str]:
         attention=_product(read(f"{kind}.attention.head_count"), read(f"{kind}.attention.key_length")),
         vocabulary=len(tokens.data) if tokens else None,
         experts=read(f"{kind}.expert_count"),
+        positions=read(f"{kind}.context_length"),
         packed=packing.of_gguf(read("general.file_type"), [tensor.tensor_type.name for tensor in reader.tensors]),
     )
     return architecture, str(read("general.license") or "")

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from quantmill import keys
-from quantmill.artifact import Snapshot, StageResult, TokenSet
-from quantmill.errors import TextError
+from quantmill.artifact import Architecture, Snapshot, StageResult, TokenSet
+from quantmill.errors import RecipeError, TextError
+from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, TokenRequest
 from quantmill.store.store import Store
 from quantmill.texts import Share
@@ -74,6 +75,17 @@ def check_all(recipe: Recipe) -> None:
                     f"{role}.{part.share.field}{field}: {recipe.model.source} has no chat template;"
                     " give plain text, without chat_template"
                 )
+
+
+def require_context(recipe: Recipe, shape: Architecture) -> None:
+    """Raise RecipeError where a window is longer than the texts that the model is made for; nothing is read."""
+    seen = any(METHODS[request.method].calibrated for request in recipe.variants)
+    for role, request in _requests(recipe).items():
+        if 0 < shape.positions < request.sequence_length and (seen or role == "evaluation"):
+            raise RecipeError(
+                f"{role}.sequence_length: {request.sequence_length} tokens are more than the {shape.positions} that the model"
+                " is made for (max_position_embeddings of its config)"
+            )
 
 
 def _requests(recipe: Recipe) -> dict[Role, TokenRequest]:

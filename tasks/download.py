@@ -69,7 +69,8 @@ def require_space(recipe: Recipe, origin: Origin | Preview, home: Path) -> None:
     place = home.absolute()
     while not place.exists():
         place = place.parent
-    needed = planning.disk_bytes(origin, recipe.expand())
+    scored = recipe.evaluation.samples * recipe.evaluation.sequence_length
+    needed = planning.disk_bytes(origin, recipe.expand(), scored)
     free = shutil.disk_usage(place).free
     if free < needed:
         raise NotEnoughSpace(

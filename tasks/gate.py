@@ -5,12 +5,15 @@ from quantmill.errors import with_advice
 from quantmill.recipe import GatePolicy
 from quantmill.report import EvaluationReport, Outcome, Verdict
 
+COUNTING = "the baseline is worse than counting"
+REPEATING = "the baseline repeats one token"
+
 
 def decide(outcome: Outcome, baseline: Outcome, policy: GatePolicy) -> Verdict:
     """Return the verdict on a variant: `failed` where there is nothing to judge, else by the limits, which are inclusive.
 
     Gibberish is rejected under any policy: a text predicted worse than by its own token frequencies, or a sample that
-    repeats one token.
+    repeats one token. Each of both rules binds only where the baseline keeps it: see `unbound_rules`.
     """
     if outcome.artifact is None or outcome.report is None:
         name = outcome.error or "EngineError"
@@ -18,20 +21,30 @@ def decide(outcome: Outcome, baseline: Outcome, policy: GatePolicy) -> Verdict:
     if baseline.artifact is None or baseline.report is None:
         return Verdict(status="failed", reasons=(f"the baseline failed: {baseline.error}: {baseline.message}",))
     reasons = [
-        *_gibberish(outcome.report),
+        *_gibberish(outcome.report, unbound_rules(baseline.report)),
         *_limits(outcome.artifact, outcome.report, baseline.artifact, baseline.report, policy),
     ]
     return Verdict(status="rejected" if reasons else "accepted", reasons=tuple(reasons))
 
 
-def _gibberish(report: EvaluationReport) -> list[str]:
-    quality, reasons = report.quality, []
+def unbound_rules(baseline: EvaluationReport) -> tuple[str, ...]:
+    """Return the rules on gibberish that the baseline itself breaks, as marks: they say nothing about its variants."""
+    quality, broken = baseline.quality, []
     if not quality.perplexity <= quality.unigram_perplexity:
+        broken.append(COUNTING)
+    if baseline.sample_distinct_tokens == 1:
+        broken.append(REPEATING)
+    return tuple(broken)
+
+
+def _gibberish(report: EvaluationReport, unbound: tuple[str, ...]) -> list[str]:
+    quality, reasons = report.quality, []
+    if not quality.perplexity <= quality.unigram_perplexity and COUNTING not in unbound:
         reasons.append(
             f"gibberish: perplexity {quality.perplexity:.1f} is worse than {quality.unigram_perplexity:.1f},"
             " which counting the text's tokens gives"
         )
-    if report.sample_distinct_tokens == 1:
+    if report.sample_distinct_tokens == 1 and REPEATING not in unbound:
         reasons.append("gibberish: the generated sample repeats one token")
     return reasons
 

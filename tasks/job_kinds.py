@@ -104,6 +104,8 @@ def _require_checked_text(folder: Path, conversion: Path, gguf: Path) -> int:
 
 def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with the variant and tell what became of each tensor."""
+    from tasks import stored_types
+
     _compile_nothing(job.arguments["device"])
     spec = VariantSpec.model_validate(job.arguments["spec"])
     calibration = job.arguments["calibration"]
@@ -115,9 +117,11 @@ def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
         Path(calibration) if calibration else None,
         job.folder / "out",
         job.arguments["device"],
+        job.arguments["arithmetic"],
         progress,
     )
     companions = Path(job.arguments["companions"])
+    stored_types.check(Path(job.arguments["source"]), job.folder / "out", tensors)
     _complete(companions, job.folder / "out")
     recut = 0
     for gguf in (job.folder / "out").glob("*.gguf"):

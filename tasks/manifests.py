@@ -65,7 +65,7 @@ def build_manifest(
             runtime=report.runtime,
             windows=calibration_of(job.evaluation),
             baseline=BaselineMetrics.of(baseline).model_copy(update={"generations": ()}) if baseline else None,
-            marks=marks_of(job, outcome, noise_floor or {}),
+            marks=marks_of(job, outcome, noise_floor or {}, baseline),
         ),
         files=artifact.files,
         safety=Safety(

@@ -5,13 +5,24 @@ from collections.abc import Mapping
 from quantmill import selection
 from quantmill.artifact import Artifact, Snapshot, VariantJob
 from quantmill.report import Outcome
+from tasks import arithmetic
+from tasks.gate import unbound_rules
 
 NOTABLE_SHARE = 0.05
 SAME_GRID_SHARE = 0.5
 
 
-def marks_of(job: VariantJob, outcome: Outcome, noise_floor: Mapping[str, float]) -> tuple[str, ...]:
-    """Return the marks of a variant; `noise_floor`: runtime -> mean KL that the baseline's own weights show there."""
+def marks_of(
+    job: VariantJob, outcome: Outcome, noise_floor: Mapping[str, float], baseline: Outcome | None = None
+) -> tuple[str, ...]:
+    """Return the marks of a variant.
+
+    Args:
+        job: the variant's.
+        outcome: what was made and measured.
+        noise_floor: runtime -> mean KL that the baseline's own weights show there.
+        baseline: what the variant was measured beside.
+    """
     marks = []
     if artifact := outcome.artifact:
         itself = job.checkpoint is not None and job.checkpoint.digest == job.snapshot.origin.digest
@@ -25,8 +36,15 @@ def marks_of(job: VariantJob, outcome: Outcome, noise_floor: Mapping[str, float]
             marks.append(f"{len(artifact.starved_experts)} starved experts")
         if artifact.recut_ids:
             marks.append(f"{artifact.recut_ids} ids of runs differ")
-    if (report := outcome.report) and report.quality.mean_kl <= noise_floor.get(report.runtime, 0.0):
-        marks.append("within noise")
+    if report := outcome.report:
+        own = report.quality.compute_dtype
+        if report.quality.mean_kl <= max(noise_floor.get(report.runtime, 0.0), arithmetic.floor(own)):
+            marks.append("within noise")
+        reference = baseline.report.quality.compute_dtype if baseline and baseline.report else ""
+        inexact = (("scored", own), ("reference", reference))
+        marks += [f"{what} in {dtype}" for what, dtype in inexact if arithmetic.floor(dtype)]
+        if baseline and baseline.report:
+            marks += unbound_rules(baseline.report)
     return tuple(marks)
 
 

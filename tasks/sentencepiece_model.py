@@ -61,9 +61,12 @@ def of_tokenizer_json(path: Path) -> bytes:
 
 def of_gguf(fields: dict[str, Any]) -> bytes | None:
     """Return the model that a GGUF's metadata say, None where the vocabulary is of another family."""
-    found = [fields.get(f"tokenizer.ggml.{name}") for name in ("model", "tokens", "scores", "token_type")]
-    kind, tokens, scores, kinds = (field.contents() if field is not None else None for field in found)
-    if kind != "llama" or not (tokens and scores and kinds):
+    family = fields.get("tokenizer.ggml.model")
+    if family is None or family.contents() != "llama":
+        return None
+    found = [fields.get(f"tokenizer.ggml.{name}") for name in ("tokens", "scores", "token_type")]
+    tokens, scores, kinds = (field.contents() if field is not None else None for field in found)
+    if not (tokens and scores and kinds):
         return None
     prefix = fields.get("tokenizer.ggml.add_space_prefix")
     return _serialize(zip(tokens, scores, kinds, strict=True), prefix=prefix is None or bool(prefix.contents()))

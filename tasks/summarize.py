@@ -24,7 +24,8 @@ def summarize(
     snapshot = jobs[0].snapshot
     figures = BaselineMetrics.of(baseline)
     rows = tuple(
-        _row(job, outcomes[job.name], verdicts[job.name], figures, noise_floor, published.get(job.name)) for job in jobs
+        _row(job, outcomes[job.name], verdicts[job.name], baseline, noise_floor, published.get(job.name))
+        for job in jobs
     )
     rows = tuple(_held_back(row, held_back[row.name]) if row.name in held_back else row for row in rows)
     rows = tuple(row.model_copy(update={"better": selection.better_choice(row, rows)}) for row in rows)
@@ -50,10 +51,11 @@ def _row(
     job: VariantJob,
     outcome: Outcome,
     verdict: Verdict,
-    baseline: BaselineMetrics,
+    reference: Outcome,
     noise_floor: dict[str, float],
     manifest: str | None,
 ) -> VariantSummary:
+    baseline = BaselineMetrics.of(reference)
     row = VariantSummary(
         name=job.name,
         method=job.spec.method,
@@ -88,4 +90,5 @@ def _row(
             "kernel": speed.kernel,
             "repeats": speed.repeats,
         }
-    return row.model_copy(update=measured | {"marks": (*marks_of(job, outcome, noise_floor), *outcome.tried)})
+    marks = marks_of(job, outcome, noise_floor, reference)
+    return row.model_copy(update=measured | {"marks": (*marks, *outcome.tried)})

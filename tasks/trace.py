@@ -7,6 +7,7 @@ Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,8 @@ from safetensors.numpy import save_file
 
 from quantmill import keys
 from quantmill.errors import TraceMismatch
-from tasks.metrics import Floats, Ints, score
-
-MAX_KL = 1e-6
+from tasks import arithmetic
+from tasks.metrics import Floats, Ints
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,12 @@ class Transform:
         scale = float(config.get("logit_scale") or 1.0) / float(config.get("logits_scaling") or 1.0)
         return cls(scale=scale, softcap=float(config.get("final_logit_softcapping") or 0.0))
 
+    def apply(self, logits: Any, tanh: Callable[[Any], Any]) -> Any:
+        """Return the logits of what the head gave, an array of numpy's or torch's in fp32; `tanh` is that library's."""
+        if self.scale != 1.0:
+            logits *= self.scale
+        return tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+
 
 @dataclass(frozen=True)
 class Head:
@@ -49,12 +55,8 @@ class Head:
         logits: Floats = hidden.astype(numpy.float32) @ self.weight.T
         if self.bias is not None:
             logits += self.bias
-        if self.transform.scale != 1.0:
-            logits *= numpy.float32(self.transform.scale)
-        if self.transform.softcap:
-            cap = numpy.float32(self.transform.softcap)
-            logits = numpy.tanh(logits / cap) * cap
-        return logits
+        made: Floats = self.transform.apply(logits, numpy.tanh)
+        return made
 
 
 @dataclass(frozen=True)
@@ -62,37 +64,28 @@ class Trace:
     """A baseline's head inputs on the evaluation windows, and its head."""
 
     input_ids: Ints
-    hidden: Floats
+    hidden: Any
+    """(windows, length - 1, hidden), fp16 or fp32: an array, or a tensor in a file of which only what is asked for is read."""
     head: Head
 
-    def logits(self, window: int) -> Floats:
-        """Return the baseline's logits at the scored positions of a window: (length - 1, vocabulary)."""
-        return self.head.logits(self.hidden[window])
+    def inputs(self, window: int, positions: slice) -> Floats:
+        """Return what goes into the head at these of a window's scored positions."""
+        inputs: Floats = self.hidden[window : window + 1, positions][0]
+        return inputs
 
 
-def narrowest(head: Head, inputs: Floats, forwarded: Floats) -> tuple[type[numpy.floating[Any]], float]:
-    """Return the narrower of fp16 and fp32 that head inputs can be kept in, and the KL divergence that it costs.
+def is_same(divergence: float, compute_dtype: str) -> bool:
+    """Return whether the model's arithmetic explains the mean KL between its logits and those recomputed in fp32."""
+    return abs(divergence) <= arithmetic.trace_tolerance(compute_dtype)
 
-    Args:
-        head: the output projection.
-        inputs: what went into it, (positions, hidden).
-        forwarded: the logits that the model itself made of them, (positions, vocabulary).
 
-    Raises:
-        TraceMismatch: even in fp32 the recomputed logits are not the forwarded ones.
-    """
-    divergence = float("nan")
-    targets = numpy.zeros(len(inputs), numpy.int32)
-    for dtype in (numpy.float16, numpy.float32):
-        with numpy.errstate(over="ignore"):
-            kept: Floats = inputs.astype(dtype)
-        if numpy.isfinite(kept).all():
-            divergence = float(score(forwarded, head.logits(kept), targets).kl.mean())
-            if abs(divergence) <= MAX_KL:
-                return dtype, divergence
-    raise TraceMismatch(
-        f"logits recomputed from the head's input differ from the model's by KL {divergence:.2e}; at most {MAX_KL:g}"
-    )
+def require_same(divergence: float, compute_dtype: str) -> None:
+    """Raise TraceMismatch where it does not: the logits are not the head's output alone."""
+    if not is_same(divergence, compute_dtype):
+        raise TraceMismatch(
+            f"logits recomputed from the head's input differ from the model's ({compute_dtype}) by KL {divergence:.2e};"
+            f" at most {arithmetic.trace_tolerance(compute_dtype):g}"
+        )
 
 
 def save(trace: Trace, folder: Path) -> None:
@@ -104,13 +97,13 @@ def save(trace: Trace, folder: Path) -> None:
 
 
 def load(folder: Path) -> Trace:
-    """Read both files."""
+    """Read both files; the head inputs as they are asked for."""
     with safe_open(folder / "head.safetensors", "np") as file:
         transform = Transform(**json.loads(file.metadata()["transform"]))
         bias = file.get_tensor("bias") if "bias" in file.keys() else None  # noqa: SIM118 (no mapping)
         head = Head(weight=file.get_tensor("weight"), bias=bias, transform=transform)
-    with safe_open(folder / "trace.safetensors", "np") as file:
-        return Trace(input_ids=file.get_tensor("input_ids"), hidden=file.get_tensor("hidden"), head=head)
+    made: Any = safe_open(folder / "trace.safetensors", "np")
+    return Trace(input_ids=made.get_tensor("input_ids"), hidden=made.get_slice("hidden"), head=head)
 
 
 def head_digest(folder: Path) -> str:

@@ -2,10 +2,13 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 def _hear_interrupts() -> None:
     """Take Ctrl-C as a person's shell would have it: what runs in the background of a script ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@contextmanager
+def resident_limit(size: int) -> Iterator[None]:
+    """Tell this process and those that it starts, as `ulimit -m` does, how much they may hold; Linux does not enforce it."""
+    before = resource.getrlimit(resource.RLIMIT_RSS)
+    resource.setrlimit(resource.RLIMIT_RSS, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_RSS, before)
 
 
 class Line:

@@ -112,6 +112,7 @@ def compress(tmp_path: Path, recipe: str | dict[str, Any], *arguments: str) -> t
         ({"model": {"source": "s3://"}, "variants": GOOD["variants"], "publish": {"model": "m"}}, "model.source: s3://: write it as s3://bucket/prefix"),
         ({"model": {"source": "mlflow://models/x"}, "variants": GOOD["variants"]}, "model.source: mlflow://models/x: write it as mlflow://"),
         ({"model": {"source": "mlflow://models/x/1"}, "variants": GOOD["variants"]}, "mlflow://models/x/1: nothing is registered yet"),
+        (GOOD | {"evaluation": {"samples": 2, "sequence_length": 128}}, "evaluation.samples: 2 windows of 128 tokens score 254 "),
         ({"model": {"source": SMOLLM2, "revision": "00"}, "variants": GOOD["variants"]}, "model.revision: 00: the source's digest is"),
     ],
 )  # fmt: skip
@@ -120,6 +121,13 @@ def test_recipes(tmp_path: Path, recipe: str | dict[str, Any], words: str) -> No
     assert (code, error.count("\n")) == (2, 1), error
     assert error.startswith("error: ")
     assert words in error
+
+
+def test_windows_longer_than_the_model_s_texts(tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "model", {"max_position_embeddings": 256})
+    code, error, _ = compress(tmp_path, GOOD | {"model": {"source": str(model)}})
+    words = "evaluation.sequence_length: 512 tokens are more than the 256 that the model is made for (max_position_embeddings of"
+    assert (code, error) == (2, f"error: {words} its config)\n")
 
 
 @pytest.mark.parametrize("source", ["hf://org/name", "s3://bucket/name"])
@@ -149,7 +157,7 @@ def test_it_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_chat_template_that_the_model_lacks_is_missed_before_the_run(tmp_path: Path) -> None:
     model = {"source": str(model_folder(tmp_path / "model"))}
     (tmp_path / "talks.jsonl").write_text('{"messages": [{"role": "user", "content": "hello there"}]}\n' * 2)
-    talks = {"source": str(tmp_path / "talks.jsonl"), "samples": 1, "sequence_length": 8}
+    talks = {"source": str(tmp_path / "talks.jsonl"), "samples": 1, "sequence_length": 257}
     sides = [compress(tmp_path, GOOD | {"model": model, role: talks}) for role in ("calibration", "evaluation")]
     assert all((code, error.count("\n")) == (2, 1) for code, error, _ in sides), sides
     assert any(": " + model["source"] + " has no chat template; give plain text" in error for _, error, _ in sides)

@@ -12,7 +12,7 @@ from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from tasks import folder_source
-from tests.line import Line
+from tests.line import Line, resident_limit
 from tests.published import measured_beside
 
 RECIPE: dict[str, Any] = {
@@ -101,13 +101,29 @@ def test_other_companions_are_published_without_quantizing(
     assert {row["manifest"] for row in third["variants"]}.isdisjoint(row["manifest"] for row in first["variants"])
 
     fresh = Line(tmp_path / "fresh", tmp_path / "other", recipe, **shared)
-    fresh.run()
+    with resident_limit(500 * 10**6):  # what is made does not depend on it, how it is scored does
+        _, short, _ = fresh.run()
+    _was_scored_in_bf16(short, second)
     for name in NAMES:
         anew, dressed = (
             [file for file in made[name].files if file.path != "README.md"]  # a card has the speed of its own run
             for made in (manifests(fresh.home), after)
         )
         assert anew == dressed, "as if all had been made of the new state"
+
+
+def _was_scored_in_bf16(short: dict[str, Any], roomy: dict[str, Any]) -> None:
+    """Where fp32 does not fit, the line comes to its end: the trace is held to bf16's tolerance, and every figure says so."""
+    assert (short["baseline"]["compute_dtype"], roomy["baseline"]["compute_dtype"]) == ("bfloat16", "float32")
+    assert all(least < 1e-5 for least in roomy["noise_floor"].values())
+    assert all(least >= 2e-3 for least in short["noise_floor"].values()), "nothing below what bf16 alone costs ranks"
+    marks = {row["name"]: {mark for mark in row["marks"] if "bfloat16" in mark} for row in short["variants"]}
+    both = {"scored in bfloat16", "reference in bfloat16"}
+    assert marks == {"hqq-8bit-g64": both, "gguf-q8_0": {"reference in bfloat16"}}
+    assert not [mark for row in roomy["variants"] for mark in row["marks"] if "bfloat16" in mark]
+    for row, exact in zip(short["variants"], roomy["variants"], strict=True):
+        assert row["status"] == "accepted"
+        assert row["perplexity"] == pytest.approx(exact["perplexity"], rel=0.02)
 
 
 def test_a_template_inside_the_tokenizer_s_settings_becomes_a_file(tmp_path: Path) -> None:

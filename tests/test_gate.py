@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from flows.jobs import Plan, noise_floor
 from quantmill.errors import OutOfMemory
 from quantmill.recipe import GatePolicy
 from quantmill.report import Outcome
 from tasks.gate import decide
-from tests.samples import outcome
+from tasks.marks import marks_of
+from tests.samples import job, outcome
 
 LOOSE = GatePolicy(max_perplexity_ratio=100, max_mean_kl=100, max_p99_kl=1000, min_top1_agreement=0, max_size_ratio=100)
 BASE = outcome("baseline-bf16", perplexity=16.0, size=1000)
@@ -51,6 +53,58 @@ def test_gibberish_is_rejected_under_any_policy(figures: dict[str, Any], words: 
     verdict = decide(outcome("v", **figures), BASE, LOOSE)
     assert verdict.status == "rejected"
     assert words in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("base", "figures", "words"),
+    [
+        ({"perplexity": 310.0, "unigram": 300.0}, {"perplexity": 311.0, "unigram": 300.0}, ""),
+        ({"perplexity": 310.0, "unigram": 300.0}, {"perplexity": 311.0, "unigram": 300.0, "distinct": 1}, "repeats one token"),
+        ({"distinct": 1}, {"distinct": 1}, ""),
+        ({"distinct": 1}, {"distinct": 1, "perplexity": 301.0}, "worse than 300.0"),
+        ({"perplexity": 310.0, "unigram": 300.0}, {"perplexity": math.nan}, "perplexity ratio nan exceeds 100"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_the_baseline_breaks_does_not_bind(
+    base: dict[str, Any], figures: dict[str, Any], words: str
+) -> None:
+    baseline = outcome("baseline-bf16", **base)
+    verdict = decide(outcome("v", **figures), baseline, LOOSE)
+    assert verdict.status == ("rejected" if words else "accepted")
+    assert words in "; ".join(verdict.reasons)
+    marks = marks_of(job("v"), outcome("v", **figures), {}, baseline)
+    expected = "the baseline repeats one token" if "distinct" in base else "the baseline is worse than counting"
+    assert expected in marks
+    assert not any("baseline" in mark for mark in marks_of(job("v"), outcome("v", **figures), {}, BASE))
+
+
+def in_arithmetic(name: str, compute_dtype: str, **figures: Any) -> Outcome:
+    made = outcome(name, **figures)
+    assert made.report
+    quality = made.report.quality.model_copy(update={"compute_dtype": compute_dtype})
+    return made.model_copy(update={"report": made.report.model_copy(update={"quality": quality})})
+
+
+@pytest.mark.parametrize(
+    ("own", "reference", "mean_kl", "marks"),
+    [
+        ("float32", "float32", 1e-3, ()),
+        ("bfloat16", "float32", 1e-3, ("within noise", "scored in bfloat16")),
+        ("bfloat16", "bfloat16", 0.05, ("scored in bfloat16", "reference in bfloat16")),
+        ("llama.cpp", "bfloat16", 1e-3, ("within noise", "reference in bfloat16")),
+        ("float16", "float32", 1e-3, ("scored in float16",)),
+    ],
+)
+def test_figures_of_another_arithmetic_are_marked(
+    own: str, reference: str, mean_kl: float, marks: tuple[str, ...]
+) -> None:
+    """What fp32 had no room for says so, and differences that the arithmetic alone makes are noise."""
+    baseline = in_arithmetic("baseline-bf16", reference, mean_kl=3e-4 if reference == "bfloat16" else 2e-7)
+    variant = in_arithmetic("v", own, mean_kl=mean_kl)
+    plan = Plan(job("baseline-bf16"), {}, [job("v")], "", "")
+    floor = noise_floor(plan, baseline, {"v": variant})
+    assert floor == {"transformers": 2e-3 if reference == "bfloat16" else 2e-7}
+    assert marks_of(job("v"), variant, floor, baseline) == marks
 
 
 def test_all_reasons_are_given() -> None:

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 POOLS = [{"name": "cpu", "memory": "8GB", "slots": 2}]
 RECIPE: dict[str, Any] = {
     "model": {"source": "./any"},
-    "evaluation": {"samples": 2, "sequence_length": 128, "seed": 1},
+    "evaluation": {"samples": 2, "sequence_length": 129, "seed": 1},
     "variants": [{"method": "hqq", "bits": 8}],
     "gates": {"max_perplexity_ratio": 1.5, "max_mean_kl": 0.5},
 }

@@ -1,12 +1,13 @@
 """Metrics against independent references: torch's own functions in float64, and cases that can be done by hand."""
 
 import math
+from typing import Any
 
 import numpy
 import pytest
 import torch
 
-from tasks import metrics
+from tasks import metrics, torch_metrics
 
 RNG = numpy.random.default_rng(0)
 
@@ -54,3 +55,28 @@ def test_by_hand() -> None:
 def test_unigram_perplexity() -> None:
     assert metrics.unigram_perplexity(numpy.arange(8, dtype=numpy.int32)) == pytest.approx(8.0)
     assert metrics.unigram_perplexity(numpy.zeros(8, numpy.int32)) == pytest.approx(1.0)
+
+
+def in_torch(reference: metrics.Floats, measured: metrics.Floats, targets: metrics.Ints) -> metrics.Scores:
+    return torch_metrics.score(torch.from_numpy(reference), torch.from_numpy(measured), targets)
+
+
+def test_torch_on_the_device_gives_the_same() -> None:
+    reference, measured = logits(), logits()
+    reference[3, 7] = measured[3, 7] = -numpy.inf
+    measured[5, 100], measured[11, 5] = numpy.nan, numpy.inf
+    targets = RNG.integers(0, 501, 37).astype(numpy.int32)
+    one, other = metrics.score(reference, measured, targets), in_torch(reference, measured, targets)
+    numpy.testing.assert_allclose(one.nll, other.nll, rtol=1e-12)
+    numpy.testing.assert_allclose(one.kl, other.kl, rtol=1e-12)
+    assert numpy.isnan(one.nll).nonzero()[0].tolist() == [5, 11]
+    assert (numpy.delete(one.agrees, [5, 11]) == numpy.delete(other.agrees, [5, 11])).all()
+
+
+@pytest.mark.parametrize("score", [metrics.score, in_torch])
+def test_what_the_variant_forbids_and_the_baseline_does_not_is_infinitely_far(score: Any) -> None:
+    reference, measured = logits(rows=2, vocabulary=4), logits(rows=2, vocabulary=4)
+    measured[0, 3] = -numpy.inf
+    scores = score(reference, measured, numpy.zeros(2, numpy.int32))
+    assert scores.kl[0] == numpy.inf
+    assert numpy.isfinite(scores.kl[1])

@@ -85,7 +85,7 @@ class Bench:
                 "model": {"source": self.snapshot.origin.request.source},
                 "variants": [{"method": "gptq"}],
                 "calibration": {"samples": 6, "sequence_length": 32} | calibration,
-                "evaluation": {"samples": 1, "sequence_length": 8},
+                "evaluation": {"samples": 37, "sequence_length": 8},
             }
         )
 

@@ -1,5 +1,6 @@
 """The trace gives the model's logits back, for plain, scaled and soft-capped heads, or is refused."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import torch
 import transformers
 
 from quantmill.errors import Gibberish, TraceMismatch
-from tasks import measure, trace
+from tasks import metrics, score, trace
+from tasks.metrics import Floats, Ints
 from tasks.runtimes.protocol import Machine
 from tasks.runtimes.transformers import load
 from tasks.trace import Head, Trace, Transform
@@ -46,11 +48,13 @@ def test_logits_come_back(kind: str, tmp_path: Path) -> None:
     model.to(torch.bfloat16).save_pretrained(tmp_path / "model")
     opened = load(tmp_path / "model", MACHINE, context=32, scoring=True)
     ids = RNG.integers(0, 320, (2, 32)).astype(numpy.int32)
-    head, (inputs, logits) = opened.head(), opened.trace(ids[0])
-    dtype, divergence = trace.narrowest(head, inputs, logits)
-    assert dtype is numpy.float16
+    (tmp_path / "first").mkdir()
+    scores, divergence = score._score_baseline(opened, ids, tmp_path / "first", lambda *_: None)
     assert abs(divergence) < 1e-6
-    hidden = numpy.stack([opened.trace(window)[0].astype(dtype) for window in ids])
+    assert abs(numpy.concatenate([part.kl for part in scores])).max() < 1e-5
+    made = trace.load(tmp_path / "first")
+    hidden, head = numpy.stack([made.inputs(window, slice(0, 31)) for window in range(2)]), made.head
+    assert hidden.dtype == numpy.float16
     (tmp_path / "out").mkdir()
     trace.save(Trace(ids, hidden, head), tmp_path / "out")
     again = trace.load(tmp_path / "out")
@@ -60,30 +64,72 @@ def test_logits_come_back(kind: str, tmp_path: Path) -> None:
     with torch.inference_mode():
         wanted = independent(torch.from_numpy(ids).long()).logits.numpy()
     for window in range(2):
-        numpy.testing.assert_allclose(again.logits(window), wanted[window], atol=0.02, rtol=0.01)
+        logits = again.head.logits(again.inputs(window, slice(0, 31)))
+        numpy.testing.assert_allclose(logits, wanted[window, :-1], atol=0.02, rtol=0.01)
 
 
-def test_a_trace_that_does_not_give_the_logits_is_refused() -> None:
-    head = Head(RNG.standard_normal((50, 8)).astype(numpy.float32), None, Transform())
+class Fake:
+    """A model that is its head alone, on known inputs: windows are tokens that look them up."""
+
+    score = staticmethod(metrics.score)
+
+    def __init__(self, inputs: Floats, factor: float = 1.0, scale: float = 1.0, compute_dtype: str = "float32") -> None:
+        weight = RNG.standard_normal((50, inputs.shape[1])).astype(numpy.float32) * numpy.float32(scale)
+        self.compute_dtype, self._inputs, self._head = compute_dtype, inputs, Head(weight, None, Transform())
+        self.made = self._head.logits(inputs) * numpy.float32(factor)
+
+    def head(self) -> Head:
+        return self._head
+
+    def reader(self, head: Head) -> Any:
+        return head.logits
+
+    def traced_pieces(self, ids: Ints) -> Iterator[tuple[Floats, Floats]]:
+        for part in numpy.split(ids, (2,)):
+            yield self._inputs[part], self.made[part]
+
+
+def windows(count: int = 2) -> Ints:
+    return numpy.arange(4, dtype=numpy.int32)[None].repeat(count, 0)
+
+
+def score_fake(model: Fake, ids: Ints, out: Path) -> tuple[list[metrics.Scores], float]:
+    return score._score_baseline(model, ids, out, lambda *_: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("compute_dtype", "factor", "limit"), [("float32", 1.01, "1e-06"), ("bfloat16", 1.5, "0.005")])
+def test_a_trace_that_does_not_give_the_logits_is_refused(
+    compute_dtype: str, factor: float, limit: str, tmp_path: Path
+) -> None:
+    """The limit is the arithmetic's: fp32 gives them back, a head in bf16 is off by 4e-4."""
     inputs = RNG.standard_normal((4, 8)).astype(numpy.float32)
-    with pytest.raises(TraceMismatch, match="at most 1e-06"):
-        trace.narrowest(head, inputs, head.logits(inputs) * numpy.float32(1.1))
+    with pytest.raises(TraceMismatch, match=f"{compute_dtype}.* at most {limit}"):
+        score_fake(Fake(inputs, factor, compute_dtype=compute_dtype), windows(), tmp_path)
+    score_fake(Fake(inputs, 1.01, compute_dtype="bfloat16"), windows(), tmp_path)
 
 
-def test_inputs_that_fp16_cannot_hold_are_kept_in_fp32() -> None:
-    head = Head(RNG.standard_normal((50, 8)).astype(numpy.float32) * numpy.float32(1e-5), None, Transform())
-    inputs = RNG.standard_normal((4, 8)).astype(numpy.float32) * numpy.float32(1e6)
-    assert trace.narrowest(head, inputs, head.logits(inputs))[0] is numpy.float32
+def test_inputs_that_fp16_cannot_hold_are_kept_in_fp32(tmp_path: Path) -> None:
+    """Also where only a later window holds them; what was scored before stays as it was scored."""
+    small = RNG.standard_normal((2, 8)).astype(numpy.float32)
+    model = Fake(numpy.concatenate([small, small * 1e6, small]), scale=1e-5)
+    score_fake(model, windows(1), tmp_path)
+    assert trace.load(tmp_path).inputs(0, slice(0, 3)).dtype == numpy.float32
+    late = numpy.array([[4, 5, 4, 5], [0, 1, 2, 3]], numpy.int32)
+    scores, _ = score_fake(model, late, tmp_path)
+    kept = trace.load(tmp_path).inputs(1, slice(0, 3))
+    numpy.testing.assert_array_equal(kept, model._inputs[:3])
+    assert sum(len(part.nll) for part in scores) == 6
 
 
 @pytest.mark.parametrize("value", [numpy.nan, numpy.inf])
-def test_a_logit_that_is_no_number_is_gibberish(value: float) -> None:
-    logits = numpy.zeros((4, 5), numpy.float32)
-    logits[2, 3] = value
-    with pytest.raises(Gibberish, match="window 7 is NaN or infinite at position 2"):
-        measure._sound(logits, 7)
-    logits[2, 3] = -numpy.inf
-    assert measure._sound(logits, 7) is logits
+def test_a_logit_that_is_no_number_is_gibberish(value: float, tmp_path: Path) -> None:
+    model = Fake(RNG.standard_normal((6, 8)).astype(numpy.float32))
+    late = numpy.array([[4, 5, 4, 5], [0, 1, 2, 3]], numpy.int32)
+    model.made[2, 3] = -numpy.inf
+    score_fake(model, late, tmp_path)
+    model.made[2, 3] = value
+    with pytest.raises(Gibberish, match="window 1 is NaN or infinite at position 2"):
+        score_fake(model, late, tmp_path)
 
 
 def test_a_trace_of_other_windows_is_refused(tmp_path: Path) -> None:
@@ -91,7 +137,7 @@ def test_a_trace_of_other_windows_is_refused(tmp_path: Path) -> None:
     head = Head(numpy.zeros((5, 2), numpy.float32), None, Transform())
     other: Any = Trace(ids + 1, numpy.zeros((1, 3, 2), numpy.float16), head)
     with pytest.raises(ValueError, match="other token windows"):
-        measure._score(None, ids, other, lambda *_: None)  # type: ignore[arg-type]
+        score._score(None, ids, other, lambda *_: None)  # type: ignore[arg-type]
 
 
 def test_a_folder_that_lacks_a_tensor_is_not_made_up(tmp_path: Path) -> None:
@@ -103,3 +149,24 @@ def test_a_folder_that_lacks_a_tensor_is_not_made_up(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks model\.layers\.1\.mlp\.down_proj\.weight \(1 in all\)"):
         load(tmp_path, MACHINE, context=32, scoring=True)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_long_window_is_read_in_pieces(kind: str, tmp_path: Path) -> None:
+    """The decoder sees the window as a whole, the head and what follows it a few positions; bits are the same."""
+    config_name, model_name, extra = MODELS[kind]
+    torch.manual_seed(0)
+    getattr(transformers, model_name)(getattr(transformers, config_name)(**(SHAPE | extra))).save_pretrained(tmp_path)
+    opened = load(tmp_path, MACHINE, context=32, scoring=True)
+    ids = RNG.integers(0, 320, 29).astype(numpy.int32)
+    whole, widths = opened.logits(ids), list[int]()
+    head = opened.model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda _, inputs: widths.append(inputs[0].shape[1]))
+    pieces = [piece.clone() for piece in opened.pieces(ids, 8)]
+    assert widths == [1, 8, 8, 8, 5], "the decoder's own pass asks for one position"
+    numpy.testing.assert_allclose(torch.cat(pieces).numpy(), whole, rtol=1e-5, atol=1e-5)
+    traced = [(inputs, logits.clone()) for inputs, logits in opened.traced_pieces(ids, 8)]
+    numpy.testing.assert_allclose(torch.cat([logits for _, logits in traced]).numpy(), whole, rtol=1e-5, atol=1e-5)
+    ((inputs, _),) = opened.traced_pieces(ids)
+    numpy.testing.assert_allclose(numpy.concatenate([part for part, _ in traced]), inputs, rtol=1e-5, atol=1e-5)
+    numpy.testing.assert_allclose(opened.logits(ids), whole, rtol=1e-5, atol=1e-5)  # the model is as it was

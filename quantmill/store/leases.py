@@ -131,7 +131,7 @@ def leased(objects: Objects) -> tuple[set[str], list[Listed]]:
         if held is None:
             continue  # released since
         try:
-            lease = _Lease.model_validate_json(held.data)
+            lease = _Lease.model_validate_json(held.data, extra="ignore")
         except ValidationError as error:
             raise StoreError(f"{objects.uri}/{listed.key}: not a lease; nothing more is removed") from error
         if lease.expires_at + _CLOCKS_S < time.time():
@@ -170,11 +170,11 @@ def _sweep_in_force(objects: Objects) -> bytes:
 
 def _in_force(data: bytes) -> bool:
     try:
-        return _Sweep.model_validate_json(data).expires_at > time.time()
+        return _Sweep.model_validate_json(data, extra="ignore").expires_at > time.time()
     except ValidationError:
         return False  # damaged: its collection, if it lives, ends within its time
 
 
 def _is_impossible(sweep: bytes) -> bool:
     """Return whether a clock that was wrong by more than is allowed wrote it: that collection would hold up all others."""
-    return _Sweep.model_validate_json(sweep).expires_at > time.time() + SWEEP_S + _CLOCKS_S
+    return _Sweep.model_validate_json(sweep, extra="ignore").expires_at > time.time() + SWEEP_S + _CLOCKS_S

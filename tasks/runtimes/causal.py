@@ -1,5 +1,8 @@
 """A causal language model of torch, however it was loaded: logits, one token after the other, and the trace of the baseline."""
 
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +10,16 @@ import numpy
 import torch
 from transformers import AutoTokenizer
 
+from tasks import torch_metrics
 from tasks.metrics import Floats, Ints
+from tasks.runtimes.protocol import ROWS
 from tasks.trace import Head, Transform
 
 
 class CausalModel:
     """A loaded model that predicts the next token."""
+
+    score = staticmethod(torch_metrics.score)
 
     def __init__(self, model: Any, folder: Path, device: str, compute_dtype: str, kernel: str) -> None:
         """Take over `model`; `kernel` is what multiplies its quantized weights."""
@@ -40,19 +47,52 @@ class CausalModel:
         return str(tokenizer.decode(tokens))
 
     def close(self) -> None:
-        """Free the weights."""
+        """Free the weights: what is loaded next finds the memory, a GPU's too."""
         self.model = self._cache = None
+        gc.collect()  # engines' layers refer to themselves
+        if self._device != "cpu":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def trace(self, ids: Ints) -> tuple[Floats, Floats]:
-        """Return what goes into the head (length, hidden) at each of `ids`, and the logits that come of it."""
+    def pieces(self, ids: Ints, rows: int = ROWS) -> Iterator[torch.Tensor]:
+        """Yield the logits at each of `ids` in order, at most `rows` positions at a time, on the device.
+
+        A longer window goes through the decoder once, as a whole; what it gives then through the rest of the model in pieces.
+        Where a model's decoder cannot be told from its head, the window is one piece.
+        """
+        whole = self._tensor(ids)
+        out = self._decoded(whole) if len(ids) > rows else None
+        if out is None:
+            yield self.model(whole, use_cache=False).logits[0]
+            return
+        for start in range(0, len(ids), rows):
+            piece = slice(start, start + rows)
+            cut = type(out)(**{**out, "last_hidden_state": out.last_hidden_state[:, piece]})
+            with _answering(self.model.get_decoder(), cut):
+                yield self.model(whole[:, piece], use_cache=False).logits[0]
+
+    def traced_pieces(self, ids: Ints, rows: int = ROWS) -> Iterator[tuple[Floats, torch.Tensor]]:
+        """Yield the pieces with what goes into the head at each position, (positions, hidden)."""
         kept: list[torch.Tensor] = []
         hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
         try:
-            logits = self.logits(ids)
+            for logits in self.pieces(ids, rows):
+                yield self._array(kept.pop()[0]), logits
         finally:
             hook.remove()
-        return self._array(kept[0][0]), logits
+
+    def reader(self, head: Head) -> Callable[[Floats], torch.Tensor]:
+        """Return what makes logits of head inputs, in fp32 on the device."""
+        weight = torch.from_numpy(head.weight).to(self._device)
+        bias = None if head.bias is None else torch.from_numpy(head.bias).to(self._device)
+
+        @torch.inference_mode()
+        def logits(hidden: Floats) -> torch.Tensor:
+            inputs = torch.from_numpy(hidden).to(self._device).float()
+            made: torch.Tensor = head.transform.apply(torch.nn.functional.linear(inputs, weight, bias), torch.tanh)
+            return made
+
+        return logits
 
     def head(self) -> Head:
         """Return the output projection in fp32."""
@@ -63,6 +103,19 @@ class CausalModel:
             bias=None if bias is None else self._array(bias.detach()),
             transform=Transform.of_config(self.model.config.get_text_config().to_dict()),
         )
+
+    def _decoded(self, ids: torch.Tensor) -> Any:
+        """Return the decoder's output, the head seeing one position alone; None where the model has no decoder of its own."""
+        kept: list[Any] = []
+        decoder = self.model.get_decoder()
+        if decoder is self.model:
+            return None
+        hook = decoder.register_forward_hook(lambda *made: kept.append(made[-1]))
+        try:
+            self.model(ids, use_cache=False, logits_to_keep=1)
+        finally:
+            hook.remove()
+        return kept[0] if kept and getattr(kept[0], "last_hidden_state", None) is not None else None
 
     def _advance(self, ids: torch.Tensor, cache: Any) -> int:
         out = self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -75,3 +128,16 @@ class CausalModel:
     @staticmethod
     def _array(tensor: torch.Tensor) -> Floats:
         return numpy.asarray(tensor.float().cpu().numpy(), dtype=numpy.float32)
+
+
+@contextmanager
+def _answering(decoder: Any, output: Any) -> Iterator[None]:
+    """Let a decoder answer with `output`, whatever it is asked."""
+    own = vars(decoder).get("forward")  # accelerate puts one of its own there
+    decoder.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        del decoder.forward
+        if own is not None:
+            decoder.forward = own

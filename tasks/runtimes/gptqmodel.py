@@ -8,7 +8,8 @@ import torch
 from tasks import gptqmodel_engine
 from tasks.runtimes.causal import CausalModel
 from tasks.runtimes.protocol import Machine
-from tasks.runtimes.transformers import fits_in_fp32, kernel_of
+from tasks.runtimes.room import fits_in_fp32
+from tasks.runtimes.transformers import kernel_of
 from tasks.runtimes.widen import widen
 
 PACKAGE = "gptqmodel"
@@ -22,7 +23,7 @@ def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalM
     logging.getLogger("gptqmodel").setLevel(logging.WARNING)
     torch.set_num_threads(machine.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    wide = scoring and fits_in_fp32(folder, 2, machine.device)
+    wide = scoring and fits_in_fp32(folder, 2, machine.device, context)
     backend = BACKEND.TORCH if wide else BACKEND.AUTO
     model = GPTQModel.load(str(folder), device=machine.device, backend=backend).model.eval()
     if wide:

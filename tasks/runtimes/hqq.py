@@ -7,7 +7,7 @@ import torch
 from tasks.hqq_loader import load_hqq
 from tasks.runtimes.causal import CausalModel
 from tasks.runtimes.protocol import Machine
-from tasks.runtimes.transformers import fits_in_fp32
+from tasks.runtimes.room import fits_in_fp32
 
 PACKAGE = "hqq"
 
@@ -16,7 +16,7 @@ def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalM
     """Open an artifact folder as a consumer does; `scoring` computes in fp32, else in bf16 (fp16 on CUDA)."""
     torch.set_num_threads(machine.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    wide = scoring and fits_in_fp32(folder, 1, machine.device)
+    wide = scoring and fits_in_fp32(folder, None, machine.device, context)  # its layers stay packed
     dtype = torch.float32 if wide else torch.bfloat16 if machine.device == "cpu" else torch.float16
     model = load_hqq(str(folder), machine.device, dtype)
     return CausalModel(model, folder, machine.device, str(dtype).removeprefix("torch."), "hqq HQQLinear PYTORCH")

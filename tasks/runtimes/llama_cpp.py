@@ -1,35 +1,40 @@
 """llama.cpp: a folder with one GGUF file -> logits, through llama-cpp-python."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import llama_cpp
 import numpy
 
+from tasks import metrics
 from tasks.metrics import Floats, Ints
-from tasks.runtimes.protocol import Machine
+from tasks.runtimes.protocol import ROWS, Machine
+from tasks.trace import Head
 
 PACKAGE = "llama-cpp-python"
 
 
 def load(folder: Path, machine: Machine, context: int, scoring: bool) -> "LlamaCpp":
-    """Open the folder's GGUF file; `scoring` keeps the logits of every position, and keys and values in fp32."""
+    """Open the folder's GGUF file; `scoring` keeps keys and values in fp32."""
     return LlamaCpp(next(folder.glob("*.gguf")), machine, context, scoring)
 
 
 class LlamaCpp:
     """A GGUF model in llama.cpp. Activations are what its kernels make of them: Q8 blocks for most quantized types."""
 
-    def __init__(self, path: Path, machine: Machine, context: int, scoring: bool) -> None:
+    score = staticmethod(metrics.score)
+
+    def __init__(self, path: Path, machine: Machine, context: int, scoring: bool, rows: int = ROWS) -> None:
         """Map the file."""
+        batch = min(context, rows) if scoring else context  # llama.cpp holds the logits of a whole batch
         self._model = llama_cpp.Llama(
             model_path=str(path),
             n_ctx=context,
-            n_batch=context,
-            n_ubatch=context,
+            n_batch=batch,
+            n_ubatch=batch,
             n_threads=machine.threads,
             n_threads_batch=machine.threads,
             n_gpu_layers=0 if machine.device == "cpu" else -1,
-            logits_all=scoring,
             # llama.cpp keeps keys and values in fp16, which alone costs a KL of 1e-6; its flash attention costs 0.3 %.
             **({"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32} if scoring else {}),
             flash_attn=False,
@@ -45,9 +50,26 @@ class LlamaCpp:
 
     def logits(self, ids: Ints) -> Floats:
         """Return the logits (length, vocabulary) after each of `ids` (length,)."""
-        self._model.reset()
-        self._model.eval(ids.tolist())
-        return numpy.array(self._model.scores[: len(ids)], dtype=numpy.float32)
+        return numpy.concatenate([piece.copy() for piece in self.pieces(ids)])
+
+    def pieces(self, ids: Ints) -> Iterator[Floats]:
+        """Yield the logits after each of `ids` in order, a batch at a time: a view of llama.cpp's own array."""
+        context, size, rows = self._model.ctx, self._model.n_vocab(), self._model.n_batch
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+        batch = llama_cpp.llama_batch_init(rows, 0, 1)
+        try:
+            for start in range(0, len(ids), rows):
+                piece = ids[start : start + rows]
+                _fill(batch, piece, start)
+                if code := llama_cpp.llama_decode(context, batch):
+                    raise RuntimeError(f"llama_decode returned {code} at position {start} of {len(ids)}")
+                yield numpy.ctypeslib.as_array(llama_cpp.llama_get_logits(context), shape=(len(piece), size))
+        finally:
+            llama_cpp.llama_batch_free(batch)
+
+    def reader(self, head: Head) -> Callable[[Floats], Floats]:
+        """Return what makes logits of head inputs."""
+        return head.logits
 
     def start(self, ids: Ints) -> int:
         """Read a prompt into an empty cache and return the likeliest next token."""
@@ -72,3 +94,12 @@ class LlamaCpp:
         size = self._model.n_vocab()
         last = llama_cpp.llama_get_logits_ith(self._model.ctx, -1)
         return int(numpy.ctypeslib.as_array(last, shape=(size,)).argmax())
+
+
+def _fill(batch: llama_cpp.llama_batch, ids: Ints, start: int) -> None:
+    """Put `ids`, which begin at position `start`, into a batch that asks for the logits of all."""
+    batch.n_tokens = len(ids)
+    for index, token in enumerate(ids.tolist()):
+        batch.token[index], batch.pos[index] = token, start + index
+        batch.n_seq_id[index], batch.seq_id[index][0] = 1, 0
+        batch.logits[index] = 1

@@ -1,10 +1,14 @@
 """What a runtime module gives: `load(folder, machine, context, scoring)` and `PACKAGE`, the package whose version counts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tasks.metrics import Floats, Ints
+from quantmill.planning import SCORED_ROWS
+from tasks.metrics import Floats, Ints, Scores
+from tasks.trace import Head
+
+ROWS = SCORED_ROWS
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,21 @@ class LoadedModel(Protocol):
         """Return the logits (length, vocabulary) after each of `ids` (length,); earlier calls leave no trace."""
         ...
 
+    def pieces(self, ids: Ints) -> Iterator[Any]:
+        """Yield the same logits in order, at most `ROWS` positions at a time, as arrays of the library where it computes.
+
+        A piece is overwritten when the next one is asked for.
+        """
+        ...
+
+    def reader(self, head: Head) -> Callable[[Floats], Any]:
+        """Return what makes logits, arrays of the same kind, of head inputs (positions, hidden): in fp32."""
+        ...
+
+    def score(self, reference: Any, logits: Any, targets: Ints) -> Scores:
+        """Return the scores of such arrays; see `metrics.score`."""
+        ...
+
     def start(self, ids: Ints) -> int:
         """Read a prompt into an empty cache and return the likeliest next token."""
         ...
@@ -42,4 +61,16 @@ class LoadedModel(Protocol):
 
     def close(self) -> None:
         """Free the weights."""
+        ...
+
+
+class TracedModel(LoadedModel, Protocol):
+    """A model that can be the baseline: what goes into its head can be seen."""
+
+    def traced_pieces(self, ids: Ints) -> Iterator[tuple[Floats, Any]]:
+        """Yield the pieces with what goes into the head (positions, hidden)."""
+        ...
+
+    def head(self) -> Head:
+        """Return the output projection in fp32."""
         ...

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AwqConfig, GPTQConfig
 
 from tasks.runtimes.causal import CausalModel
 from tasks.runtimes.protocol import Machine
+from tasks.runtimes.room import fits_in_fp32
 from tasks.runtimes.widen import widen
 
 PACKAGE = "transformers"
@@ -21,7 +22,6 @@ _UNPACKABLE = {
     "gptq": partial(GPTQConfig, backend="gptq_torch"),
     "awq": partial(AwqConfig, backend="torch_awq"),
 }  # the kernels whose layers `widen` can unpack: others repack the weights while loading
-_ROOM = 0.7  # of the free memory that fp32 weights may take
 
 
 def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalModel:
@@ -35,7 +35,7 @@ def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalM
     torch.use_deterministic_algorithms(True, warn_only=True)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     quantization: dict[str, Any] = getattr(config, "quantization_config", None) or {}
-    wide = scoring and fits_in_fp32(folder, quantization.get("bits"), machine.device)
+    wide = scoring and fits_in_fp32(folder, quantization.get("bits"), machine.device, context)
     options: dict[str, Any] = {"dtype": torch.float32 if wide else "auto"}
     options |= machine.placement or {"device_map": machine.device}
     if wide and (made := _UNPACKABLE.get(str(quantization.get("quant_method")))):
@@ -50,18 +50,6 @@ def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalM
         widen(model)
     dtype = "float32" if wide else str(model.dtype).removeprefix("torch.")
     return CausalModel(model, folder, machine.device, dtype, kernel_of(model))
-
-
-def fits_in_fp32(folder: Path, bits: int | None, device: str) -> bool:
-    """Return whether the weights, unpacked to fp32 where they are packed in `bits`, fit in what memory is free."""
-    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    wide = weights * 32 // (bits or 16)  # GPTQ is unpacked; bitsandbytes stays packed and states no bits
-    if device != "cpu":
-        return wide < _ROOM * torch.cuda.mem_get_info(device)[0]
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return wide < _ROOM * int(line.split()[1]) * 1024
-    return True
 
 
 def kernel_of(model: torch.nn.Module) -> str:

@@ -48,7 +48,7 @@ class Bench:
             {
                 "model": {"source": str(model)},
                 "calibration": {"samples": 2, "sequence_length": 64},
-                "evaluation": {"samples": 2, "sequence_length": 64},
+                "evaluation": {"samples": 2, "sequence_length": 129},
                 "variants": requests or [request for request, _ in VARIANTS],
                 "device": device,
             }
