@@ -23,8 +23,9 @@ def is_family(content: dict[str, Any]) -> bool:
     """Return whether the content of a tokenizer.json is that of a sentencepiece model of pairs, with a piece for each byte."""
     model = content.get("model") or {}
     vocabulary = model.get("vocab")
-    held = model.get("type") == "BPE" and model.get("byte_fallback") and isinstance(vocabulary, dict)
-    return bool(held and "<0x0A>" in vocabulary and _prefix(content) is not None)
+    if not (model.get("type") == "BPE" and model.get("byte_fallback") and isinstance(vocabulary, dict)):
+        return False
+    return "<0x0A>" in vocabulary and _prefix(content) is not None
 
 
 def of_tokenizer_json(path: Path) -> bytes:
