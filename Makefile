@@ -1,4 +1,5 @@
 # Two commands: `make demo` and `make test`. Both install what the lock says into .venv, which is reused while it has not changed.
+# Torch comes first and with what it needs: the CPU build where an index offers one, else the CUDA build and its libraries.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,8 +39,11 @@ format: $(VENV)/installed
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint requirements.lock torch
 	$(BIN)/python -m pip install --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --no-deps -e .
+	@$(BIN)/python -c "import torch" || { echo "make: torch cannot be imported (the line above says why): remove $(VENV)," \
+	    "name an index of CPU builds in PIP_EXTRA_INDEX_URL, and call make again" >&2; exit 1; }
 	touch $@
 
 # The recipe's JSON schema, for editors that complete and check YAML.

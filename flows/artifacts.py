@@ -24,7 +24,7 @@ _PAUSE_S = 30.0
 
 
 def leave_report(summary: RunSummary, settings: Settings) -> list[UUID]:
-    """Leave the table, the Pareto plot, the report and where to look further in the current flow run; return their ids.
+    """Leave the table, the Pareto plot, the report and where the store is in the current flow run; return their ids.
 
     Plot and report are those that the run wrote under the home.
     """
@@ -48,20 +48,21 @@ def leave_report(summary: RunSummary, settings: Settings) -> list[UUID]:
     markdown = (folder / "report.md").read_text(encoding="utf-8")
     text = create_markdown_artifact(markdown=markdown, key=_key("report", summary.model), description=outcome)
     made = [table, plot, text]
-    for kind, (link, words) in _places(summary, settings).items():
-        made.append(create_link_artifact(link=link, link_text=words, key=_key(kind, summary.model), description=words))
+    store = settings.store_uri
+    words = f"{summary.model} in {store}"
+    made.append(create_link_artifact(link=store, link_text=words, key=_key("store", summary.model), description=words))
     return [_id(each) for each in made]
 
 
-def _places(summary: RunSummary, settings: Settings) -> dict[str, tuple[str, str]]:
-    """Return where the run is found outside Prefect: kind -> address and words."""
-    store = settings.store_uri
-    places = {"store": (store, f"{summary.model} in {store}")}
+def leave_mlflow_link(summary: RunSummary, settings: Settings) -> None:
+    """Leave a link to the run at MLflow's server in the current flow run; a database has no address to open."""
+    from prefect.artifacts import create_link_artifact
+
     uri = urlsplit(settings.tracking_uri)
     if uri.scheme.startswith("http") and summary.mlflow_run:
         server = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}{uri.path.rstrip('/')}"
-        places["mlflow"] = (f"{server}/#/runs/{summary.mlflow_run}", f"{summary.model} in MLflow")
-    return places
+        link, words = f"{server}/#/runs/{summary.mlflow_run}", f"{summary.model} in MLflow"
+        create_link_artifact(link=link, link_text=words, key=_key("mlflow", summary.model), description=words)
 
 
 def _key(kind: str, model: str) -> str:

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
-from flows import publish_commands, screen
+from flows import publish_commands, screen, stops
 from flows.environment import embedded_environment, home_made
 from flows.progress import say, show_progress
 from quantmill import answers, signing
@@ -103,26 +103,35 @@ def compress(
     """
     recipe, settings = read_recipe(recipe_file, tuple(overrides or ())), load_settings()
     answers.check_json_file(json_file)
-    with embedded_environment(settings):
+    with stops.told(), embedded_environment(settings):
         check(recipe, settings)
         summary = recall(recipe, settings)
         if summary is None:
             require_work(recipe, settings)
             with show_progress():
-                summary = run(recipe, settings)
-                waits = len(publish_commands.waiting_runs())
+                summary = run(recipe, settings, lambda done: leave_json(done, json_file))
         else:
+            leave_json(summary, json_file)
             with show_progress():
-                waits = publish_commands.tell_mlflow(settings)
-    text = json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False)
-    if json_file is not None and str(json_file) != "-":
-        json_file.write_text(text + "\n", encoding="utf-8")
+                told = publish_commands.tell_mlflow(settings)
+            summary = (recall(recipe, settings) if told else None) or summary
+        leave_json(summary, json_file)
     if str(json_file) == "-":
-        typer.echo(text)
+        typer.echo(_document(summary))
     else:
-        screen.show(summary, settings, waits)
+        screen.show(summary, settings, len(publish_commands.waiting_runs()))
     if not summary.accepted:
         raise typer.Exit(3)
+
+
+def leave_json(summary: RunSummary, json_file: Path | None) -> None:
+    """Write `--json`: before MLflow is told, which may take its time, and again with MLflow's run."""
+    if json_file is not None and str(json_file) != "-":
+        json_file.write_text(_document(summary) + "\n", encoding="utf-8")
+
+
+def _document(summary: RunSummary) -> str:
+    return json.dumps(summary.model_dump(mode="json"), indent=2, ensure_ascii=False)
 
 
 def check(recipe: Recipe, settings: Settings) -> None:
@@ -169,22 +178,18 @@ def recall(recipe: Recipe, settings: Settings) -> RunSummary | None:
     return recall_run(recipe, settings)
 
 
-def run(recipe: Recipe, settings: Settings) -> RunSummary:
-    """Run the flow with Prefect and MLflow on this machine, nothing to start."""
+def run(recipe: Recipe, settings: Settings, finished: Callable[[RunSummary], object]) -> RunSummary:
+    """Run the flow with Prefect and MLflow on this machine, nothing to start; `finished` is called before MLflow is told."""
     from flows.embedded import prefect_api
 
     say("starting Prefect on this machine")
     settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder in it, but no parents
     with prefect_api(settings.home):
         from prefect import tags
-        from prefect.exceptions import TerminationSignal
 
+        from flows.compress import FINISHED
         from flows.compress import compress as flow
 
-        # SIGTERM ends it as Ctrl-C does; while the flow runs it is Prefect that hears it.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        try:
-            with tags("quantmill", recipe.model_name):
-                return cast("RunSummary", asyncio.run(flow(recipe)))  # a state only where it was started for a landing
-        except TerminationSignal as ended:
-            raise KeyboardInterrupt from ended
+        FINISHED.set(finished)
+        with tags("quantmill", recipe.model_name):
+            return cast("RunSummary", stops.run(flow(recipe)))  # a state only where it was started for a landing

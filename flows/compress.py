@@ -1,6 +1,8 @@
 """The whole line for one model: download, calibrate, quantize, evaluate, gate, publish, register."""
 
 import asyncio
+from collections.abc import Callable
+from contextvars import ContextVar
 from functools import partial
 
 from prefect import flow
@@ -13,7 +15,7 @@ from flows import approval, artifacts, conversions, jobs, progress
 from flows.dispatch import Dispatcher
 from flows.pool_runs import check_pools
 from flows.pools import Pool, read_pools
-from flows.recall import recall, recall_run, remember_run
+from flows.recall import recall, recall_run, remember_run, run_key
 from flows.stages import Stages, is_deployed
 from quantmill.errors import QuantmillError, RecipeError, error_named
 from quantmill.recipe import Recipe
@@ -39,6 +41,9 @@ from tasks import (
 )
 from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, Sandbox
+
+FINISHED: ContextVar[Callable[[RunSummary], object]] = ContextVar("FINISHED", default=lambda _: None)
+"""Called with a run's summary once all but MLflow is done: the command line writes `--json` then."""
 
 
 def run_name() -> str:
@@ -120,19 +125,28 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             floor,
             stages.timings,
         )
-        entry = await stages.run(outbox.keep, recipe, summary, outcomes, sandbox.logs(plan.variants), store)
-        delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
-        for problem in delivery.problems:
-            progress.say(problem)
+        logs, key = sandbox.logs(plan.variants), run_key(recipe, outcomes, forbidden)
+        entry = await stages.run(outbox.keep, recipe, summary, outcomes, logs, store, key)
         seq = await stages.run(publish.promote, recipe, published.manifests, store)
         moved = {"channel": recipe.publish.channel, "channel_seq": seq}
-        summary = summary.model_copy(
-            update={"mlflow_run": delivery.runs.get(entry, ""), "timings": stages.timings} | moved
-        )
+        summary = summary.model_copy(update={"timings": dict(stages.timings)} | moved)
         remember_run(recipe, summary, outcomes, forbidden, store)
         report.write(summary, recipe.gates, settings.home)
         await stages.run(artifacts.leave_report, summary, settings)
-        return summary
+        FINISHED.get()(summary)
+        return await _registered(summary, entry, stages, store, settings)
+
+
+async def _registered(summary: RunSummary, entry: str, stages: Stages, store: Store, settings: Settings) -> RunSummary:
+    """Tell MLflow, last of all: nothing that it does or raises keeps a run from its end. Return the summary with its run."""
+    delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
+    for problem in delivery.problems:
+        progress.say(problem)
+    if run := delivery.runs.get(entry, ""):
+        summary = summary.model_copy(update={"mlflow_run": run})
+        report.write_summary(summary, settings.home)  # with the timings that the run is remembered with
+        await stages.run(artifacts.leave_mlflow_link, summary, settings)
+    return summary.model_copy(update={"timings": dict(stages.timings)})
 
 
 async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:

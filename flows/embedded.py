@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from flows.embedded_server import READY
-from quantmill.errors import ServerError, SettingsError
+from quantmill import disk
+from quantmill.errors import DiskFull, ServerError, SettingsError
+from quantmill.files import sqlite_uri
 
 # The first start migrates an empty database: 15 s on two busy cores; it waits while another process migrates it.
 _START_S = 180.0
@@ -41,6 +43,7 @@ def prefect_api(home: Path) -> Iterator[str]:
 
     Raises:
         ServerError: the server died before it was ready, or was not ready in time.
+        DiskFull: the home's disk is full; then this is also what errors of the block are told as.
     """
     from prefect.settings import PREFECT_API_URL
 
@@ -50,16 +53,19 @@ def prefect_api(home: Path) -> Iterator[str]:
         return
     home = home.absolute()
     log = home / "logs" / "prefect-server.log"
-    for folder in (log.parent, home / "prefect"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        server = _start(home, output)
-    try:
-        url = _wait_until_ready(server, log)
-        with _client_settings(home, url), _quiet_console():
-            yield url
-    finally:
-        _stop(server)
+    if disk.has_no_room(home):
+        raise disk.disk_full(home, "Prefect's database needs room")
+    with disk.blamed(home):
+        for folder in (log.parent, home / "prefect"):
+            folder.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            server = _start(home, output)
+        try:
+            url = _wait_until_ready(server, log)
+            with _client_settings(home, url), _quiet_console():
+                yield url
+        finally:
+            _stop(server)
 
 
 def require_server() -> None:
@@ -96,7 +102,7 @@ def _server_environment(home: Path) -> dict[str, str]:
         **plain,
         "PYTHONPATH": os.pathsep.join(filter(None, [checkout, plain.get("PYTHONPATH", "")])),
         "PREFECT_HOME": str(home / "prefect"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_uri(home / "prefect" / "prefect.db", "aiosqlite"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_API_MAX_PARAMETER_SIZE": "0",  # a job that names all tensors of a model can be long
         "DO_NOT_TRACK": "1",
@@ -130,8 +136,15 @@ def _wait_until_ready(server: "subprocess.Popen[str]", log: Path) -> str:
             return f"http://127.0.0.1:{int(line.removeprefix(READY))}/api"
         if readable and not line:
             server.wait(_STOP_S)
-            raise ServerError(f"the embedded Prefect server died with status {server.returncode}; {_tail(log)}")
-    raise ServerError(f"the embedded Prefect server was not ready after {_START_S:.0f} s; {_tail(log)}")
+            raise _died(f"died with status {server.returncode}", log)
+    raise _died(f"was not ready after {_START_S:.0f} s", log)
+
+
+def _died(how: str, log: Path) -> ServerError | DiskFull:
+    what, last = f"the embedded Prefect server {how}", _tail(log)
+    if disk.has_no_room(log.parent) or disk.is_full(OSError(last)):  # a log on a full disk may lack its last lines
+        return disk.disk_full(log.parent.parent, what)
+    return ServerError(f"{what}; {last}")
 
 
 def _tail(log: Path) -> str:

@@ -1,11 +1,13 @@
 """The embedded server's own process: Prefect's API on a free port of the loopback, for as long as its parent lives."""
 
-import fcntl
 import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+
+from quantmill import locks
 
 READY = "ready "
 """Opens the line that tells the parent the port."""
@@ -28,12 +30,12 @@ def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
-    with (home / "migration.lock").open("w") as lock:
+    with ExitStack() as migrating:
         # Two processes that migrate one SQLite file at once trip over each other; once migrated they share it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        migrating.enter_context(locks.held(home / "migration.lock"))
 
         def ready() -> None:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            migrating.close()
             report.write(f"{READY}{port}\n")
             report.close()
 

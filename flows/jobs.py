@@ -12,7 +12,7 @@ from quantmill.errors import RecipeError, RequestError
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
 from quantmill.report import Outcome
-from tasks import arithmetic, convert, engines, evaluate
+from tasks import arithmetic, convert, engines, evaluate, processor
 
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
 LOSSLESS = {"llama_cpp": VariantSpec(method="gguf", bits=32, type="F32")}
@@ -24,6 +24,16 @@ class Place(NamedTuple):
 
     device: str
     threads: int
+    processor: str
+
+
+class _Work(NamedTuple):
+    """What the bytes of an artifact depend on beside its inputs; empty texts: they do not depend on it."""
+
+    device: str
+    threads: int
+    arithmetic: str
+    processor: str
 
 
 class Plan(NamedTuple):
@@ -62,16 +72,16 @@ def make_plan(
     taken = {
         spec.name: checkpoints[before.source or ""] for spec, before in zip(specs, asked, strict=True) if spec.packing
     }
-    name = conversion_name(recipe)
+    name, here = conversion_name(recipe), processor.of_this_machine()
     needed = {spec.runtime(snapshot.origin.architecture.experts) for spec in specs}
     floors = {runtime: spec for runtime, spec in LOSSLESS.items() if runtime in needed}
     converted = any(spec.row.converted for spec in (*specs, *floors.values()))
 
     def place(spec: VariantSpec) -> Place:
         if not pools:
-            return Place(choose_device(recipe.device), threads)
+            return Place(choose_device(recipe.device), threads, here)
         first = places(spec, snapshot, recipe.device, pools, evaluation.request.sequence_length)[0]
-        return Place(first.device, first.threads or threads)
+        return Place(first.device, first.threads or threads, first.processor or here)
 
     def job(spec: VariantSpec) -> VariantJob:
         made = _job(spec, snapshot, calibration, evaluation, name, place(spec), place(BASELINE))
@@ -103,8 +113,8 @@ def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool
     """
     needed = planning.memory_bytes(spec, snapshot.parameters, snapshot.origin.architecture, length)
     fitting = candidates(spec, needed, device, pools)
-    same = (fitting[0].device, fitting[0].threads)
-    return [pool for pool in fitting if (pool.device, pool.threads) == same]
+    same = (fitting[0].device, fitting[0].threads, fitting[0].processor)
+    return [pool for pool in fitting if (pool.device, pool.threads, pool.processor) == same]
 
 
 def noise_floor(plan: Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:
@@ -173,8 +183,11 @@ def _job(
     made_on = device.partition(":")[0]
     runtime = spec.runtime(snapshot.origin.architecture.experts)
     seen = calibration if row.calibrated else None
-    body_key = _artifact_key(spec, snapshot.core_digest, conversion_name, seen, made_on, place.threads)
-    baseline_key = _artifact_key(BASELINE, snapshot.core_digest, conversion_name, None, kind, reference.threads)
+    work = _Work(made_on, place.threads, *_told(spec, made_on, place.processor))
+    body_key = _artifact_key(spec, snapshot.core_digest, conversion_name, seen, work)
+    baseline_key = _artifact_key(
+        BASELINE, snapshot.core_digest, conversion_name, None, _Work(kind, reference.threads, "", "")
+    )
     trace_key = keys.stage_key(
         "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **_measured_by("transformers", ())
     )
@@ -186,7 +199,7 @@ def _job(
         evaluation=evaluation,
         conversion_key=_conversion_key(snapshot.digest, conversion_name) if row.converted else "",
         trace_key=trace_key,
-        artifact_key=_artifact_key(spec, snapshot.digest, conversion_name, seen, made_on, place.threads),
+        artifact_key=_artifact_key(spec, snapshot.digest, conversion_name, seen, work),
         body_key=body_key,
         report_key=keys.stage_key(
             "report",
@@ -197,7 +210,17 @@ def _job(
         ),
         device=device,
         threads=place.threads,
+        arithmetic=work.arithmetic,
+        processor=work.processor,
     )
+
+
+def _told(spec: VariantSpec, device: str, kind: str) -> tuple[str, str]:
+    """Return the arithmetic that the engine is told, and the processor class that its bytes depend on; both may be empty."""
+    if device != "cpu" or not spec.row.processor_dependent:
+        return "", ""
+    asked, known = processor.arithmetic(kind), spec.row.arithmetics
+    return asked if asked in known else known[0], kind
 
 
 def _conversion_key(source: str, name: str) -> str:
@@ -206,21 +229,21 @@ def _conversion_key(source: str, name: str) -> str:
     )
 
 
-def _artifact_key(
-    spec: VariantSpec, source: str, conversion_name: str, seen: TokenSet | None, device: str, threads: int
-) -> str:
+def _artifact_key(spec: VariantSpec, source: str, conversion_name: str, seen: TokenSet | None, work: _Work) -> str:
     """Return the key of what is made of a snapshot; `source` is its digest, or that of its core."""
     row = spec.row
+    told = {"arithmetic": work.arithmetic, "processor": work.processor} if work.processor else {}
     return keys.stage_key(
         "artifact",
         source=source,
         spec=spec.canonical(),
         calibration=seen.digest if seen else "",
         conversion=_conversion_key(source, conversion_name) if row.converted else "",
-        device=device,
-        threads=threads if row.thread_dependent else 0,
+        device=work.device,
+        threads=work.threads if row.thread_dependent else 0,
         revision=row.revision,
         engines=engines.locked(row.engines),
+        **told,
     )
 
 

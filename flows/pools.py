@@ -33,6 +33,11 @@ class Pool(BaseModel):
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="What its workers' engines use.")
     memory: int = Field(gt=0, description="Bytes that one variant may use there: of the GPU, or of the machine.")
     threads: int = Field(default=0, ge=0, description="Threads of an engine there; 0: as on the machine that plans.")
+    processor: str = Field(
+        default="",
+        pattern=r"^[a-z0-9_-]*$",
+        description="Class of its workers' processors, such as avx2 or avx512-bf16; empty: as the machine that plans.",
+    )
     methods: tuple[MethodName, ...] = Field(default=(), description="Methods that belong there; empty: any.")
     queue: str = Field(default="variants", description="The work queue that variants go to.")
     slots: int = Field(default=0, ge=0, description="Variants at once, over all its workers; 0: as many as these take.")

@@ -31,7 +31,8 @@ def register() -> None:
     with embedded_environment(settings), show_progress():
         from tasks import registry
 
-        waits = tell_mlflow(settings)
+        tell_mlflow(settings)
+        waits = len(waiting_runs())
         shown = sum(registry.show_revocations(store, model, settings.tracking_uri) for model in store.models())
     typer.echo(f"{waits} runs wait for MLflow; {shown} revoked versions are newly shown there")
     if waits:
@@ -59,7 +60,7 @@ def export(
 
 
 def tell_mlflow(settings: Settings) -> int:
-    """Deliver the runs that wait for MLflow, say what came of it, and return how many still wait."""
+    """Deliver the runs that wait for MLflow, say what came of it, and return how many MLflow was told of."""
     from tasks import outbox
 
     store = configured_store()
@@ -68,7 +69,7 @@ def tell_mlflow(settings: Settings) -> int:
     delivery = outbox.deliver(store, settings.tracking_uri)
     for line in (*delivery.problems, f"{len(delivery.runs)} waiting runs registered in MLflow"):
         say(line)
-    return delivery.waiting
+    return len(delivery.runs)
 
 
 def waiting_runs() -> list[str]:

@@ -16,7 +16,7 @@ from quantmill.settings import Settings
 from quantmill.store.channels import read_channel
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import calibrate, download, licenses, publish, report
+from tasks import calibrate, download, licenses, outbox, publish, report
 from tasks.evaluate import find_report
 from tasks.quantize import find_artifact
 from tasks.sandbox import ClosedSandbox
@@ -43,7 +43,8 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
     recalled = {job.name: recall(job, store) for job in (plan.baseline, *plan.others)}
     outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
-    done = store.look_up("run", _run_key(recipe, outcomes, licenses.forbidden(plan.variants, settings.licenses)))
+    key = run_key(recipe, outcomes, licenses.forbidden(plan.variants, settings.licenses))
+    done = store.look_up("run", key)
     if done is None or len(outcomes) < len(recalled):
         return None
     try:
@@ -54,14 +55,15 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         outcomes = judged
         published = [job for job in plan.variants if job.name in {row.name for row in summary.variants if row.manifest}]
         floor = jobs.noise_floor(plan, outcomes[plan.baseline.name], outcomes)
-        key = settings.signing_key
-        if key and not publish.attest_published(recipe, published, outcomes, store, floor, key):
+        signing_key = settings.signing_key
+        if signing_key and not publish.attest_published(recipe, published, outcomes, store, floor, signing_key):
             return None
     except (ValidationError, NotFound, VerificationError, BlobMissing):
         return None  # damaged or gone: the run makes it whole
-    summary = summary.model_copy(update={"channel_seq": seq})
-    document = settings.home / "reports" / summary.model / "summary.json"
-    if not document.exists() or document.read_bytes() != (summary.model_dump_json(indent=2) + "\n").encode():
+    told = outbox.run_of(key, store) or summary.mlflow_run
+    summary = summary.model_copy(update={"channel_seq": seq, "mlflow_run": told})
+    written = settings.home / "reports" / summary.model / "summary.json"
+    if not written.exists() or written.read_bytes() != report.document(summary):
         report.write(summary, recipe.gates, settings.home)
     rows = tuple(row.model_copy(update={"cached": True}) for row in summary.variants)
     return summary.model_copy(update={"variants": rows, "timings": {}})
@@ -84,7 +86,7 @@ def remember_run(
     if not held_back and all(row.status != "failed" for row in summary.variants):
         value = summary.model_dump(mode="json")
         store.record(
-            StageResult(stage="run", key=_run_key(recipe, outcomes, forbidden), value=value, made_at=time.time())
+            StageResult(stage="run", key=run_key(recipe, outcomes, forbidden), value=value, made_at=time.time())
         )
 
 
@@ -93,7 +95,8 @@ def _seq_of(summary: RunSummary, store: Store) -> int | None:
     manifests = {row.name: row.manifest for row in summary.accepted if row.manifest}
     for variant, digest in manifests.items():
         published = {version.manifest for version in store.versions(summary.model, variant)}
-        if store.manifest(digest).digest not in published or store.revocation(summary.model, variant, digest):
+        store.manifest(digest)  # raises where it is damaged
+        if digest not in published or store.revocation(summary.model, variant, digest):
             return None
     if not summary.channel:
         return 0
@@ -103,7 +106,7 @@ def _seq_of(summary: RunSummary, store: Store) -> int | None:
     return held.seq if held else 0
 
 
-def _run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: Mapping[str, str]) -> str:
+def run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: Mapping[str, str]) -> str:
     """Return the key of a run's summary: the recipe, just what was made and measured, and whether it may be published."""
     made = {name: outcome.artifact.digest for name, outcome in outcomes.items() if outcome.artifact}
     reports = {name: keys.digest(outcome.report) for name, outcome in outcomes.items() if outcome.report}

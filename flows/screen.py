@@ -10,6 +10,7 @@ from rich.table import Table
 
 from quantmill import signing, tables
 from quantmill.errors import VerificationError
+from quantmill.files import sqlite_uri
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.settings import Settings
 from quantmill.store.places import configured_store
@@ -103,6 +104,9 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console, wai
     pages = f"MLFLOW_DISABLE_TELEMETRY=true {command('mlflow', 'ui', '--backend-store-uri', settings.tracking_uri)}"
     line("MLflow", settings.tracking_uri if served else pages)
     quiet = f"DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_HOME={shlex.quote(str(home / 'prefect'))}"
+    if "?" in str(home):  # Prefect's own address of its database would end there
+        address = sqlite_uri(home / "prefect" / "prefect.db", "aiosqlite")
+        quiet = f"PREFECT_SERVER_DATABASE_CONNECTION_URL={shlex.quote(address)} {quiet}"
     line("Prefect", os.environ.get("PREFECT_API_URL") or f"{quiet} {command('prefect', 'server', 'start')}")
 
 

@@ -6,6 +6,7 @@ Nothing is cached or persisted by Prefect: the store is the memory.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from prefect import task
@@ -13,6 +14,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.tasks import Task
 
+from quantmill import disk
+from quantmill.settings import load_settings
+from tasks import stopping
 from tasks.sandbox import stop_all
 
 _P = ParamSpec("_P")
@@ -26,9 +30,28 @@ def is_deployed() -> bool:
 
 
 def as_task(work: Callable[_P, _T], run_name: str | None = None) -> Task[_P, _T]:
-    """Return a stage function as a task; `run_name` may hold parameters in braces, and is the stage in words by default."""
+    """Return a stage function as a task; `run_name` may hold parameters in braces, and is the stage in words by default.
+
+    The task raises `Stopped` in place of work that would begin after a stop.
+    """
     name = run_name or in_words(work)
-    return task(name=work.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(work)
+    return task(name=work.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(_guarded(work))
+
+
+def _guarded(work: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Return the function so that nothing begins after a stop, and a full disk is told as such in the state of its run."""
+
+    @wraps(work)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        stopping.require_going(in_words(work))
+        try:
+            return work(*args, **kwargs)
+        except OSError as error:
+            if not disk.is_full(error):
+                raise
+            raise disk.told(error, load_settings().home.absolute()) from error
+
+    return guarded
 
 
 def in_words(work: Callable[..., object]) -> str:
@@ -54,7 +77,7 @@ class Stages:
         try:
             return await work
         except asyncio.CancelledError:
-            stop_all()  # or the thread would wait for its job to end
+            stop_all()  # a thread goes on after this: its job is killed, and it starts no other
             raise
         finally:
             self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - started, 3)

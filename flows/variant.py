@@ -13,6 +13,7 @@ from quantmill.artifact import VariantJob
 from quantmill.errors import QuantmillError
 from quantmill.settings import load_settings
 from quantmill.store.places import configured_store
+from tasks import stopping
 from tasks.evaluate import measure_artifact
 from tasks.quantize import make_artifact
 from tasks.sandbox import PROGRESS, Sandbox
@@ -33,6 +34,7 @@ def variant(job: VariantJob) -> State[None]:
         # A line that runs its variants itself shows the progress of all of them.
         with progress_shown(PROGRESS) if is_deployed() else nullcontext():
             artifact = make(job, store, sandbox)
+            stopping.require_going(f"evaluate {job.name}")  # here it is no task that failed
             report = measure(job, artifact, store, sandbox)
     except QuantmillError as error:
         return Failed(name=type(error).__name__, message=str(error))

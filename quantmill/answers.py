@@ -1,6 +1,7 @@
-"""What commands share: the store that is asked for, and answers as a table or as JSON."""
+"""What commands share: the store that is asked for, answers as a table or as JSON, and what is told of an OSError."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,3 +46,19 @@ def check_json_file(json_file: Path | None) -> None:
     """Raise RequestError where the document could not be written, before anything runs."""
     if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         raise RequestError(f"--json: {json_file}: must be a file in a folder that exists, or - for the screen")
+
+
+def require_text(arguments: list[str]) -> None:
+    """End the command with status 2 where an argument is no text in the locale's encoding: it could not even be printed."""
+    for argument in arguments[1:]:
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):
+            shown = argument.encode("utf-8", "backslashreplace").decode()
+            typer.echo(f"error: {shown}: an argument that is no text in {sys.getfilesystemencoding()}", err=True)
+            sys.exit(RequestError.exit_code)
+
+
+def told(error: OSError) -> str:
+    """Return an OSError in a line. Of two names the second counts: what is copied, renamed or linked goes there."""
+    place = error.filename if error.filename2 is None else error.filename2
+    words = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return words if place is None else f"{place}: {words}"

@@ -158,6 +158,7 @@ class Artifact(BaseModel):
     starved_experts: dict[str, int] = Field(
         default={}, description="`layer.expert` -> calibration tokens, where a router sent fewer than 32 there."
     )
+    recut_ids: int = Field(default=0, ge=0, description="Ids of runs that llama.cpp cuts in other places.")
     source_digest: str = Field(description="The snapshot that it was made from.")
     calibration_digest: str = Field(default="", description="The token set that it saw; empty: none.")
     chat_template_sha256: str = Field(default="", description="Digest of the chat template; empty: none.")
@@ -223,6 +224,10 @@ class VariantJob(BaseModel):
     report_key: str = Field(description="Stage key of the evaluate stage.")
     device: str = Field(description="`cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(ge=1, description="Threads of the engine; some engines' tensors depend on it.")
+    arithmetic: str = Field(default="", description="What the engine is told to work in; empty: its own choice.")
+    processor: str = Field(
+        default="", description="The processor class that the keys are of; empty: the bytes do not depend on it."
+    )
 
     @property
     def runtime(self) -> RuntimeName:
@@ -237,7 +242,7 @@ class StageResult(BaseModel):
 
     stage: str = Field(
         pattern=r"^[a-z]+$",
-        description="`snapshot`, `tokens`, `conversion`, `artifact`, `body`, `trace`, `report`, `run`, `longtext`.",
+        description="`snapshot`, `tokens`, `conversion`, `artifact`, `body`, `trace`, `report`, `run`, `registered`, `longtext`.",
     )
     key: str = Field(pattern=r"^[0-9a-f]{64}$", description="From the inputs, by `keys.stage_key`.")
     blobs: tuple[FileEntry, ...] = Field(default=(), description="Files that must be in the store for it to count.")

@@ -9,13 +9,13 @@ import importlib.metadata
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.table import Table
 
-from quantmill import __version__, collect_command, consumer_commands, store_commands
-from quantmill.answers import JsonFile, answer
+from quantmill import __version__, collect_command, consumer_commands, disk, store_commands
+from quantmill.answers import JsonFile, answer, require_text, told
 from quantmill.errors import QuantmillError, with_advice
 from quantmill.method_row import AS_IT_IS, Method
 from quantmill.methods import IMATRIX_TYPES, METHODS
@@ -110,8 +110,15 @@ def _add_factory() -> None:
         importlib.import_module("flows.cli").add_to(app)
 
 
+def _say_full(error: BaseException) -> NoReturn:
+    full = disk.told(error, Path.cwd())
+    typer.echo(f"error: {printable(with_advice(type(full).__name__, str(full)))}", err=True)
+    sys.exit(full.exit_code)
+
+
 def main() -> None:
     """Run the command line."""
+    require_text(sys.argv)
     _add_factory()
     try:
         app()
@@ -119,9 +126,13 @@ def main() -> None:
         typer.echo(f"error: {printable(with_advice(type(error).__name__, str(error)))}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        if disk.is_full(error):
+            _say_full(error)
+        typer.echo(f"error: {printable(told(error))}", err=True)
         sys.exit(1)
     except Exception as error:
+        if disk.is_full(error):
+            _say_full(error)
         if load_settings().debug:
             raise
         words = " ".join(str(error).split())[:300]

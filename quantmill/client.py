@@ -15,15 +15,15 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from quantmill import keys, signing
+from quantmill import disk, signing
 from quantmill.errors import NotFound, RequestError, VerificationError
-from quantmill.manifest import Manifest
+from quantmill.manifest import Manifest, StoredManifest
 from quantmill.pulled import Place, Seen, version_folder
 from quantmill.selection import GOALS, Candidate, Goal, of_manifest
 from quantmill.selection import best as best_of
 from quantmill.signing import Keyring
 from quantmill.staging import bring
-from quantmill.store.channels import channels, read_channel
+from quantmill.store.channels import channels, read_held
 from quantmill.store.objects import OnBytes, ignore
 from quantmill.store.store import Store
 from quantmill.tree import damaged, read_records, require_listing, stamps
@@ -46,6 +46,12 @@ class Resolved(BaseModel):
     channel: str = Field(default="", description="The channel that holds it; empty: the newest version was asked for.")
     seq: int = Field(default=0, description="The channel's sequence number; 0: no channel.")
     move: str = Field(default="", description="Digest of what the channel holds at that number.")
+    data: bytes = Field(repr=False, exclude=True, description="The manifest as it is stored: the digest is theirs.")
+
+    @property
+    def stored(self) -> StoredManifest:
+        """The manifest and its bytes."""
+        return StoredManifest(self.manifest, self.data)
 
     @property
     def size_bytes(self) -> int:
@@ -65,33 +71,34 @@ def resolve(
         RequestError: the expression is malformed; nothing was read.
         NotFound: there is no such model, channel or variant, or none meets the request; the line names what there is.
         VerificationError: a record of the store is not what its digest says, or says something else than it should.
+        LayoutTooNew: a newer release wrote a record that is needed, in a layout that is not known here.
     """
     terms = parse(where)
     if best not in GOALS:
         raise RequestError(f"--best: {best!r}: allowed are {', '.join(GOALS)}")
-    move = None
+    held = None
     if channel is not None:  # an empty name is a mistake: not the newest version, which nobody promoted
-        held = read_channel(store, model, channel)
+        held = read_held(store, model, channel)
         if held is None:
             known = ", ".join(c.name for c in channels(store, model)) or "no channel"
             raise NotFound(f"{model}: no channel {channel!r} in {store.uri}; it has {known}")
-        move = held.current
-    digests = move.variants if move else _newest(store, model)
+    digests = held.channel.current.variants if held else _newest(store, model)
     if variant and variant not in digests:
         raise NotFound(f"{model}: no variant {variant!r}{_in(channel)}; there is {', '.join(digests) or 'none'}")
     asked = {name: digest for name, digest in digests.items() if variant in ("", name)}
-    manifests = _standing(store, model, asked)
-    if not manifests:
+    stored = _standing(store, model, asked)
+    if not stored:
         raise NotFound(f"{model}: no version{_in(channel)} stands; {_why_none(store, model, asked)}")
-    chosen = _choose(model, manifests, terms, best)
+    chosen = _choose(model, [version.manifest for version in stored.values()], terms, best)
     return Resolved(
         model=model,
         variant=chosen,
         digest=asked[chosen],
-        manifest=manifests[chosen],
+        manifest=stored[chosen].manifest,
+        data=stored[chosen].data,
         channel=channel or "",
-        seq=move.seq if move else 0,
-        move=keys.digest(move) if move else "",
+        seq=held.channel.seq if held else 0,
+        move=held.move if held else "",
     )
 
 
@@ -114,19 +121,20 @@ def pull(
     Raises:
         VerificationError: bytes or signature are not right, or the channel went back to an older state than was seen here.
         RequestError: `to` holds something else, or the disk has no room.
+        DiskFull: the disk ran full meanwhile.
         StoreError: the store does not answer, or another pull is at work in `to`.
     """
     envelope = store.attestation(resolved.digest)
     if keyring:
-        signing.verify(envelope, resolved.manifest, keyring)
+        signing.verify(envelope, resolved.stored, keyring)
     place, digest = Place(to), resolved.digest
     tree = place.tree(digest)
-    with place.claimed(resolved.model):
+    with disk.room_at(to), place.claimed(resolved.model):
         _require_forward(place, resolved)
         if place.current == digest and place.is_untouched(digest) and envelope in (None, read_records(tree)[1]):
             on_bytes(resolved.size_bytes)
         else:
-            bring(store, resolved.manifest, envelope, place, on_bytes)
+            bring(store, resolved.stored, envelope, place, on_bytes)
         state = place.state()
         seen = {resolved.channel: Seen(seq=resolved.seq, move=resolved.move)} if resolved.channel else {}
         checked = state.checked | {digest: stamps(tree)}
@@ -146,9 +154,10 @@ def verify(path: Path, keyring: Keyring | None = None) -> Manifest:
         VerificationError: what is wrong, with the file's name.
     """
     tree = version_folder(path)
-    manifest, envelope = read_records(tree)
+    version, envelope = read_records(tree)
     if keyring:
-        signing.verify(envelope, manifest, keyring)
+        signing.verify(envelope, version, keyring)
+    manifest = version.manifest
     require_listing(tree, manifest)
     if wrong := damaged(tree, manifest.files):
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
@@ -168,26 +177,26 @@ def _newest(store: Store, model: str) -> dict[str, str]:
         return dict(zip(variants, pool.map(newest, variants), strict=True))
 
 
-def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, Manifest]:
-    """Return variant -> manifest of the versions that were not revoked, each checked against its digest and its name."""
+def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, StoredManifest]:
+    """Return variant -> stored manifest of the versions that were not revoked, each checked against its digest and its name."""
 
-    def read(item: tuple[str, str]) -> Manifest | None:
+    def read(item: tuple[str, str]) -> StoredManifest | None:
         variant, digest = item
         if store.revocation(model, variant, digest):
             return None
-        manifest = store.manifest(digest)
-        if manifest.name != f"{model}/{variant}":
-            raise VerificationError(f"manifest {digest}: it is {manifest.name!r}, not {model}/{variant}")
-        return manifest
+        version = store.stored_manifest(digest)
+        if version.manifest.name != f"{model}/{variant}":
+            raise VerificationError(f"manifest {digest}: it is {version.manifest.name!r}, not {model}/{variant}")
+        return version
 
     with ThreadPoolExecutor(_READS_AT_ONCE) as pool:
         found = zip(digests, pool.map(read, digests.items()), strict=True)
-        return {variant: manifest for variant, manifest in found if manifest}
+        return {variant: version for variant, version in found if version}
 
 
-def _choose(model: str, manifests: dict[str, Manifest], terms: tuple[Term, ...], goal: Goal) -> str:
+def _choose(model: str, manifests: list[Manifest], terms: tuple[Term, ...], goal: Goal) -> str:
     """Return the variant that meets all terms and is best."""
-    rows = [of_manifest(manifest) for manifest in manifests.values()]
+    rows = [of_manifest(manifest) for manifest in manifests]
     if fitting := [row for row in rows if all(term.holds(row) for term in terms)]:
         return best_of(fitting, goal).name
     raise NotFound(f"{model}: no variant meets {', '.join(t.text for t in terms)}; {'; '.join(_misses(rows, terms))}")

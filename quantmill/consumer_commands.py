@@ -123,14 +123,14 @@ def verify(
     keyring = _keyring(keyring_folder)
     manifest = client.verify(folder, keyring)
     tree, size = version_folder(folder), sum(file.size_bytes for file in manifest.files)
-    key, signed = _signature(tree, keyring)
+    (key, signed), digest = _signature(tree, keyring), read_records(tree)[0].digest
     lines = [
-        f"Right   {manifest.name}@{manifest.digest[:12]}: {len(manifest.files)} files, {size / 1e6:.1f} MB, every byte",
+        f"Right   {manifest.name}@{digest[:12]}: {len(manifest.files)} files, {size / 1e6:.1f} MB, every byte",
         f"Signed  {signed}",
     ]
     document = {
         "name": manifest.name,
-        "manifest": manifest.digest,
+        "manifest": digest,
         "size_bytes": size,
         "tree": str(tree),
         "signed_by": key,
@@ -185,9 +185,9 @@ def _keyring(folder: Path | None) -> Keyring | None:
 
 def _signature(tree: Path, keyring: Keyring | None) -> tuple[str | None, str]:
     """Return the key that signed what lies in a version's folder, None where nobody was asked, and the same in words."""
-    manifest, attestation = read_records(tree)
+    version, attestation = read_records(tree)
     if keyring:
-        key = signing.verify(attestation, manifest, keyring)
+        key = signing.verify(attestation, version, keyring)
         return key, f"by key {key}"
     return None, "not checked: no keyring (--keyring, QUANTMILL_KEYRING)" if attestation else "no"
 

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from quantmill import gguf_header, safetensors_header
+from quantmill import gguf_header, safetensors_header, walk
 from quantmill.errors import VerificationError
 from quantmill.files import safe_path
 
@@ -47,12 +47,15 @@ def check_file(path: Path, name: str, incoming: bool = False) -> None:
 
 def check_folder(folder: Path) -> None:
     """Return if every file below a folder passes `check_file`, and there is nothing but files and folders."""
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            raise VerificationError(f"{name}: a link")
-        if not path.is_dir():
-            check_file(path, name)
+    try:
+        for path, state in walk.below(folder):
+            name = path.relative_to(folder).as_posix()
+            if stat.S_ISLNK(state.st_mode):
+                raise VerificationError(f"{name}: a link")
+            if not stat.S_ISDIR(state.st_mode):
+                check_file(path, name)
+    except OSError as error:
+        raise VerificationError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _check(path: Path, name: PurePosixPath, incoming: bool) -> None:

@@ -9,18 +9,22 @@
     │   ├── NotEnoughSpace               the disk, checked before the start
     │   └── NotFound                     a model or variant that the store does not hold
     ├── VerificationError             4  bytes are not what their digest says
+    ├── DiskFull                      1  a disk or a quota was used up while the command worked
     ├── DownloadError                 1  a source's server did not answer, or broke off; the same command goes on
     ├── StoreError                    1  the store cannot do what was asked
-    │   └── BlobMissing
+    │   ├── BlobMissing
+    │   └── LayoutTooNew              a record was written by a newer release
     ├── RegistrationError             1  MLflow did not take the run; what was accepted is published all the same
     ├── SigningError                  1  the process with the signing key failed; that version is not published
     ├── ServerError                   1  the embedded Prefect server did not start
     └── JobError                      1  a job's process failed; the variant is `failed`, the others go on
         ├── EngineError                  the engine raised; carries its last lines
         ├── EngineMismatch               installed versions are not the locked ones
+        ├── ProcessorMismatch            the worker's processor is not of the class that its pool states
         ├── OutOfMemory
         ├── Killed                       by a signal that was not ours
         ├── TimedOut
+        ├── Stopped                      the run was told to stop; nothing starts after that
         ├── TokenizerMismatch            an artifact tokenizes unlike its source
         ├── ConversionMismatch           a GGUF's logits are not those of the model that it was made of
         ├── TraceMismatch                logits recomputed from a trace are not the model's
@@ -76,6 +80,14 @@ class VerificationError(QuantmillError):
     exit_code: ClassVar[int] = 4
 
 
+class DiskFull(QuantmillError):
+    """A disk or a quota was used up while the command worked; `disk.py` makes the message, with place and free bytes."""
+
+    advice: ClassVar[str] = (
+        "make room there (`quantmill gc` removes what a store does not need), then run the same command again"
+    )
+
+
 class DownloadError(QuantmillError):
     """A source's server did not answer, or broke off; the same command goes on with what is missing."""
 
@@ -86,6 +98,12 @@ class StoreError(QuantmillError):
 
 class BlobMissing(StoreError):
     """A record names a blob that the store no longer holds."""
+
+
+class LayoutTooNew(StoreError):
+    """A record has a layout that this release does not know yet; what is current stays in use."""
+
+    advice: ClassVar[str] = "install a newer quantmill where this is read"
 
 
 class RegistrationError(QuantmillError):
@@ -116,6 +134,14 @@ class EngineMismatch(JobError):
     advice: ClassVar[str] = "run `make -B .venv/installed`, which installs the lock"
 
 
+class ProcessorMismatch(JobError):
+    """The processor is not of the class that the job was planned for: the engine would make other bytes."""
+
+    advice: ClassVar[str] = (
+        "state the class of the pool's workers as `processor` in the file that QUANTMILL_POOLS names"
+    )
+
+
 class OutOfMemory(JobError):
     """The job needed more memory than there is."""
 
@@ -134,6 +160,10 @@ class TimedOut(JobError):
     """The job ran longer than its limit and was stopped."""
 
     advice: ClassVar[str] = "raise QUANTMILL_JOB_TIMEOUT_S, or take fewer calibration windows or iterations"
+
+
+class Stopped(JobError):
+    """The run was told to stop: the job was ended, or was not started. The same command goes on with what is missing."""
 
 
 class TokenizerMismatch(JobError):

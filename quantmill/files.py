@@ -1,10 +1,13 @@
 """Files by digest: what snapshots, artifacts and manifests list, and which paths every system can hold."""
 
+import errno
 import os
 import re
+import stat
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -12,6 +15,8 @@ from quantmill import keys
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
 def safe_path(path: str) -> str:
@@ -52,6 +57,17 @@ def s3_place(uri: str) -> tuple[str, str]:
     return bucket, safe_path(prefix) if prefix else ""
 
 
+def sqlite_uri(path: Path, driver: str = "") -> str:
+    """Return the address of an SQLite file for SQLAlchemy, whatever signs its absolute path has.
+
+    A `?` would begin the address's options, so such a path is written as an SQLite URI. The name of a driver keeps MLflow from
+    making a folder called `file:` where it runs.
+    """
+    if "?" not in str(path):
+        return f"sqlite{driver and f'+{driver}'}:///{path}"
+    return f"sqlite+{driver or 'pysqlite'}:///file:{quote(str(path))}?uri=true"
+
+
 class FileEntry(BaseModel):
     """One file of a snapshot or an artifact."""
 
@@ -81,10 +97,16 @@ def require_distinct(files: Sequence[FileEntry]) -> None:
 
 
 def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk before anything is built on them."""
+    """Have a file's bytes, or a folder's names, on the disk before anything is built on them.
+
+    File systems such as FUSE's and CIFS know no sync of a folder (EINVAL): there its names are as safe as the server keeps them.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise
     finally:
         os.close(handle)
 

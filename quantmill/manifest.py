@@ -4,7 +4,8 @@ The manifest's digest names a version, so it holds no run id and no timestamp: t
 is the same version.
 """
 
-from typing import Any
+import hashlib
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -102,8 +103,26 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """The sha256 of the canonical JSON: the version's name."""
+        """The sha256 of the canonical JSON: the name of a version that is written here. One that was read: `StoredManifest`."""
         return keys.digest(self)
+
+
+class StoredManifest(NamedTuple):
+    """A manifest that was read. Its name is made of the bytes: a newer release's may hold more than is known here."""
+
+    manifest: Manifest
+    data: bytes
+    """As it is stored: canonical JSON."""
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the bytes: the version's name."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "StoredManifest":
+        """Return a manifest as it is about to be stored."""
+        return cls(manifest, keys.canonical(manifest))
 
 
 class Provenance(BaseModel):

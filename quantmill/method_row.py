@@ -82,6 +82,10 @@ class Method(BaseModel):
     engines: tuple[str, ...] = Field(description="Packages whose locked versions are part of the key.")
     revision: int = Field(default=1, description="Raised when our module makes other bytes from the same input.")
     thread_dependent: bool = Field(default=False, description="Its tensors depend on the number of threads.")
+    processor_dependent: bool = Field(default=False, description="Its tensors depend on the processor's class.")
+    arithmetics: tuple[ComputeType, ...] = Field(
+        default=(), description="Arithmetic that its engine can be told to work in; empty: the engine's own."
+    )
     devices: tuple[str, ...] = Field(default=("cpu", "cuda"), description="Device classes that it quantizes on.")
     deterministic: bool = Field(default=False, description="Equal input gave equal bytes when it was tested.")
     loaders: tuple[str, ...] = Field(

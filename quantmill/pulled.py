@@ -10,17 +10,16 @@
 Every step is a rename, so that a kill leaves either what was or what comes, and the next pull goes on from there.
 """
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quantmill import keys
+from quantmill import keys, locks
 from quantmill.errors import NotEnoughSpace, RequestError, StoreError, VerificationError
 from quantmill.files import sync
 from quantmill.tree import Stamps, stamps, walk
@@ -86,9 +85,9 @@ class Place:
                 f"--to: {self.root}: holds other files; take an empty folder, or one that was pulled into"
             )
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / _LOCK).open("w") as lock:
+        with ExitStack() as stack:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                stack.enter_context(locks.held(self.root / _LOCK, wait=False))
             except BlockingIOError as error:
                 raise StoreError(f"{self.root}: another pull is at work there; try again when it is done") from error
             if not (self.root / _STATE).exists():
@@ -104,7 +103,8 @@ class Place:
             VerificationError: the record is damaged.
         """
         try:
-            return State.model_validate_json((self.root / _STATE).read_bytes())
+            # A newer release may have pulled here: what it wrote beyond this is passed over.
+            return State.model_validate_json((self.root / _STATE).read_bytes(), extra="ignore")
         except ValidationError as error:
             raise VerificationError(f"{self.root / _STATE}: damaged; pull into an empty folder") from error
 
@@ -166,7 +166,8 @@ class Place:
 
     def clear_staging(self, but: str) -> None:
         """Drop what was staged of other versions: it was given up, and the disk may be needed."""
-        for path in (self.root / ".staging").glob("*"):
+        staging = self.root / ".staging"
+        for path in sorted(staging.iterdir()) if staging.exists() else ():
             if path.name != but:
                 shutil.rmtree(path)
 

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantmill.errors import SettingsError
-from quantmill.files import s3_place
+from quantmill.files import s3_place, sqlite_uri
 
 
 class Settings(BaseSettings):
@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     @property
     def tracking_uri(self) -> str:
         """Where MLflow is: the server that is named, without its login, else SQLite under the home."""
-        uri = self.mlflow_uri or f"sqlite:///{self.home.absolute() / 'mlflow' / 'mlflow.db'}"
+        uri = self.mlflow_uri or sqlite_uri(self.home.absolute() / "mlflow" / "mlflow.db")
         parts = urlsplit(uri)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
 

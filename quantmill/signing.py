@@ -5,6 +5,7 @@ consumers trust bare public keys in a folder.
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,8 +20,8 @@ from securesystemslib.exceptions import VerificationError as NotSigned
 from securesystemslib.signer import SSlibKey
 
 from quantmill import keys
-from quantmill.errors import SettingsError, SigningError, VerificationError
-from quantmill.manifest import Manifest, Provenance
+from quantmill.errors import LayoutTooNew, SettingsError, SigningError, VerificationError
+from quantmill.manifest import Manifest, Provenance, StoredManifest
 from quantmill.signer import PAYLOAD_TYPE
 from quantmill.statement import PREDICATE_TYPE, STATEMENT_TYPE, statement, subjects
 
@@ -89,20 +90,22 @@ def own_keyring(key: Path) -> Keyring:
     return Keyring({public.keyid: public})
 
 
-def verify(envelope: bytes | None, manifest: Manifest, keyring: Keyring) -> str:
-    """Return the id of the key that signed just this version.
+def verify(envelope: bytes | None, version: StoredManifest, keyring: Keyring) -> str:
+    """Return the id of the key that signed just this version: the bytes of its manifest, and its files.
 
     Raises:
+        LayoutTooNew: that key signed a statement of a newer layout.
         VerificationError: the version is unsigned, or what is wrong with its signature.
     """
+    what = f"{version.manifest.name}: attestation of version {version.digest[:12]}"
     if not envelope:
-        raise VerificationError(f"{manifest.name}: version {manifest.digest[:12]} is not signed")
+        raise VerificationError(f"{version.manifest.name}: version {version.digest[:12]} is not signed")
     try:
         opened = _open(envelope)
         name = keyring.check(opened)
-        _require_about(opened.payload, manifest)
-    except VerificationError as error:
-        raise VerificationError(f"{manifest.name}: attestation of version {manifest.digest[:12]}: {error}") from error
+        _require_about(opened.payload, version)
+    except (LayoutTooNew, VerificationError) as error:
+        raise type(error)(f"{what}: {error}") from error
     return name
 
 
@@ -134,21 +137,30 @@ def _open(envelope: bytes) -> Envelope:
     return opened
 
 
-def _require_about(payload: bytes, manifest: Manifest) -> None:
-    """Raise unless a signed statement is provenance of the manifest and just its files."""
+def _require_about(payload: bytes, version: StoredManifest) -> None:
+    """Raise unless a signed statement is provenance of the manifest and just its files; what else it says is passed over."""
     said = _json(payload, "the payload")
     for field, wanted in {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}.items():
+        if _is_newer(str(said.get(field)), wanted):
+            raise LayoutTooNew(f"{field} is {str(said[field])[:80]!r}, of a newer release; this one reads {wanted}")
         if said.get(field) != wanted:
             raise VerificationError(f"{field} is {str(said.get(field))[:80]!r}, not {wanted}")
-    wanted_subjects = {subject["name"]: subject for subject in subjects(manifest)}
+    wanted_subjects = {subject["name"]: subject["digest"] for subject in subjects(version)}
     listed = said.get("subject")
     if not isinstance(listed, list) or not all(isinstance(s, dict) and isinstance(s.get("name"), str) for s in listed):
         raise VerificationError("its subjects are no list of named digests")
     for subject in listed:
-        if subject != wanted_subjects.pop(subject["name"], None):
+        if "digest" not in subject or subject["digest"] != wanted_subjects.pop(subject["name"], None):
             raise VerificationError(f"it is about another {subject['name'][:200]!r}")
     if wanted_subjects:
         raise VerificationError(f"it says nothing of {next(iter(wanted_subjects))!r}")
+
+
+def _is_newer(said: str, wanted: str) -> bool:
+    """Return whether an address that ends in a version's number is that of a later one."""
+    base, _, number = wanted.rpartition("/v")
+    found, _, other = said.rpartition("/v")
+    return found == base and re.fullmatch("[0-9]{1,4}", other) is not None and int(other) > int(number)
 
 
 def _json(data: bytes, what: str) -> dict[str, Any]:

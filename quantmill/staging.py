@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from quantmill import contents
-from quantmill.errors import VerificationError
+from quantmill.errors import LayoutTooNew, VerificationError
 from quantmill.files import FileEntry
-from quantmill.manifest import Manifest
+from quantmill.manifest import StoredManifest
 from quantmill.pulled import Place
 from quantmill.store.layout import blob_key
 from quantmill.store.objects import OnBytes
@@ -23,15 +23,16 @@ class _Stopped(Exception):
     """Ends a thread whose work nobody wants any more."""
 
 
-def bring(store: Store, manifest: Manifest, attestation: bytes | None, place: Place, on_bytes: OnBytes) -> None:
+def bring(store: Store, version: StoredManifest, attestation: bytes | None, place: Place, on_bytes: OnBytes) -> None:
     """Have a version's folder whole in its place. What an earlier attempt brought is used, and so are equal files there.
 
     Raises:
         VerificationError: the store's bytes are not the manifest's, a file is of a kind that no model needs
             (`contents.py`), or the version's folder holds something else too.
     """
-    tree, staged = place.tree(manifest.digest), place.staging(manifest.digest)
-    place.clear_staging(but=manifest.digest)
+    manifest, digest = version.manifest, version.digest
+    tree, staged = place.tree(digest), place.staging(digest)
+    place.clear_staging(but=digest)
     staged.mkdir(parents=True, exist_ok=True)
     wanted = list(manifest.files)
     if tree.exists():
@@ -48,8 +49,8 @@ def bring(store: Store, manifest: Manifest, attestation: bytes | None, place: Pl
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)  # what a killed fetch left
     for entry in wanted:
         contents.check_file(staged / entry.path, entry.path)
-    write_records(staged, manifest, attestation)
-    place.land(manifest.digest)
+    write_records(staged, version, attestation)
+    place.land(digest)
 
 
 def _is_at_hand(entry: FileEntry, target: Path, place: Place, on_bytes: OnBytes) -> bool:
@@ -72,10 +73,11 @@ def _is_at_hand(entry: FileEntry, target: Path, place: Place, on_bytes: OnBytes)
 
 
 def _equal_files(entry: FileEntry, place: Place) -> Iterator[Path]:
-    for tree in (place.root / "store").glob("*"):
+    versions = place.root / "store"
+    for tree in sorted(versions.iterdir()) if versions.exists() else ():
         try:
-            files = read_records(tree)[0].files
-        except VerificationError:
+            files = read_records(tree)[0].manifest.files
+        except (LayoutTooNew, VerificationError):
             continue
         yield from (tree / file.path for file in files if file.sha256 == entry.sha256 and (tree / file.path).is_file())
 

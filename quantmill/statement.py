@@ -7,16 +7,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from quantmill import __version__
-from quantmill.manifest import MANIFEST_PATH, Manifest, Provenance
+from quantmill.manifest import MANIFEST_PATH, Manifest, Provenance, StoredManifest
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:quantmill:compress:v1"
 
 
-def subjects(manifest: Manifest) -> list[dict[str, Any]]:
+def subjects(version: StoredManifest) -> list[dict[str, Any]]:
     """Return what a statement about this version is about: the manifest, where pulled folders have it, and its files."""
-    named = [(MANIFEST_PATH, manifest.digest), *((file.path, file.sha256) for file in manifest.files)]
+    named = [(MANIFEST_PATH, version.digest), *((file.path, file.sha256) for file in version.manifest.files)]
     return [{"name": name, "digest": {"sha256": digest}} for name, digest in named]
 
 
@@ -24,7 +24,7 @@ def statement(manifest: Manifest, provenance: Provenance) -> dict[str, Any]:
     """Return the statement: who made what from what, as JSON data."""
     return {
         "_type": STATEMENT_TYPE,
-        "subject": subjects(manifest),
+        "subject": subjects(StoredManifest.of(manifest)),
         "predicateType": PREDICATE_TYPE,
         "predicate": {
             "buildDefinition": {

@@ -15,6 +15,7 @@ from quantmill.errors import NotFound, RequestError, VerificationError
 from quantmill.selection import of_manifest
 from quantmill.store import channels as moves
 from quantmill.store.channels import Channel
+from quantmill.store.side_records import SideRecord
 from quantmill.store.store import Store
 from quantmill.tables import Column, fitting, screen
 
@@ -61,6 +62,7 @@ def show(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None)
     rows = [*newest, *(_row(store, model, name, digest) for name, digest in sorted(older))]
     for row in rows:
         row["channels"] = [c.name for c in held if c.current.variants.get(row["name"]) == row["manifest"]]
+        row["records"] = [_side_record(record) for record in store.records(model, row["name"], row["manifest"])]
     document = {"model": model, "variants": newest, "older": rows[len(newest) :]}
     answer(_table([(model, row) for row in rows], model), document, json_file)
 
@@ -164,6 +166,13 @@ def _row(store: Store, model: str, variant: str, digest: str) -> dict[str, Any]:
         "signed_by": _signer(store.attestation(digest)),
         "revoked": revoked.reason if revoked else None,
     }
+
+
+def _side_record(record: SideRecord) -> dict[str, Any]:
+    known = {"kind": record.kind, "number": record.number, "layout": record.layout}
+    if record.is_too_new:
+        return known | {"problem": f"layout {record.layout} is of a newer release"}
+    return known | {"made_at": record.made_at, "value": record.value}
 
 
 def _signer(attestation: bytes | None) -> str | None:

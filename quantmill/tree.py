@@ -1,6 +1,7 @@
 """The folder of one version: just the manifest's files and, in `.quantmill/`, what it is known by."""
 
 import os
+import stat
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -8,8 +9,10 @@ from pathlib import Path, PurePosixPath
 from quantmill import keys
 from quantmill.errors import VerificationError
 from quantmill.files import FileEntry
-from quantmill.manifest import ATTESTATION_PATH, MANIFEST_PATH, Manifest
-from quantmill.store.objects import RECORD_BYTES, require_modest
+from quantmill.manifest import ATTESTATION_PATH, MANIFEST_PATH, Manifest, StoredManifest
+from quantmill.store.objects import RECORD_BYTES
+from quantmill.stored import parse_manifest
+from quantmill.walk import below
 
 _RECORDS = (MANIFEST_PATH, ATTESTATION_PATH)
 _FILES_AT_ONCE = 4
@@ -18,31 +21,28 @@ Stamps = dict[str, tuple[int, int]]
 """Path -> size in bytes, and time of the last change in nanoseconds."""
 
 
-def read_records(tree: Path) -> tuple[Manifest, bytes | None]:
+def read_records(tree: Path) -> tuple[StoredManifest, bytes | None]:
     """Return the manifest that lies in a version's folder, and its attestation, unchecked, where there is one.
 
     Raises:
+        LayoutTooNew: a newer release wrote it, in a layout that is not known here.
         VerificationError: there is no manifest, it is damaged, or it is another than the folder's name says.
     """
     path = tree / MANIFEST_PATH
     data = _record(path)
     if data is None:
         raise VerificationError(f"{path}: missing; what is verified is a folder that `quantmill pull` made")
-    try:
-        manifest = Manifest.model_validate_json(require_modest(data, str(path)))
-        whole = keys.canonical(manifest) == data
-    except ValueError as error:
-        raise VerificationError(f"{path}: not a manifest") from error
-    if not whole or (len(tree.name) == _DIGEST_LENGTH and manifest.digest != tree.name):
+    version = parse_manifest(data, str(path))
+    if len(tree.name) == _DIGEST_LENGTH and version.digest != tree.name:
         raise VerificationError(f"{path}: its bytes are not those of the version")
-    return manifest, _record(tree / ATTESTATION_PATH)
+    return version, _record(tree / ATTESTATION_PATH)
 
 
-def write_records(tree: Path, manifest: Manifest, attestation: bytes | None) -> None:
+def write_records(tree: Path, version: StoredManifest, attestation: bytes | None) -> None:
     """Write what a version is known by into its folder."""
     folder = (tree / MANIFEST_PATH).parent
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in ((MANIFEST_PATH, keys.canonical(manifest)), (ATTESTATION_PATH, attestation)):
+    for name, data in ((MANIFEST_PATH, version.data), (ATTESTATION_PATH, attestation)):
         (tree / name).unlink(missing_ok=True)
         if data:
             (tree / name).write_bytes(data)
@@ -91,10 +91,10 @@ def walk(tree: Path) -> tuple[list[Path], list[Path]]:
     """
     files: list[Path] = []
     folders: list[Path] = []
-    for path in sorted(tree.rglob("*")):
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+    for path, state in below(tree):
+        if not (stat.S_ISDIR(state.st_mode) or stat.S_ISREG(state.st_mode)):
             raise VerificationError(f"{path}: neither a plain file nor a folder")
-        (folders if path.is_dir() else files).append(path)
+        (folders if stat.S_ISDIR(state.st_mode) else files).append(path)
     return files, folders
 
 

@@ -6,7 +6,8 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from quantmill.errors import EngineError, Killed, OutOfMemory, error_named
+from quantmill import disk
+from quantmill.errors import DiskFull, EngineError, Killed, OutOfMemory, error_named
 
 
 def peak_memory(pid: int | str = "self") -> int:
@@ -69,11 +70,25 @@ def raise_death(kind: str, result: Path, code: int, peak: int, memory_kill: bool
         died = json.loads(result.read_bytes())
         held = f" (it held {peak / 1e9:.1f} GB)" if died["error"] == "OutOfMemory" else ""
         raise error_named(died["error"], f"{died['message']}{held}; log: {log}")
+    if code in (-signal.SIGBUS, *range(256)) and (full := _of_a_full_disk(kind, result.parent, code, log)):
+        raise full
     if code < 0:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if code == -signal.SIGKILL and (memory_kill or peak > 0.9 * total):
             raise OutOfMemory(f"{kind} was killed holding {peak / 1e9:.1f} GB of {total / 1e9:.1f} GB; log: {log}")
         raise Killed(f"{kind} was killed by {signal.Signals(-code).name}; log: {log}")
+    raise EngineError(f"{kind} ended with code {code}: {_last_lines(log)}; log: {log}")
+
+
+def _of_a_full_disk(kind: str, folder: Path, code: int, log: Path) -> DiskFull | None:
+    """Return the error of a job that left no result because there was no room for it; its log may lack the words too."""
+    last = _last_lines(log)
+    if not disk.has_no_room(folder) and not disk.is_full(OSError(last)):
+        return None
+    died = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    return disk.disk_full(folder, f"{kind} {died}{last and f': {last}'}; log: {log}")
+
+
+def _last_lines(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n")[1:]  # the first is the sandbox's
-    last = " | ".join(lines[-4:]).strip(" |")[-400:]
-    raise EngineError(f"{kind} ended with code {code}: {last}; log: {log}")
+    return " | ".join(lines[-4:]).strip(" |")[-400:]

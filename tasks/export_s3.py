@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import RequestError, StoreError
+from quantmill.store import s3_client
+from quantmill.store.s3_listing import pages
 
 
 def place(target: str) -> tuple[str, str]:
@@ -42,8 +44,8 @@ def send(folder: Path, names: list[str], bucket: str, prefix: str, client: Any =
 
 def _under(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
     """Return name -> bytes of what lies under the prefix."""
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {item["Key"].removeprefix(prefix): item["Size"] for page in pages for item in page.get("Contents", ())}
+    found = (item for page in pages(s3, bucket, prefix) for item in page.get("Contents", ()))
+    return {item["Key"].removeprefix(prefix): item["Size"] for item in found}
 
 
 @contextmanager
@@ -55,4 +57,5 @@ def _one_line(target: str) -> Iterator[None]:
         yield
     except (Boto3Error, BotoCoreError, ClientError) as error:
         code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
-        raise StoreError(f"{target}: the bucket refuses, or broke off ({code}); the same command goes on") from error
+        words = f"the bucket{s3_client.host_of(error)} refuses, or broke off ({code}); the same command goes on"
+        raise StoreError(f"{target}: {s3_client.cause_of(code) or words}") from error

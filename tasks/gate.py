@@ -60,7 +60,13 @@ def _limits(
         ("size ratio", artifact.size_bytes / base_artifact.size_bytes, policy.max_size_ratio),
     ):
         if not value <= limit:  # a NaN is no pass
-            reasons.append(f"{words} {value:.4g} exceeds {limit:g}")
-    if not quality.top1_agreement >= policy.min_top1_agreement:
-        reasons.append(f"top-1 agreement {quality.top1_agreement:.4g} is below {policy.min_top1_agreement:g}")
+            reasons.append(f"{words} {_unlike(value, limit)} exceeds {limit:g}")
+    if not (share := quality.top1_agreement) >= (least := policy.min_top1_agreement):
+        reasons.append(f"top-1 agreement {_unlike(share, least)} is below {least:g}")
     return reasons
+
+
+def _unlike(value: float, limit: float) -> str:
+    """Return a figure with four digits, or as many as it takes to read unlike the limit that it misses."""
+    texts = (format(value, f".{digits}g") for digits in range(4, 18))
+    return next((text for text in texts if float(text) != limit), repr(value))

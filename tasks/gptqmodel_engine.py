@@ -17,7 +17,14 @@ def prepare() -> None:
 
 
 def run(
-    source: Path, config: Any, calibration: Path, out: Path, device: str, progress: Progress, **options: Any
+    source: Path,
+    config: Any,
+    calibration: Path,
+    out: Path,
+    device: str,
+    arithmetic: str,
+    progress: Progress,
+    **options: Any,
 ) -> Any:
     """Quantize `source` on the calibration windows, write it to `out` and return the engine's log.
 
@@ -27,6 +34,7 @@ def run(
         calibration: a token set.
         out: an empty folder.
         device: where layers are quantized.
+        arithmetic: `bfloat16` or `float32`.
         progress: told how many layers are packed.
         options: what `quantize` of the engine takes.
     """
@@ -34,17 +42,18 @@ def run(
     from gptqmodel import GPTQModel
     from safetensors.torch import load_file
 
-    from tasks import tensors
+    from tasks import stored_types, tensors
 
     layers = tensors.layer_count(source)
     progress("layer", 0, layers)
-    model = GPTQModel.load(str(source), config, device=device, dtype=torch.bfloat16)
+    model = GPTQModel.load(str(source), config, device=device, dtype=getattr(torch, arithmetic))
     model.layer_callback = _LayerProgress(progress, layers)
     windows = load_file(calibration)["input_ids"].long()
     batch = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in windows]
     model.quantize(batch, batch_size=1, **options)
     model.save(str(out))
     scrub(out)
+    stored_types.keep(source, out)
     return model.quant_log
 
 

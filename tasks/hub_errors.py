@@ -1,11 +1,12 @@
 """What a hub's client raises -> one line that says what to do. The words of the client hold addresses, and are left out."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from quantmill.errors import DownloadError, NotEnoughSpace, SourceError
+from quantmill import disk
+from quantmill.errors import DownloadError, SourceError
 from quantmill.recipe import ModelRequest
+from quantmill.settings import load_settings
 
 _GO_ON = "the same command goes on; a 40-hex model.revision whose files were fetched needs no hub"
 
@@ -17,7 +18,7 @@ def one_line(request: ModelRequest) -> Iterator[None]:
     Raises:
         SourceError: there is no such model or revision, or the token may not read it.
         DownloadError: the hub did not answer, or broke off.
-        NotEnoughSpace: the disk is full.
+        DiskFull: the home's disk is full.
     """
     from httpx2 import HTTPError
     from huggingface_hub import errors
@@ -39,8 +40,8 @@ def one_line(request: ModelRequest) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise SourceError(f"{source}: not a name that a hub allows; write it as hf://org/name") from error
     except (HTTPError, OSError, ValueError, KeyError, TypeError, RuntimeError, errors.XetDownloadError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise NotEnoughSpace(f"{source}: the disk is full; set QUANTMILL_HOME") from error
+        if disk.is_full(error):
+            raise disk.told(error, load_settings().home.absolute()) from error
         answer = error if isinstance(error, errors.HfHubHTTPError) else error.__cause__
         if isinstance(answer, errors.HfHubHTTPError):
             raise _refused(source, answer.response.status_code) from error

@@ -5,7 +5,6 @@ library resumes a broken file while it runs, and drops the part of it when it gi
 sizes only, so every file is checked here: against the sha256 that the hub states for large ones, git's digest for small.
 """
 
-import fcntl
 import hashlib
 import logging
 import re
@@ -16,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quantmill import keys
+from quantmill import keys, locks
 from quantmill.artifact import Architecture, Origin, Preview
 from quantmill.errors import DownloadError, SourceError, VerificationError
 from quantmill.files import FileEntry
@@ -175,8 +174,7 @@ class HubSource:
         blobs = self._folder(cache, "").parent / "blobs"
         for part in blobs.glob("*.incomplete"):
             lock = cache / ".locks" / blobs.parent.name / f"{part.name.partition('.')[0]}.lock"
-            with suppress(OSError), lock.open("ab") as held:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(OSError), locks.held(lock, wait=False):
                 part.unlink()
 
 

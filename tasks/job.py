@@ -5,13 +5,16 @@ It ends with its parent: standard input at its end means that nobody waits any m
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from quantmill import disk
 from quantmill.errors import QuantmillError
 from tasks import engines
 from tasks.deaths import peak_memory
@@ -28,12 +31,18 @@ def _die_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _error_name(error: BaseException) -> str:
+def _told(error: Exception, folder: Path) -> dict[str, Any]:
+    """Return what the parent is told of an error: its class, where it is ours or its cause is known, and its words."""
+    words = " ".join(str(error).split())[:600]
     if isinstance(error, QuantmillError):
-        return type(error).__name__
-    words = ("out of memory", "can't allocate memory", "cannot allocate memory")
-    starved = isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
-    return "OutOfMemory" if starved else "EngineError"
+        return {"error": type(error).__name__, "message": words}
+    words = f"{type(error).__name__}: {words}"
+    starving = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    if isinstance(error, MemoryError) or any(word in words.lower() for word in starving):
+        return {"error": "OutOfMemory", "message": words}
+    if disk.is_full(error) or disk.has_no_room(folder):  # engines seldom say why they could not write
+        return {"error": "DiskFull", "message": str(disk.told(error, folder, words))}
+    return {"error": "EngineError", "message": words}
 
 
 def main() -> int:
@@ -50,21 +59,18 @@ def main() -> int:
         engines.check_installed(job.expected)
         result = {"value": KINDS[job.kind](job, progress)}
     except Exception as error:  # noqa: BLE001 (an engine may raise anything; the parent gets its type and words)
-        traceback.print_exc()
-        words = " ".join(str(error).split())[:600]
-        name = _error_name(error)
-        code, result = (
-            1,
-            {
-                "error": name,
-                "message": words if isinstance(error, QuantmillError) else f"{type(error).__name__}: {words}",
-            },
-        )
+        code, result = 1, _told(error, job.folder)
+        with suppress(OSError):  # the log's disk may be the one that is full
+            traceback.print_exc()
+            sys.stderr.flush()
+        shutil.rmtree(job.folder / "out", ignore_errors=True)  # nobody wants it any more, and the result needs room
     temporary = job.folder / "result.tmp"
-    temporary.write_text(json.dumps(result | {"peak_memory_bytes": peak_memory()}))
-    temporary.replace(job.folder / "result.json")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):  # the parent says what a job without a result died of
+        temporary.write_text(json.dumps(result | {"peak_memory_bytes": peak_memory()}))
+        temporary.replace(job.folder / "result.json")
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)  # engines leave threads and exit hooks that hang or crash after the work is done
 
 

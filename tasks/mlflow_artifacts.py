@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantmill import keys
+from quantmill import disk, keys
 from quantmill.errors import DownloadError, SourceError
+from quantmill.settings import load_settings
 from tasks import remote
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def one_line(source: str) -> Iterator[None]:
             f"{source}: MLflow does not answer, or broke off ({code}); the same command goes on"
         ) from error
     except OSError as error:
+        if disk.is_full(error):
+            raise disk.told(error, load_settings().home.absolute()) from error
         raise DownloadError(f"{source}: broke off ({type(error).__name__}); the same command goes on") from error
 
 

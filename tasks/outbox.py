@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quantmill.errors import RegistrationError
+from quantmill.artifact import StageResult
+from quantmill.errors import QuantmillError, RegistrationError
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary
 from quantmill.store.store import Store
@@ -35,6 +36,7 @@ class PendingRun(BaseModel):
     summary: RunSummary = Field(description="What came of it.")
     outcomes: dict[str, Outcome] = Field(description="Variant -> its artifact and report.")
     logs: dict[str, Path] = Field(description="Variant -> its job's log; sent where the file still exists.")
+    run_key: str = Field(default="", description="Stage key of the run's summary, which is told of the MLflow run.")
     taken_until: float = Field(default=0.0, description="Seconds since 1970 until which somebody delivers it.")
 
 
@@ -50,12 +52,17 @@ class Delivery(NamedTuple):
 
 
 def keep(
-    recipe: Recipe, summary: RunSummary, outcomes: Mapping[str, Outcome], logs: Mapping[str, Path], store: Store
+    recipe: Recipe,
+    summary: RunSummary,
+    outcomes: Mapping[str, Outcome],
+    logs: Mapping[str, Path],
+    store: Store,
+    run_key: str = "",
 ) -> str:
-    """Keep a run for MLflow and return the entry's name."""
+    """Keep a run for MLflow and return the entry's name; `run_key` is that of its summary among the stages."""
     name = f"{time.time_ns() // 1_000_000:014d}-{secrets.token_hex(4)}"
     places = {variant: path.absolute() for variant, path in logs.items()}
-    pending = PendingRun(id=name, recipe=recipe, summary=summary, outcomes=dict(outcomes), logs=places)
+    pending = PendingRun(id=name, recipe=recipe, summary=summary, outcomes=dict(outcomes), logs=places, run_key=run_key)
     store.objects.create(_key(name), _document(pending))
     return name
 
@@ -77,9 +84,9 @@ def deliver(store: Store, uri: str) -> Delivery:
         try:
             if run := _deliver(name, store, uri):
                 runs[name] = run
-        except (RegistrationError, ValidationError) as error:
+        except (QuantmillError, ValidationError) as error:
             words = " ".join(str(error).split())[:300]
-            problems.append(words if isinstance(error, RegistrationError) else f"{store.uri}/{_key(name)}: {words}")
+            problems.append(words if isinstance(error, QuantmillError) else f"{store.uri}/{_key(name)}: {words}")
     return Delivery(runs, len(waiting(store)), tuple(problems))
 
 
@@ -100,11 +107,20 @@ def _deliver(name: str, store: Store, uri: str) -> str:
             pending.recipe, summary, pending.outcomes, manifests, uri, pages, pending.logs, delivery=name
         )
         registry.show_revocations(store, summary.model, uri)
-    except RegistrationError:
+    except QuantmillError:
         store.objects.replace(_key(name), held.data)
         raise
+    if pending.run_key:
+        value = {"mlflow_run": run}
+        store.record(StageResult(stage="registered", key=pending.run_key, value=value, made_at=time.time()))
     store.objects.delete(_key(name))
     return run
+
+
+def run_of(run_key: str, store: Store) -> str:
+    """Return the MLflow run that the run with this summary became, or nothing: MLflow was not told yet."""
+    told = store.look_up("registered", run_key)
+    return str(told.value.get("mlflow_run", "")) if told else ""
 
 
 def _document(pending: PendingRun) -> bytes:

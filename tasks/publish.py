@@ -9,7 +9,7 @@ from typing import NamedTuple
 from quantmill import keys, signing
 from quantmill.artifact import VariantJob
 from quantmill.errors import VerificationError
-from quantmill.manifest import Manifest, Provenance, Version
+from quantmill.manifest import Manifest, Provenance, StoredManifest, Version
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, Verdict
 from quantmill.store import channels
@@ -139,6 +139,6 @@ def _attestation(manifest: Manifest, provenance: Provenance, store: Store, key: 
         return b""
     if held := store.attestation(manifest.digest):
         with suppress(VerificationError):
-            signing.verify(held, manifest, signing.own_keyring(key))
+            signing.verify(held, StoredManifest.of(manifest), signing.own_keyring(key))
             return held
     return signing.sign(manifest, provenance, key)

@@ -11,7 +11,7 @@ from quantmill import contents
 from quantmill.artifact import COMPANIONS, Artifact, Origin, StageResult, VariantJob
 from quantmill.errors import BlobMissing, OutOfMemory, SourceError
 from quantmill.store.store import Store
-from tasks import chat_templates, engines, frugal, snapshots, sources
+from tasks import chat_templates, engines, frugal, processor, snapshots, sources
 from tasks.sandbox import PROGRESS, JobResult, Sandbox
 from tasks.surroundings import scratch
 
@@ -34,12 +34,13 @@ def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
     """Return the job's artifact, making it where it is missing.
 
     Raises:
-        JobError: the engine failed; the class says how.
+        JobError: the engine failed, or this processor would make other bytes; the class says how.
         TokenizerMismatch: a GGUF with the model's new chat template does not render it as the model does.
         VerificationError: the engine left something in the folder that is no model's file.
     """
     if found := find_artifact(job, store):
         return found
+    processor.require(job)
     if job.checkpoint:
         return _take_over(job, job.checkpoint, store, sandbox)
     if made := find_body(job, store):
@@ -68,6 +69,7 @@ def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sa
             "companions": str(snapshots.local_folder(job.snapshot, sandbox)),
             "calibration": str(calibration) if calibration else None,
             "device": attempt.device,
+            "arithmetic": job.arithmetic or "bfloat16",
         }
         with sandbox.run("artifact", job.name, arguments, row.engines, job.threads) as result:
             made = _record(job, result, store, attempt.words)

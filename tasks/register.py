@@ -11,11 +11,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from quantmill.recipe import Recipe
 from quantmill.report import Outcome, RunSummary, VariantSummary
-from tasks import registry
+from tasks import registry, tracking_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -101,9 +100,8 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
         if found.lifecycle_stage == "deleted":
             client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
-    location = None
-    if uri.startswith("sqlite:"):
-        location = (Path(urlsplit(uri).path.removeprefix("/")).absolute().parent / "artifacts" / name).as_uri()
+    file = tracking_file.database(uri)
+    location = tracking_file.artifacts_of(file, name) if file else None
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:

@@ -4,16 +4,16 @@ A version of a manifest is made once, ever. Aliases name what is good now; a ver
 """
 
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from quantmill.errors import RegistrationError
+from quantmill.errors import QuantmillError, RegistrationError
 from quantmill.report import RunSummary, VariantSummary
 from quantmill.store.store import Store
-from tasks import remote
+from tasks import remote, tracking_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,30 +21,46 @@ if TYPE_CHECKING:
 
 _MANIFEST_TAG = "quantmill.manifest"
 _REVOKED_TAG = "quantmill.revoked"
+_LOCKED_S = 5.0  # as long as one writer of MLflow may need
 
 
 @contextmanager
 def failing_in_a_line(uri: str, outcome: str) -> Iterator["MlflowClient"]:
-    """Lend a client of MLflow; what it raises becomes one line that ends with `outcome`.
+    """Lend a client of MLflow; whatever it raises becomes one line that ends with `outcome`.
+
+    Against SQLite and other databases the client opens them itself, and passes on what sqlalchemy, alembic and drivers raise.
 
     Raises:
-        RegistrationError: MLflow cannot be reached or refuses.
+        RegistrationError: MLflow cannot be reached, refuses, or its database is locked, damaged or of another release.
     """
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     try:
         with _alone(uri):
+            from mlflow import MlflowClient
+
+            if (file := tracking_file.database(uri)) and file.exists():
+                _require_usable(file)
+                tracking_file.follow(file)
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
-    except (MlflowException, OSError) as error:
+    except QuantmillError:
+        raise  # of the store
+    except Exception as error:
         secret, at, place = uri.rpartition("@")
         words = " ".join(str(error).replace(secret + at, "").split())[:300]  # the client's words hold the password too
-        raise RegistrationError(f"MLflow at {place}: {words}; {outcome}") from error
+        raise RegistrationError(f"MLflow at {place}: {words or type(error).__name__}; {outcome}") from error
+
+
+def _require_usable(database: Path) -> None:
+    """Raise `sqlite3.Error` at once where a file is locked or is no database: MLflow would try for minutes."""
+    with closing(sqlite3.connect(database, timeout=_LOCKED_S, isolation_level=None)) as opened:
+        opened.execute("BEGIN IMMEDIATE")
+        opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        opened.execute("ROLLBACK")
 
 
 def _alone(uri: str) -> AbstractContextManager[None]:
     """Keep other processes from an SQLite file: the first to open a new one migrates it, which breaks where two do."""
-    return remote.held(_database(uri).parent) if uri.startswith("sqlite:") else nullcontext()
+    file = tracking_file.database(uri)
+    return remote.held(file.parent) if file else nullcontext()
 
 
 def require_answer(uri: str, outcome: str) -> None:
@@ -122,11 +138,8 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
 
 def is_empty(uri: str) -> bool:
     """Return whether nothing was ever registered there: to ask would make an empty database."""
-    return uri.startswith("sqlite:") and not _database(uri).exists()
-
-
-def _database(uri: str) -> Path:
-    return Path(urlsplit(uri).path.removeprefix("/"))
+    file = tracking_file.database(uri)
+    return file is not None and not file.exists()
 
 
 def _show(client: "MlflowClient", version: "ModelVersion", reason: str) -> bool:

@@ -5,7 +5,6 @@ while the bytes come in, and a state file beside them says which listing they be
 there yet, or what the listing shows as changed.
 """
 
-import fcntl
 import json
 import shutil
 import tempfile
@@ -15,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from quantmill import keys
+from quantmill import disk, keys, locks
 from quantmill.artifact import Origin, Preview
 from quantmill.errors import NotEnoughSpace, SourceError
 from quantmill.files import FileEntry
 from quantmill.recipe import ModelRequest
-from tasks import model_files
+from tasks import model_files, stopping
 from tasks.architecture import of_config
 from tasks.sandbox import PROGRESS
 
@@ -63,7 +62,12 @@ class Meter:
         self._total, self._done, self._told = total_bytes, 0, 0.0
 
     def advance(self, some_bytes: int) -> None:
-        """Count bytes that came in (fewer than none: an attempt that begins again)."""
+        """Count bytes that came in (fewer than none: an attempt that begins again).
+
+        Raises:
+            Stopped: the run was stopped; what is complete stays for the next time.
+        """
+        stopping.require_going("download")
         self._done += some_bytes
         if time.monotonic() - self._told > _QUIET_S or self._done >= self._total:
             self._told = time.monotonic()
@@ -174,6 +178,8 @@ def _fetch_all(names: list[str], shelf: Shelf, cache: Path) -> dict[str, FileEnt
             sha256 = shelf.read_file(name, part, meter.advance)
         except OSError as error:
             part.unlink(missing_ok=True)
+            if disk.is_full(error):
+                raise disk.disk_full(cache) from error
             raise NotEnoughSpace(f"{cache}: {(error.strerror or str(error)).lower()}; set QUANTMILL_HOME") from error
         if part.stat().st_size != listed.size_bytes:
             raise SourceError(
@@ -202,6 +208,5 @@ def _read_state(path: Path) -> dict[str, list[str | int]]:
 def held(cache: Path) -> Iterator[None]:
     """Keep other processes from a folder while this one works in it."""
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.held(cache / ".lock"):
         yield

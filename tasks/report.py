@@ -45,11 +45,16 @@ def pages(summary: RunSummary, gates: GatePolicy | None = None) -> dict[str, byt
     """Return every document of a run, file name -> bytes."""
     picture = plot(summary, gates)
     return {
-        "summary.json": (summary.model_dump_json(indent=2) + "\n").encode(),
+        "summary.json": document(summary),
         "report.md": markdown(summary, gates).encode(),
         "report.html": html(summary, picture, gates).encode(),
         "pareto.png": picture,
     }
+
+
+def document(summary: RunSummary) -> bytes:
+    """Return a run's `summary.json`."""
+    return (summary.model_dump_json(indent=2) + "\n").encode()
 
 
 def write(summary: RunSummary, gates: GatePolicy, home: Path) -> None:
@@ -58,6 +63,11 @@ def write(summary: RunSummary, gates: GatePolicy, home: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in pages(summary, gates).items():
         (folder / name).write_bytes(content)
+
+
+def write_summary(summary: RunSummary, home: Path) -> None:
+    """Replace the summary among a run's documents: MLflow's run is filled in after the others were written."""
+    (home / "reports" / summary.model / "summary.json").write_bytes(document(summary))
 
 
 def table(summary: RunSummary) -> list[dict[str, str]]:

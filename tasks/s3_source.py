@@ -16,6 +16,7 @@ from quantmill.artifact import Origin, Preview
 from quantmill.errors import DownloadError, SourceError, VerificationError
 from quantmill.recipe import ModelRequest
 from quantmill.store import s3_client
+from quantmill.store.s3_listing import pages
 from tasks import remote, sources
 
 _PIECE_BYTES = 4 << 20
@@ -58,10 +59,7 @@ class S3Source:
         """What lies right under the prefix; subfolders hold other formats of the same model."""
         found: dict[str, remote.Listed] = {}
         with self._one_line(""):
-            pages = self._connected.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"
-            )
-            for page in pages:
+            for page in pages(self._connected, self._bucket, self._prefix, Delimiter="/"):
                 for entry in page.get("Contents", []):
                     name = str(entry["Key"])[len(self._prefix) :]
                     if name:  # a key that is the prefix itself is what consoles make for a folder
@@ -77,8 +75,7 @@ class S3Source:
         """
         files, changed_at = dict[str, dict[str, str]](), dict[str, float]()
         with self._one_line(""):
-            pages = self._connected.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-            for page in pages:
+            for page in pages(self._connected, self._bucket, self._prefix):
                 for entry in page.get("Contents", []):
                     folder, _, name = str(entry["Key"])[len(self._prefix) :].partition("/")
                     if name and "/" not in name:
@@ -115,11 +112,7 @@ class S3Source:
             yield
         except exceptions.ClientError as error:
             raise _refused(source, str(error.response.get("Error", {}).get("Code", ""))) from error
-        except (
-            exceptions.NoCredentialsError,
-            exceptions.PartialCredentialsError,
-            exceptions.ProfileNotFound,
-        ) as error:
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
             raise SourceError(f"{source}no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
         except exceptions.ParamValidationError as error:
             raise SourceError(f"{source}not a bucket and prefix; write it as s3://bucket/prefix") from error
@@ -127,11 +120,14 @@ class S3Source:
             raise VerificationError(f"{source}the bytes that came are not those of the store's checksum") from error
         except (exceptions.BotoCoreError, exceptions.HTTPClientError, ValueError) as error:
             raise DownloadError(
-                f"{source}the store does not answer, or broke off ({type(error).__name__}); the same command goes on"
+                f"{source}the store{s3_client.host_of(error)} does not answer, or broke off ({type(error).__name__});"
+                " the same command goes on"
             ) from error
 
 
 def _refused(source: str, code: str) -> SourceError | DownloadError:
+    if cause := s3_client.cause_of(code):
+        return SourceError(f"{source}{cause}")
     if code in s3_client.REFUSED:
         return SourceError(f"{source}the store refuses ({code}); the credentials must be allowed to list and to read")
     if code in _GONE:

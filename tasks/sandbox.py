@@ -21,22 +21,22 @@ from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from quantmill import disk
 from quantmill.artifact import VariantJob
-from quantmill.errors import Killed, NotCached, TimedOut
+from quantmill.errors import NotCached, Stopped, TimedOut
 from quantmill.settings import Settings
-from tasks import engines
+from tasks import engines, stopping
 from tasks.deaths import KillWatch, peak_memory, raise_death
 from tasks.surroundings import environment, machine_held, scratch
 
 PROGRESS = logging.getLogger("quantmill.progress")
 _POLL_S = 0.1
 _RUNNING: set[subprocess.Popen[bytes]] = set()
-_STOPS = [0]  # how often everything was stopped
 
 
 def stop_all() -> None:
-    """Kill every job of this process, with its children, and those that wait for the machine: the run was cancelled."""
-    _STOPS[0] += 1
+    """Set the latch, then kill every job of this process with its children: the run was stopped, and starts nothing more."""
+    stopping.stop()
     for process in list(_RUNNING):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -90,9 +90,11 @@ class Sandbox:
 
         Raises:
             JobError: the class says how it died; the message names the log.
+            DiskFull: the home's disk is full.
+            Stopped: the run was stopped, before the job started or while it ran.
         """
-        stops = _STOPS[0]
-        with scratch(self.home / "scratch") as folder:
+        stopping.require_going(f"{name}: {kind}")
+        with disk.room_at(self.home), scratch(self.home / "scratch") as folder:
             log = self._log(name, kind)
             log.parent.mkdir(parents=True, exist_ok=True)
             job = JobFile(
@@ -104,9 +106,9 @@ class Sandbox:
                 threads=threads or self._settings.engine_threads,
                 expected=engines.locked(packages),
             )
-            with machine_held(alone=kind == "report"):
+            with machine_held(alone=kind == "report", waiting=lambda: stopping.require_going(f"{name}: {kind}")):
                 started = time.monotonic()
-                peak = self._wait(job, log, stops)
+                peak = self._wait(job, log)
                 seconds = time.monotonic() - started
             result = json.loads((folder / "result.json").read_bytes())
             yield JobResult(
@@ -129,11 +131,8 @@ class Sandbox:
         started = datetime.now(UTC).isoformat(timespec="milliseconds")
         return json.dumps({"time": started, "flow_run_id": self._run, "variant": job.name, "stage": job.kind}).encode()
 
-    def _wait(self, job: JobFile, log: Path, stops: int) -> int:
-        """Start the process, relay its progress, return its peak memory; raise the error of its death.
-
-        `stops`: how often everything had been stopped when the job was asked for.
-        """
+    def _wait(self, job: JobFile, log: Path) -> int:
+        """Start the process, relay its progress, return its peak memory; raise the error of its death."""
         read_fd, write_fd = os.pipe()
         job = job.model_copy(update={"progress_fd": write_fd})
         job_path = job.folder / "job.json"
@@ -161,8 +160,8 @@ class Sandbox:
             try:
                 deadline = time.monotonic() + self._settings.job_timeout_s
                 while process.poll() is None:
-                    if _STOPS[0] != stops:
-                        raise Killed(f"{job.kind}: everything was stopped; log: {log}")
+                    if stopping.is_stopped():  # it started while the latch was set, so `stop_all` may not know it
+                        break
                     peak = max(peak, peak_memory(process.pid))
                     kills.look(process.pid)
                     if time.monotonic() > deadline:
@@ -176,6 +175,8 @@ class Sandbox:
                 if process.stdin:
                     process.stdin.close()
                 relay.join(timeout=5)
+        if stopping.is_stopped() and process.returncode != 0:
+            raise Stopped(f"{job.kind}: ended, as the run was stopped; log: {log}")
         raise_death(job.kind, job.folder / "result.json", process.returncode, peak, kills.struck(), log)
         return peak
 

@@ -10,6 +10,7 @@ from quantmill.artifact import Origin, Snapshot
 from quantmill.errors import SourceError
 from quantmill.files import FileEntry, files_digest
 from quantmill.variants import VariantSpec
+from quantmill.walk import plain_files
 from tasks import sources
 from tasks.sandbox import Sandbox
 
@@ -68,7 +69,7 @@ def take_in(origin: Origin, sandbox: Sandbox) -> Snapshot:
 
 
 def _entries(folder: Path) -> tuple[FileEntry, ...]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = plain_files(folder, lambda path: SourceError(f"model.source: {path.name}: neither a file nor a folder"))
     return tuple(
         FileEntry(path=p.relative_to(folder).as_posix(), size_bytes=p.stat().st_size, sha256=keys.file_sha256(p))
         for p in paths

@@ -1,16 +1,19 @@
 """What a job finds around it: an empty folder, an environment without secrets, the machine shared or to itself."""
 
-import fcntl
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from quantmill import locks
 
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING", "NOTIFY_URL")
 _SECRET_VALUE = re.compile(r"://[^/\s]*@|[?&][\w-]*(?:signature|token|key|sig)=", re.IGNORECASE)
+_LOOK_S = 0.05
 _FACTORY = ("PREFECT_", "MLFLOW_", "AWS_", "QUANTMILL_")  # what only our side reads: places, logins, keys
 
 
@@ -19,12 +22,10 @@ def scratch(root: Path) -> Iterator[Path]:
     """Lend an empty folder, removed at the end; folders that a killed run left are removed first."""
     root.mkdir(parents=True, exist_ok=True)
     for stale in root.iterdir():
-        with suppress(OSError), (stale / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError), locks.held(stale / "lock", wait=False, create=False):
             shutil.rmtree(stale, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(dir=root))
-    with (folder / "lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locks.held(folder / "lock"):
         for name in ("out", "work", "tmp"):
             (folder / name).mkdir()
         try:
@@ -34,13 +35,22 @@ def scratch(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def machine_held(alone: bool) -> Iterator[None]:
+def machine_held(alone: bool, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold this machine with other jobs, or alone: what is measured beside another job says nothing.
 
-    The lock is the machine's, not the home's, and goes with the process that holds it.
+    The lock is the machine's, not the home's, and goes with the process that holds it. `waiting` is called again and again
+    until the machine is free, and before it is held; what it raises ends the wait.
     """
-    with (Path(tempfile.gettempdir()) / f"quantmill-{os.getuid()}.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    path = Path(tempfile.gettempdir()) / f"quantmill-{os.getuid()}.lock"
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locks.held(path, shared=not alone, wait=False))
+                break
+            except BlockingIOError:
+                waiting()
+                time.sleep(_LOOK_S)
+        waiting()
         yield
 
 

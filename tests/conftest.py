@@ -110,11 +110,16 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pa
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The small trained model, the same for both workers: to be read only. It speaks, so damage shows."""
+    """The small trained model, the same for both workers: to be read only. It speaks, so damage shows.
+
+    Training takes minutes, so the model is kept between runs of the tests, by the digest of its recipe.
+    """
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "tiny-llama"
-    with FileLock(f"{folder}.lock"):
-        command = [sys.executable, "-m", "benchmarks.tiny_model", "--out", str(folder)]
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantmill-tests"
+    kept.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept / "lock"):
+        command = [sys.executable, "-m", "benchmarks.tiny_model", "--out", str(folder), "--keep", str(kept)]
         subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)  # finds it where the other worker made it
     return folder
 

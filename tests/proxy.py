@@ -17,9 +17,13 @@ class Fault:
     matches: bytes
     """What the request's head must hold, such as `PUT /bucket/key`."""
     action: str
-    """`reset`, `cut`, `stall` or `flip` after `after` bytes of the answer; `lose`: it arrives, the answer does not; `503`."""
+    """`reset`, `cut`, `stall` or `flip` after `after` bytes of the answer; `lose`: it arrives, the answer does not.
+
+    In place of the server: `503`; `404`; `200` with `body`.
+    """
     after: int = 0
     count: int = 1
+    body: bytes = b""
     seen: int = field(default=0, init=False)
 
 
@@ -59,12 +63,11 @@ class Proxy:
                 while data := client.recv(1 << 16):
                     if data.split(b" ", 1)[0] in (b"GET", b"PUT", b"POST", b"HEAD", b"DELETE"):
                         current[0] = self._fault_of(data)
-                        if current[0] and current[0].action == "503":
-                            body = b"<Error><Code>SlowDown</Code></Error>"
-                            client.sendall(
-                                b"HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
-                            )
-                            client.sendall(body)
+                        if current[0] and current[0].action in ("200", "404", "503"):
+                            code = {"404": b"NoSuchKey", "503": b"SlowDown"}.get(current[0].action)
+                            body = b"<Error><Code>%s</Code></Error>" % code if code else current[0].body
+                            head = b"HTTP/1.1 %s It\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+                            client.sendall(head % (current[0].action.encode(), len(body)) + body)
                             break
                     server.sendall(data)
             with suppress(OSError):

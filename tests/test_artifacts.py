@@ -20,7 +20,7 @@ from prefect.runtime import flow_run
 from rich.console import Console
 
 from flows import artifacts, screen
-from flows.artifacts import ProgressRelay, leave_report
+from flows.artifacts import ProgressRelay, leave_mlflow_link, leave_report
 from quantmill.recipe import GatePolicy
 from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
 from quantmill.settings import Settings
@@ -92,7 +92,8 @@ def test_report_leaves_table_plot_text_and_links(prefect_url: str, tmp_path: Pat
 
     @flow
     def leave() -> str:
-        leave_report(SUMMARY.model_copy(update={"mlflow_run": "0123"}), settings)
+        leave_report(SUMMARY, settings)
+        leave_mlflow_link(SUMMARY.model_copy(update={"mlflow_run": "0123"}), settings)
         return str(flow_run.id)
 
     left: dict[str | None, Any] = {artifact.key: artifact for artifact in left_in(leave())}

@@ -91,7 +91,7 @@ def blob(store: Store, manifest: Manifest, name: str) -> Path:
 def test_what_consumers_may_rely_on() -> None:
     assert quantmill.client.__all__ == ["Resolved", "pull", "resolve", "verify"]
     assert list(quantmill.client.Resolved.model_fields) == [
-        "model", "variant", "digest", "manifest", "channel", "seq", "move",
+        "model", "variant", "digest", "manifest", "channel", "seq", "move", "data",
     ]  # fmt: skip
 
 
@@ -518,7 +518,7 @@ def test_fault_20_hostile_names_in_a_manifest(
         (lambda held: held.update(name="m/other"), "it is 'm/other', not m/gptq-4bit-g64"),
         (lambda held: held.update(name="../evil/x"), "it is '../evil/x'"),
         (lambda held: held["variant"].update(bits="many"), "variant: invalid literal for int"),
-        (lambda held: held.update(more=1), "more: Extra inputs"),
+        (lambda held: held.update(schema_version="new"), "schema_version: 'new': must be a number from 1"),
         (lambda held: held["evaluation"]["metrics"].update(mean_kl="low"), "evaluation.metrics.mean_kl"),
         (lambda held: held["files"][0].update(sha256="../../../etc/passwd"), "files.0.sha256"),
         (lambda held: held.pop("safety"), "safety: Field required"),

@@ -70,6 +70,7 @@ def test_fault_01_publishers_are_killed_at_every_boundary(place: str, tmp_path: 
 FULL = """
 import shutil, sys
 from pathlib import Path
+from quantmill.errors import DiskFull
 from quantmill.store.places import open_store
 from tests.samples import manifest, version
 place, source, big = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[1]) / "ballast"
@@ -78,9 +79,11 @@ store = open_store(place / "store")
 try:
     store.add_folder(source)
     print("stored")
-except OSError as error:
-    print(type(error).__name__, error.strerror, error.filename is not None)
-print(sorted(path.name for path in (place / "store").rglob("*") if path.is_file() and "leases" not in path.parts))
+except DiskFull as error:
+    print(type(error).__name__, str(error).partition(" (")[0], " bytes free now)" in str(error))
+kept = {"reserve"}  # for a collection
+left = [path.name for path in (place / "store").rglob("*") if path.is_file() and "leases" not in path.parts]
+print(sorted(set(left) - kept))
 big.unlink()
 made = manifest(store.add_folder(source))
 print(store.commit(made, version(made)))
@@ -97,7 +100,7 @@ def test_fault_04_a_full_disk_leaves_nothing_and_a_rerun_completes(tmp_path: Pat
         ["unshare", "-m", "sh", "-c", script, FULL, str(small), str(source)],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
-    assert ended.stdout.splitlines() == ["OSError No space left on device True", "[]", "True"], ended.stderr
+    assert ended.stdout.splitlines() == [f"DiskFull {small}/store: the disk ran full True", "[]", "True"], ended.stderr
 
 
 def test_fault_05_503_twice_is_tried_again_and_for_ever_ends_in_time(

@@ -21,10 +21,12 @@ BASE = outcome("baseline-bf16", perplexity=16.0, size=1000)
     ("policy", "figures", "status", "words"),
     [
         ({"max_perplexity_ratio": 1.25}, {"perplexity": 20.0}, "accepted", ""),
-        ({"max_perplexity_ratio": 1.25}, {"perplexity": 20.0001}, "rejected", "perplexity ratio 1.25 exceeds 1.25"),
+        ({"max_perplexity_ratio": 1.25}, {"perplexity": 20.0001}, "rejected", "perplexity ratio 1.25001 exceeds 1.25"),
         ({"max_perplexity_ratio": 1.25}, {"perplexity": 19.9}, "accepted", ""),
         ({"max_mean_kl": 0.2}, {"mean_kl": 0.2}, "accepted", ""),
         ({"max_mean_kl": 0.2}, {"mean_kl": 0.2001}, "rejected", "mean KL 0.2001 exceeds 0.2"),
+        ({"max_mean_kl": 0.2}, {"mean_kl": 0.20000000000000004}, "rejected", "mean KL 0.20000000000000004 exceeds 0.2"),
+        ({"min_top1_agreement": 0.8}, {"top1": 0.79999999}, "rejected", "top-1 agreement 0.79999999 is below 0.8"),
         ({"max_mean_kl": 0.0}, {"mean_kl": 0.0}, "accepted", ""),
         ({"max_mean_kl": 0.2}, {"mean_kl": math.nan}, "rejected", "mean KL nan exceeds 0.2"),
         ({"max_p99_kl": 2.0}, {"p99_kl": 2.0}, "accepted", ""),

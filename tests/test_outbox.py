@@ -5,17 +5,22 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
+import typer
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from typer.testing import CliRunner
 
+from flows import publish_commands
 from quantmill.manifest import Revocation
+from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from tasks import outbox, register, registry
+from tasks import outbox, register, registry, tracking_file
 from tests import samples
 from tests.mlflow_server import MlflowServer
 from tests.test_register import GOOD, MANIFEST, OUTCOMES, RECIPE, SUMMARY
@@ -169,3 +174,67 @@ def test_the_commands_tell_mlflow(store: Store, database: str, tmp_path: Path) -
     assert told.returncode == 0, told.stderr
     assert "0 runs wait for MLflow; 0 revoked versions are newly shown there" in told.stdout
     assert len(parents(client)) == 2
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path], None]:
+    """Has a run registered by the command `register` with a home, from a folder where nothing may be left."""
+    app = typer.Typer()
+    publish_commands.add_to(app)
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+
+    def register_at(home: Path) -> None:
+        monkeypatch.setenv("QUANTMILL_HOME", str(home))
+        keep(open_store(home / "store"))
+        done = CliRunner().invoke(app, ["register"])
+        assert done.stdout.startswith("0 runs wait"), done.output
+        assert not list((tmp_path / "cwd").iterdir())
+
+    return register_at
+
+
+def artifacts_in(home: Path) -> list[Path]:
+    """Return the folders of the runs' artifacts in a home, as its MLflow names them; each is there and holds something."""
+    client = MlflowClient(tracking_uri=(uri := Settings(home=home).tracking_uri), registry_uri=uri)
+    runs = parents(client)
+    assert all(client.list_artifacts(run.info.run_id) for run in runs)
+    found = [Path(unquote(urlsplit(run.info.artifact_uri).path)) for run in runs]
+    assert all(place.is_dir() for place in found)
+    return found
+
+
+def test_a_home_of_any_name_that_is_copied_or_moved_keeps_its_artifacts_to_itself(
+    tmp_path: Path, empty_mlflow: Path, command: Callable[[Path], None]
+) -> None:
+    """A `?` ended the database's address, which was made elsewhere; MLflow keeps absolute addresses of artifacts."""
+    old, copied, moved = (tmp_path / name for name in ("what? why#1 100%41", "copied", "moved"))
+    (old / "mlflow").mkdir(parents=True)
+    shutil.copyfile(empty_mlflow, old / "mlflow" / "mlflow.db")
+    beside = {path.name for path in tmp_path.iterdir()}
+    command(old)
+    assert {path.name for path in tmp_path.iterdir()} == beside
+    shutil.copytree(old, copied)
+    before = sorted(old.rglob("*"))
+    command(copied)
+    assert sorted(old.rglob("*")) == before, "nothing was written into the old home"
+    copied.rename(moved)
+    command(moved)
+    for home, runs in ((old, 1), (moved, 3)):
+        places = artifacts_in(home)
+        assert len(places) == runs
+        assert all(place.is_relative_to(home / "mlflow" / "artifacts" / "tiny") for place in places), places
+    assert tracking_file.follow(moved / "mlflow" / "mlflow.db") == 0, "it is done once"
+
+
+def test_artifacts_that_somebody_keeps_elsewhere_stay_there(tmp_path: Path, database: str) -> None:
+    client = MlflowClient(tracking_uri=database, registry_uri=database)
+    for name, place in (
+        ("a", f"{tmp_path}/big/disk"),
+        ("b", "s3://bucket/artifacts/b"),
+        ("c", f"file://{tmp_path}/artifacts/c"),
+    ):
+        client.create_experiment(name, artifact_location=place)
+    before = {experiment.name: experiment.artifact_location for experiment in client.search_experiments()}
+    with registry.failing_in_a_line(database, "never seen") as client:
+        assert {held.name: held.artifact_location for held in client.search_experiments()} == before

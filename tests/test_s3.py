@@ -129,7 +129,10 @@ def test_killed_transfers_go_on(s3: str, s3_session: S3Server, tmp_path: Path, m
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "the store refuses (SignatureDoesNotMatch)"),
         ({"AWS_ACCESS_KEY_ID": "unknown"}, "the store refuses (InvalidAccessKeyId)"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}, "the store does not answer"),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"},
+            "the store at 127.0.0.1:9 does not answer",
+        ),
         ({"AWS_ENDPOINT_URL": "nonsense"}, "AWS_ENDPOINT_URL must be an address"),
     ],
 )

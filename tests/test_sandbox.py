@@ -18,8 +18,8 @@ from quantmill.errors import EngineError, EngineMismatch, Killed, NotCached, Out
 from quantmill.settings import Settings
 from tasks import engines
 from tasks.deaths import memory_events, memory_kills, raise_death
-from tasks.sandbox import ClosedSandbox, Sandbox, stop_all
-from tasks.surroundings import machine_held, scratch
+from tasks.sandbox import ClosedSandbox, Sandbox
+from tasks.surroundings import scratch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -78,32 +78,6 @@ def test_deaths_are_told_apart(tmp_path: Path, body: str, error: type[Exception]
     with pytest.raises(error, match=words) as raised:
         run(tmp_path, body)
     assert "\n" not in str(raised.value)
-
-
-def test_what_waits_for_the_machine_is_stopped_too(tmp_path: Path) -> None:
-    body = (
-        "open(job['folder'] + '/../../ran', 'w')\n"
-        "json.dump({'value': {}, 'peak_memory_bytes': 0}, open(job['folder'] + '/result.json', 'w'))"
-    )
-    ended: list[Exception] = []
-
-    def wait() -> None:
-        try:
-            run(tmp_path, f"time.sleep(1)\n{body}")
-        except Killed as error:
-            ended.append(error)
-
-    with machine_held(alone=True):
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        while not list((tmp_path / "home").glob("scratch/*/work")):
-            time.sleep(0.01)
-        stop_all()
-    waiting.join(30)
-    assert [str(error).partition(";")[0] for error in ended] == ["artifact: everything was stopped"]
-    assert not (tmp_path / "home" / "ran").exists()
-    run(tmp_path, body)
-    assert (tmp_path / "home" / "ran").exists(), "what is asked for later runs"
 
 
 def test_a_timeout_kills_the_whole_group(tmp_path: Path) -> None:

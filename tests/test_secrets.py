@@ -122,7 +122,7 @@ def test_fault_23_no_secret_in_anything_that_a_run_leaves(
     assert (code, line.started()) == (0, before), output.decode()[-3000:]
     assert f"by key {pair.keyid}".encode() in output, "what was published unsigned is signed by a rerun"
     envelope = store.attestation(version.manifest)
-    manifest = store.manifest(version.manifest)
+    manifest = store.stored_manifest(version.manifest)
     assert signing.verify(envelope, manifest, Keyring.load(pair.public.parent)) == pair.keyid
     statement = json.loads(base64.b64decode(json.loads(envelope or b"")["payload"]))
     metadata = statement["predicate"]["runDetails"]["metadata"]

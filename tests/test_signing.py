@@ -25,7 +25,7 @@ from quantmill import key_pairs, signing
 from quantmill.errors import RequestError, SettingsError, SigningError, VerificationError
 from quantmill.files import FileEntry
 from quantmill.key_pairs import KeyPair
-from quantmill.manifest import Manifest, Provenance
+from quantmill.manifest import Manifest, Provenance, StoredManifest
 from quantmill.settings import load_settings
 from quantmill.signing import Keyring
 from quantmill.statement import statement as statement_of
@@ -36,6 +36,7 @@ FILES = (
     FileEntry(path="model.safetensors", size_bytes=3, sha256="ef" * 32),
 )
 MANIFEST = samples.manifest(FILES)
+STORED = StoredManifest.of(MANIFEST)
 RECIPE = {"model": {"source": "hf://org/name"}, "variants": [{"method": "gguf"}]}
 
 
@@ -59,7 +60,7 @@ def envelope(pair: KeyPair) -> bytes:
 
 
 def test_a_signed_version_is_recognised(envelope: bytes, keyring: Keyring, pair: KeyPair) -> None:
-    assert signing.verify(envelope, MANIFEST, keyring) == pair.keyid == signing.claimed_key(envelope)
+    assert signing.verify(envelope, STORED, keyring) == pair.keyid == signing.claimed_key(envelope)
     assert signing.own_keyring(pair.private).ids == keyring.ids == (pair.keyid,)
 
 
@@ -110,10 +111,10 @@ def test_fault_15_no_byte_of_an_attestation_can_be_another(envelope: bytes, keyr
         for mask in (0x01, 0x20):
             flipped = envelope[:place] + bytes([envelope[place] ^ mask]) + envelope[place + 1 :]
             with pytest.raises(VerificationError, match=r"^m/v: attestation of version"):
-                signing.verify(flipped, MANIFEST, keyring)
+                signing.verify(flipped, STORED, keyring)
     for cut in (envelope[:-1], envelope[1:], envelope + b"\n", b" " + envelope):
         with pytest.raises(VerificationError):
-            signing.verify(cut, MANIFEST, keyring)
+            signing.verify(cut, STORED, keyring)
 
 
 def test_fault_15_no_byte_of_payload_or_signature_can_be_another(envelope: bytes, keyring: Keyring) -> None:
@@ -127,7 +128,7 @@ def test_fault_15_no_byte_of_payload_or_signature_can_be_another(envelope: bytes
             changed = json.loads(envelope)
             (changed["signatures"][0] if path == "sig" else changed)[path] = base64.b64encode(damaged).decode()
             with pytest.raises(VerificationError, match="the signature is not one of key"):
-                signing.verify(written(changed), MANIFEST, keyring)
+                signing.verify(written(changed), STORED, keyring)
 
 
 def written(document: object) -> bytes:
@@ -150,7 +151,7 @@ def test_fault_15_the_signature_of_another_manifest(
     manifest: Manifest, said: str, envelope: bytes, keyring: Keyring
 ) -> None:
     with pytest.raises(VerificationError, match=said):
-        signing.verify(envelope, manifest, keyring)
+        signing.verify(envelope, StoredManifest.of(manifest), keyring)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_a_trusted_signature_over_another_statement(change, said: str, keyring: 
     said_of = statement(MANIFEST, provenance())
     change(said_of)
     with pytest.raises(VerificationError, match=said):
-        signing.verify(sign(load(pair.private), json.dumps(said_of).encode()), MANIFEST, keyring)
+        signing.verify(sign(load(pair.private), json.dumps(said_of).encode()), STORED, keyring)
 
 
 def test_what_is_no_envelope(envelope: bytes, keyring: Keyring) -> None:
@@ -201,16 +202,16 @@ def test_what_is_no_envelope(envelope: bytes, keyring: Keyring) -> None:
     }
     for data, said in refused.items():
         with pytest.raises(VerificationError, match=said):
-            signing.verify(data, MANIFEST, keyring)
+            signing.verify(data, STORED, keyring)
     for nothing in (None, b""):
         with pytest.raises(VerificationError, match=r"m/v: version [0-9a-f]{12} is not signed"):
-            signing.verify(nothing, MANIFEST, keyring)
+            signing.verify(nothing, STORED, keyring)
 
 
 def test_a_signer_who_is_not_trusted(envelope: bytes, tmp_path: Path) -> None:
     stranger = key_pairs.create(tmp_path, "stranger")
     with pytest.raises(VerificationError, match=f"does not hold \\({stranger.keyid[:12]}\\)"):
-        signing.verify(envelope, MANIFEST, Keyring.load(stranger.public.parent))
+        signing.verify(envelope, STORED, Keyring.load(stranger.public.parent))
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> bytes:
@@ -227,7 +228,7 @@ def test_a_p256_key_of_another_maker(tmp_path: Path) -> None:
     (tmp_path / "ring").mkdir()
     (tmp_path / "ring" / "p256.pem").write_bytes(public_pem(key))
     signed = signing.sign(MANIFEST, provenance(), tmp_path / "p256.pem")
-    signing.verify(signed, MANIFEST, Keyring.load(tmp_path / "ring"))
+    signing.verify(signed, STORED, Keyring.load(tmp_path / "ring"))
     document = json.loads(signed)
     payload, kind = base64.b64decode(document["payload"]), document["payloadType"]
     signature = base64.b64decode(document["signatures"][0]["sig"])
@@ -330,9 +331,9 @@ def test_the_parent_never_opens_the_private_key(pair: KeyPair, tmp_path: Path) -
         "import sys, pathlib; opened = []\n"
         "sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == 'open' else None)\n"
         "from quantmill import signing\n"
-        "from tests.test_signing import MANIFEST, provenance\n"
+        "from tests.test_signing import MANIFEST, STORED, provenance\n"
         "signing.own_keyring(pathlib.Path(sys.argv[1]))\n"
-        "signing.verify(signing.sign(MANIFEST, provenance(), pathlib.Path(sys.argv[1])), MANIFEST,\n"
+        "signing.verify(signing.sign(MANIFEST, provenance(), pathlib.Path(sys.argv[1])), STORED,\n"
         "               signing.Keyring.load(pathlib.Path(sys.argv[2])))\n"
         "print(sum(sys.argv[1] in path for path in opened), sum(sys.argv[2] in path for path in opened))"
     )

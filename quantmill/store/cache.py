@@ -1,8 +1,9 @@
 """Blobs that a bucket's store sent or fetched lately, on this disk: what one stage made, the next need not download."""
 
+from contextlib import suppress
 from pathlib import Path
 
-from quantmill.errors import BlobMissing, VerificationError
+from quantmill.errors import BlobMissing, DiskFull, VerificationError
 from quantmill.files import FileEntry
 from quantmill.store.folder import FolderObjects
 from quantmill.store.objects import OnBytes
@@ -18,8 +19,9 @@ class BlobCache:
     def add(self, key: str, path: Path, sha256: str) -> None:
         """Keep a file whose digest is known, as a link where the disk allows it."""
         if path.stat().st_size <= self._limit:
-            self._objects.add_file(key, path, sha256)
-            self._trim()
+            with suppress(DiskFull):
+                self._objects.add_file(key, path, sha256)
+                self._trim()
 
     def fetch(self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes) -> bool:
         """Lay a blob out, checked; False where it is not held, or no longer whole."""

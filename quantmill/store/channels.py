@@ -8,16 +8,15 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quantmill import keys
+from quantmill import keys, stored
 from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
 from quantmill.files import safe_name
 from quantmill.manifest import Revocation
 from quantmill.store.layout import MODELS
-from quantmill.store.objects import require_modest
 from quantmill.store.store import Store
 
 MOVES_KEPT = 100
@@ -58,20 +57,56 @@ class Channel(BaseModel):
         return self.current.seq
 
 
+class HeldChannel(NamedTuple):
+    """A channel as it was read."""
+
+    channel: Channel
+    document: dict[str, Any]
+    """As it is stored: a newer release's may hold more than is known here."""
+    tag: str
+    """What `swap` needs."""
+    move: str
+    """Digest of the move that counts, whatever of it is known here: one number is one content."""
+
+
 def read_channel(store: Store, model: str, name: str) -> Channel | None:
-    """Return a channel, or None where nothing was ever promoted to it.
+    """Return a channel, or None where nothing was ever promoted to it; raises as `read_held` does."""
+    held = read_held(store, model, name)
+    return held.channel if held else None
+
+
+def read_held(store: Store, model: str, name: str) -> HeldChannel | None:
+    """Return a channel and how it is stored, or None where nothing was ever promoted to it.
 
     Raises:
+        LayoutTooNew: a newer release wrote it, in a layout that is not known here.
         VerificationError: the object is damaged, or is another channel's.
     """
-    held = _read(store, model, name)
-    return held[0] if held else None
+    key = _key(model, name)
+    held, where = store.objects.read(key), f"{store.uri}/{key}"
+    if held is None:
+        return None
+    channel = stored.parse(Channel, held.data, where, "a channel")
+    if (channel.model, channel.name) != (model, name):
+        raise VerificationError(f"{where}: it is the channel {channel.model}/{channel.name}")
+    document = stored.document(held.data, where, "a channel")
+    try:
+        return HeldChannel(channel, document, held.tag, keys.digest(document["moves"][-1]))
+    except ValueError as error:
+        raise VerificationError(f"{where}: not a channel: holds a figure that is NaN or infinite") from error
 
 
 def channels(store: Store, model: str) -> list[Channel]:
-    """Return a model's channels by name."""
+    """Return a model's channels by name.
+
+    Raises:
+        StoreError: one is listed and cannot be read.
+    """
     names = [item.key.rpartition("/")[2].removesuffix(".json") for item in store.objects.under(_folder(model))]
-    return [channel for name in names if (channel := read_channel(store, model, name))]
+    found = [(name, read_channel(store, model, name)) for name in names]
+    if lost := [name for name, channel in found if channel is None]:  # nothing ever removes a channel
+        raise StoreError(f"{store.uri}/{_key(model, lost[0])}: is listed, and is not there when it is read")
+    return [channel for _, channel in found if channel]
 
 
 def promote(store: Store, model: str, name: str, variants: Mapping[str, str], reason: str) -> Channel:
@@ -165,8 +200,8 @@ def _move(
     """Add a move by compare-and-swap; whoever is beaten looks again, after a moment that differs for each."""
     mine = secrets.token_hex(8)
     for attempt in range(_ATTEMPTS):
-        held = _read(store, model, name)
-        now, tag = held or (None, "")
+        held = read_held(store, model, name)
+        now = held.channel if held else None
         if now and any(move.id == mine for move in now.moves):
             return now  # it was written; only the answer was lost
         moves = now.moves if now else ()
@@ -176,24 +211,19 @@ def _move(
             moved = Channel(model=model, name=name, moves=(*moves, move)[-MOVES_KEPT:])
         except ValidationError as error:
             raise RequestError(f"channel: {name!r}: lower case letters, digits, '.', '_', '-', at most 64") from error
-        data, key = keys.canonical(moved), _key(model, name)
-        if store.objects.swap(key, data, tag) if held else store.objects.create(key, data):
+        data, key = _written(move, held, moved), _key(model, name)
+        if store.objects.swap(key, data, held.tag) if held else store.objects.create(key, data):
             return moved
         time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
     raise StoreError(f"{model}/{name}: others moved the channel {_ATTEMPTS} times meanwhile; try again")
 
 
-def _read(store: Store, model: str, name: str) -> tuple[Channel, str] | None:
-    held = store.objects.read(_key(model, name))
+def _written(move: Move, held: HeldChannel | None, moved: Channel) -> bytes:
+    """Return a channel with one more move; what a newer release wrote into it stays, whatever of it is known here."""
     if held is None:
-        return None
-    try:
-        channel = Channel.model_validate_json(require_modest(held.data, _key(model, name)))
-    except ValidationError as error:
-        raise VerificationError(f"{store.uri}/{_key(model, name)}: not a channel") from error
-    if (channel.model, channel.name) != (model, name):
-        raise VerificationError(f"{store.uri}/{_key(model, name)}: it is the channel {channel.model}/{channel.name}")
-    return channel, held.tag
+        return keys.canonical(moved)
+    moves = [*held.document["moves"], move.model_dump(mode="json")]
+    return keys.canonical(held.document | {"moves": moves[-MOVES_KEPT:]})
 
 
 def _folder(model: str) -> str:

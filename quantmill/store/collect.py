@@ -15,7 +15,7 @@ from quantmill.errors import StoreError
 from quantmill.store import channels
 from quantmill.store.layout import MODELS, digest_in, manifest_key
 from quantmill.store.leases import leased, sweeping
-from quantmill.store.objects import Listed
+from quantmill.store.objects import Listed, read_listed
 from quantmill.store.store import Store
 
 _DIGEST = re.compile(rb"[0-9a-f]{64}")
@@ -23,7 +23,8 @@ _RECORDS = ("stages/", "outbox/")
 _BY_DIGEST = {"attestations": "attestations/", "manifests": "manifests/", "blobs": "blobs/"}
 _ROUND = 500
 UNFINISHED = "unfinished writes"
-KINDS = ("versions", "stage results", *_BY_DIGEST, "leases", UNFINISHED)
+SIDE_RECORDS = "side records"
+KINDS = ("versions", SIDE_RECORDS, "stage results", *_BY_DIGEST, "leases", UNFINISHED)
 
 
 class Rules(NamedTuple):
@@ -62,9 +63,16 @@ def collect(store: Store, rules: Rules) -> list[Garbage]:
     Raises:
         StoreError: another collection is at work, or a record cannot be read.
         VerificationError: a record is damaged.
+        DiskFull: the disk has no room for the record of a sweep, and none was kept for it.
     """
     marks = _Marks(store, rules)
     waiting, removed = list(marks.garbage()), list[Garbage]()
+    for rest in [garbage for garbage in waiting if garbage.kind == UNFINISHED]:
+        _remove(
+            store, rest
+        )  # nobody can come to rely on it, so this needs no sweep; a full disk may need its room for one
+        removed.append(rest)
+        waiting.remove(rest)
     while waiting:
         with sweeping(store.objects) as time_left:
             needed, done = marks.look(), 0
@@ -113,22 +121,28 @@ class _Marks:
     def garbage(self) -> Iterator[Garbage]:
         """Yield what nothing needs: pointers before what they point to, so that a kill leaves nothing that lacks a part."""
         needed, young = self.look(), time.time() - self._rules.grace_s
+        for listed in self._store.objects.unfinished():
+            if listed.modified_at < time.time() - self._rules.unfinished_s:
+                yield Garbage(UNFINISHED, listed)
         yield from needed.pointers
         for kind, folder in _BY_DIGEST.items():
             for listed in self._store.objects.under(folder):
                 if digest_in(listed.key) not in needed.digests and listed.modified_at < young:
                     yield Garbage(kind, listed)
-        for listed in self._store.objects.unfinished():
-            if listed.modified_at < time.time() - self._rules.unfinished_s:
-                yield Garbage(UNFINISHED, listed)
 
     def look(self) -> _Needed:
         """Return what is needed now. Leases first: what one of them protected has its record once it is released."""
         now = time.time()
         digests, expired = leased(self._store.objects)
-        kept, pointers = self._versions(digests, now)
-        for digest in kept:
+        kept, pointers, beside = self._versions(digests, now)
+        for _, digest in kept:
             digests |= self._digests(Listed(manifest_key(digest), 0, 0.0)) | {digest}
+        for listed in beside:
+            variant, _, rest = listed.key.partition("/records/")
+            if (variant, rest.partition("/")[0]) in kept:
+                digests |= self._digests(listed)
+            elif listed.modified_at < now - self._rules.grace_s:  # a younger one's version may be published yet
+                pointers.append(Garbage(SIDE_RECORDS, listed))
         oldest = now - self._store.stage_s - self._rules.grace_s
         for folder in _RECORDS:
             for listed in self._store.objects.under(folder):
@@ -138,14 +152,16 @@ class _Marks:
                     digests |= self._digests(listed)
         return _Needed(digests, [*pointers, *(Garbage("leases", listed) for listed in expired)])
 
-    def _versions(self, leased_now: set[str], now: float) -> tuple[set[str], list[Garbage]]:
-        """Return the digests of the versions that stay, and the pointers of those that go."""
-        pointers, models = defaultdict[str, list[Listed]](list), set[str]()
+    def _versions(self, leased_now: set[str], now: float) -> tuple[set[tuple[str, str]], list[Garbage], list[Listed]]:
+        """Return folder and digest of the versions that stay, the pointers of those that go, and all side records."""
+        pointers, beside, models = defaultdict[str, list[Listed]](list), list[Listed](), set[str]()
         for listed in self._store.objects.under(MODELS):
             folder, _, _ = listed.key.rpartition("/")
             models.add(listed.key.split("/")[1])
             if folder.endswith("/versions"):
-                pointers[folder].append(listed)
+                pointers[folder.removesuffix("/versions")].append(listed)
+            elif listed.key.split("/")[3:4] == ["records"]:
+                beside.append(listed)
         named = {
             digest
             for model in models
@@ -153,24 +169,24 @@ class _Marks:
             for move in channel.moves
             for digest in move.variants.values()
         } | leased_now
-        kept, dead = set[str](), list[Garbage]()
+        kept, dead = set[tuple[str, str]](), list[Garbage]()
         oldest = now - max(self._rules.retention_s, self._rules.grace_s)
-        for held in pointers.values():
+        for folder, held in pointers.items():
             held.sort(key=lambda listed: listed.modified_at, reverse=True)
             for place, listed in enumerate(held):
                 digest = digest_in(listed.key)
                 if place < self._rules.newest or listed.modified_at > oldest or digest in named:
-                    kept.add(digest)
+                    kept.add((folder, digest))
                 else:
                     dead.append(Garbage("versions", listed))
-        return kept, dead
+        return kept, dead, beside
 
     def _digests(self, listed: Listed) -> set[str]:
         """Return every digest that a record mentions."""
         if listed not in self._read:
             if listed.key.startswith("manifests/"):
                 self._store.manifest(digest_in(listed.key))  # raises where it is damaged
-            held = self._store.objects.read(listed.key)
+            held = read_listed(self._store.objects, listed.key)
             found = _DIGEST.findall(held.data) if held else []
             self._read[listed] = {digest.decode() for digest in found}
         return self._read[listed]

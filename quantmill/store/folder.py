@@ -1,22 +1,28 @@
-"""Objects in a folder: bytes are linked into place; records are written beside, synced, then linked or renamed."""
+"""Objects in a folder: bytes are linked into place; records are written beside, synced, then linked or renamed.
 
-import fcntl
+The store's folder may be a link. Below it links are refused: a listing that passed over one would hide what it leads to.
+"""
+
 import hashlib
 import os
 import re
 import secrets
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from quantmill import keys
-from quantmill.errors import BlobMissing, VerificationError
+from quantmill import disk, keys, locks, walk
+from quantmill.errors import BlobMissing, DiskFull, StoreError, VerificationError
 from quantmill.files import FileEntry, safe_path, sync
+from quantmill.store.layout import FOLDERS
 from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
+from quantmill.store.placing import close, copy_checked, link
+from quantmill.store.sharing import Sharing
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")
+_LOCK, _RESERVE = ".swap.lock", "reserve"
+_RESERVE_BYTES = 1 << 16
 
 
 class FolderObjects:
@@ -25,6 +31,7 @@ class FolderObjects:
     def __init__(self, root: Path) -> None:
         """Use the folder `root`."""
         self._root = root.absolute()
+        self._sharing = Sharing(self._root)
 
     @property
     def uri(self) -> str:
@@ -34,7 +41,8 @@ class FolderObjects:
     def size(self, key: str) -> int | None:
         """Return the object's length, or None where there is none."""
         try:
-            state = self._path(key).lstat()
+            with self._telling():
+                state = self._path(key).lstat()
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(state.st_mode):
@@ -49,29 +57,29 @@ class FolderObjects:
         if size > RECORD_BYTES:
             raise VerificationError(f"{self.uri}/{key}: {size} bytes; a record has at most {RECORD_BYTES}")
         try:
-            data = self._path(key).read_bytes()
+            with self._telling():
+                data = self._path(key).read_bytes()
         except FileNotFoundError:
             return None
         return Held(data, hashlib.sha256(data).hexdigest())
 
     def create(self, key: str, data: bytes) -> bool:
         """Write an object whole or not at all; False where it exists. The link is what only one writer wins."""
-        path = self._path(key)
-        temporary = _write_beside(path, data)
-        try:
-            os.link(temporary, path)
-            sync(path.parent)
-            return True
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
+        with self._telling(), self._written_beside(self._path(key), data) as temporary:
+            try:
+                os.link(temporary, self._path(key))
+            except FileExistsError:
+                return False
+            sync(temporary.parent)
+        self.keep_reserve()
+        return True
 
     def replace(self, key: str, data: bytes) -> None:
         """Write an object, whatever was there."""
-        path = self._path(key)
-        _write_beside(path, data).replace(path)
-        sync(path.parent)
+        with self._telling(), self._written_beside(self._path(key), data) as temporary:
+            temporary.replace(self._path(key))
+            sync(temporary.parent)
+        self.keep_reserve()
 
     def swap(self, key: str, data: bytes, tag: str) -> bool:
         """Replace the object that was read with `tag`. A lock that dies with its holder keeps others out meanwhile."""
@@ -84,42 +92,63 @@ class FolderObjects:
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
-        self._path(key).unlink(missing_ok=True)
+        with self._telling():
+            self._path(key).unlink(missing_ok=True)
 
     def under(self, prefix: str) -> Iterator[Listed]:
-        """Yield the objects below a folder, by key; what a writer has not finished is none."""
-        for path in sorted((self._root / safe_path(prefix.rstrip("/"))).rglob("*")):
-            with suppress(FileNotFoundError):  # removed since
-                if path.is_file() and not path.name.startswith("."):
-                    yield _listed(path, self._root)
+        """Yield the objects below a folder, by key; what a writer has not finished is none.
+
+        Raises:
+            StoreError: a folder cannot be read: what is in it would count as absent.
+            VerificationError: something is neither a file nor a folder, such as a link.
+        """
+        found = self._files(safe_path(prefix.rstrip("/")))
+        return (self._listed(path, state) for path, state in found if not path.name.startswith("."))
 
     def unfinished(self) -> Iterator[Listed]:
         """Yield the files that were to be renamed or linked."""
-        for path in sorted(self._root.rglob(".*")):
-            with suppress(FileNotFoundError):
-                if _TEMPORARY.fullmatch(path.name) and path.is_file():
-                    yield _listed(path, self._root)
+        with self._telling():
+            beside = sorted(self._root.iterdir()) if self._root.exists() else []
+        found = [(path, path.lstat()) for path in beside if _TEMPORARY.fullmatch(path.name) and path.is_file()]
+        for folder in FOLDERS:
+            found += [(path, state) for path, state in self._files(folder) if _TEMPORARY.fullmatch(path.name)]
+        return (self._listed(path, state) for path, state in found)
 
     def drop_unfinished(self, left: Listed) -> None:
         """Remove such a file."""
-        self._path(left.key).unlink(missing_ok=True)
+        self.delete(left.key)
+
+    def release_reserve(self) -> bool:
+        """Give up the bytes that are kept for a collection on a full disk; False where there are none."""
+        held = bool(self.size(_RESERVE))
+        self.delete(_RESERVE)
+        return held
+
+    def keep_reserve(self) -> None:
+        """Keep 64 KiB that a collection can give up, where there is room for them."""
+        if self.size(_RESERVE) is None and self._root.exists():
+            data = os.urandom(_RESERVE_BYTES)  # which no file system can keep in less
+            with suppress(DiskFull), self._telling(), self._written_beside(self._path(_RESERVE), data) as temporary:
+                temporary.replace(self._path(_RESERVE))
 
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
         """Link a file into place, or copy it where the disks differ, and make it read-only."""
         target = self._path(key)
         size = path.stat().st_size
         if self.size(key) != size:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-            try:
-                if not _link(path, temporary):
-                    _copy(path, temporary, sha256)
-                sync(temporary)
-                temporary.chmod(0o444)
-                temporary.replace(target)  # equal bytes under an equal name: whoever comes last changes nothing
-            finally:
-                temporary.unlink(missing_ok=True)
-            sync(target.parent)
+            with self._telling():
+                self._sharing.make(target.parent)
+                temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+                try:
+                    if not (link(path, temporary) and close(temporary)):
+                        temporary.unlink(missing_ok=True)
+                        copy_checked(path, temporary, sha256)
+                        temporary.chmod(0o444)
+                    sync(temporary)
+                    temporary.replace(target)  # equal bytes under an equal name: whoever comes last changes nothing
+                finally:
+                    temporary.unlink(missing_ok=True)
+                sync(target.parent)
         else:
             with suppress(PermissionError):  # another user's
                 os.utime(target)  # a blob that is used again is a young one: garbage collection leaves it alone
@@ -127,7 +156,8 @@ class FolderObjects:
 
     def intact(self, key: str, entry: FileEntry) -> bool:
         """Return whether the object's bytes are the entry's: they are read and hashed."""
-        return self.size(key) == entry.size_bytes and keys.file_sha256(self._path(key)) == entry.sha256
+        with self._telling():
+            return self.size(key) == entry.size_bytes and keys.file_sha256(self._path(key)) == entry.sha256
 
     def fetch_file(
         self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore, copy: bool = False
@@ -137,57 +167,80 @@ class FolderObjects:
             raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self._root}")
         if not self.intact(key, entry):
             raise VerificationError(f"{entry.path}: the bytes in {self._root} are not those of {entry.sha256}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)  # never written through: it may be a link to a blob
-        if copy or not _link(self._path(key), target):
-            temporary = target.with_name(f".{target.name}.part")  # one name: what kills leave does not pile up
-            _copy(self._path(key), temporary, entry.sha256)
-            temporary.replace(target)
+        with disk.room_at(target.parent):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)  # never written through: it may be a link to a blob
+            if copy or not link(self._path(key), target):
+                temporary = target.with_name(f".{target.name}.part")  # one name: what kills leave does not pile up
+                copy_checked(self._path(key), temporary, entry.sha256)
+                temporary.replace(target)
         on_bytes(entry.size_bytes)
 
     def _path(self, key: str) -> Path:
         return self._root / safe_path(key)
 
+    def _files(self, name: str) -> Iterator[tuple[Path, os.stat_result]]:
+        """Yield the files below a folder of the store, by path, and refuse whatever else is there."""
+        with self._telling():
+            if self._root.is_symlink() and not self._root.exists():
+                raise StoreError(f"{self._root}: a link that leads nowhere")
+            place = self._root
+            try:
+                for part in Path(name).parts:
+                    place = place / part
+                    if not stat.S_ISDIR((state := place.lstat()).st_mode):
+                        raise _refused(place, state)
+            except FileNotFoundError:
+                return
+            try:
+                for path, state in walk.below(place, passing=_TEMPORARY):
+                    if stat.S_ISREG(state.st_mode):
+                        yield path, state
+                    elif not stat.S_ISDIR(state.st_mode):
+                        raise _refused(path, state)
+            except FileNotFoundError as error:
+                raise StoreError(f"{error.filename}: is gone since the listing began; try again") from error
+
+    def _listed(self, path: Path, state: os.stat_result) -> Listed:
+        changed = max(state.st_mtime, state.st_ctime)  # a link has the first time of the file that it was made from
+        return Listed(path.relative_to(self._root).as_posix(), state.st_size, changed)
+
+    @contextmanager
+    def _written_beside(self, path: Path, data: bytes) -> Iterator[Path]:
+        """Lend a file with the bytes, synced, beside `path`; what is left of it in the end is removed."""
+        self._sharing.make(path.parent)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            self._sharing.give(temporary)
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)  # also where the disk is full: it is not made fuller
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        self._root.mkdir(parents=True, exist_ok=True)
-        with (self._root / ".swap.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        if self.size(_LOCK) is None:
+            self.create(_LOCK, b"")
+        with self._telling(), locks.held(self._path(_LOCK)):
             yield
 
-
-def _listed(path: Path, root: Path) -> Listed:
-    state = path.stat()
-    changed = max(state.st_mtime, state.st_ctime)  # a link has the first time of the file that it was made from
-    return Listed(path.relative_to(root).as_posix(), state.st_size, changed)
-
-
-def _link(source: Path, target: Path) -> bool:
-    """Return whether a link could be made: not to another disk, nor on a file system without links."""
-    try:
-        os.link(source, target)
-        return True
-    except OSError:
-        return False
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Raise what the disk says as an error of ours; that something is not there passes."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self._sharing.told(error) from error
 
 
-def _copy(source: Path, target: Path, sha256: str) -> None:
-    shutil.copyfile(source, target)
-    if keys.file_sha256(target) != sha256:
-        target.unlink()
-        raise VerificationError(f"{source}: the copy at {target} is not what was read")
-    sync(target)
-
-
-def _write_beside(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)  # a disk that is full is not made fuller
-        raise
-    return temporary
+def _refused(path: Path, state: os.stat_result) -> VerificationError:
+    if stat.S_ISLNK(state.st_mode):
+        return VerificationError(
+            f"{path}: not a plain file or folder but a link, and a store follows none: move or mount here what it leads to"
+        )
+    return VerificationError(f"{path}: not a plain file or folder")

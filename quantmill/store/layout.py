@@ -6,6 +6,7 @@ manifests/sha256/<hex>.json                              immutable
 attestations/<manifest-hex>.dsse.json                    immutable (signing.py)
 models/<model>/<variant>/versions/<manifest-hex>.json    the commit point of a publish: create-only
 models/<model>/<variant>/revoked/<manifest-hex>.json     a version that was withdrawn, with the reason: create-only
+models/<model>/<variant>/records/<manifest-hex>/<kind>-<n>.json    what was learned about a version later: create-only (side_records.py)
 models/<model>/channels/<channel>.json                   compare-and-swap (channels.py)
 landings/<model>/<revision>.json and .run                what landed, and which run took it: create-only (tasks/landings.py)
 leases/<id>.json                                         keeps a publish in progress from garbage collection
@@ -17,6 +18,8 @@ from quantmill.errors import StoreError
 from quantmill.files import safe_name, safe_path
 
 MODELS = "models/"
+FOLDERS = ("attestations", "blobs", "landings", "leases", "manifests", "models", "outbox", "stages")
+"""All that a store keeps is below these, and `sweep.json` beside them."""
 
 
 def blob_key(sha256: str) -> str:
@@ -60,6 +63,11 @@ def version_key(model: str, variant: str, digest: str) -> str:
 def revocation_key(model: str, variant: str, digest: str) -> str:
     """Return where it is said that a version was withdrawn."""
     return f"{_variant_folder(model, variant)}revoked/{safe_path(digest)}.json"
+
+
+def records_folder(model: str, variant: str, digest: str) -> str:
+    """Return where the side records of a version lie."""
+    return f"{_variant_folder(model, variant)}records/{safe_path(digest)}/"
 
 
 def digest_in(key: str) -> str:

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from quantmill import keys
-from quantmill.errors import StoreError
-from quantmill.store.objects import Listed, Objects
+from quantmill.errors import DiskFull, StoreError
+from quantmill.store.objects import Listed, Objects, read_listed
 
 LEASE_S = 900.0
 SWEEP_S = 120.0
@@ -109,7 +109,7 @@ class Leases:
         with self._changing:
             if self._held:
                 self._renew_in(LEASE_S / 15)  # whatever comes of this one: a store is away for a moment
-                with suppress(StoreError, OSError):  # `require` tells whoever relies on it
+                with suppress(StoreError, DiskFull, OSError):  # `require` tells whoever relies on it
                     self._renew()
 
     def _write(self) -> None:
@@ -127,11 +127,11 @@ def leased(objects: Objects) -> tuple[set[str], list[Listed]]:
     """
     digests, expired = set[str](), list[Listed]()
     for listed in objects.under(_FOLDER):
-        held = objects.read(listed.key)
+        held = read_listed(objects, listed.key)
         if held is None:
             continue  # released since
         try:
-            lease = _Lease.model_validate_json(held.data)
+            lease = _Lease.model_validate_json(held.data, extra="ignore")
         except ValidationError as error:
             raise StoreError(f"{objects.uri}/{listed.key}: not a lease; nothing more is removed") from error
         if lease.expires_at + _CLOCKS_S < time.time():
@@ -147,12 +147,13 @@ def sweeping(objects: Objects) -> Iterator[Callable[[], bool]]:
 
     Raises:
         StoreError: another collection is sweeping.
+        DiskFull: there is no room for the record of it.
     """
     deadline = time.monotonic() + SWEEP_S - _CLOCKS_S
     mine = _Sweep(id=secrets.token_hex(8), expires_at=time.time() + SWEEP_S)
     held, data = objects.read(_SWEEP), keys.canonical(mine)
     taken = held is not None and _in_force(held.data) and not _is_impossible(held.data)
-    if taken or not (objects.swap(_SWEEP, data, held.tag) if held else objects.create(_SWEEP, data)):
+    if taken or not _announce(objects, data, held.tag if held else ""):
         raise StoreError(f"{objects.uri}: another collection is at work; try again in {SWEEP_S:.0f} s")
     try:
         yield lambda: time.monotonic() < deadline
@@ -160,6 +161,17 @@ def sweeping(objects: Objects) -> Iterator[Callable[[], bool]]:
         held = objects.read(_SWEEP)
         if held and held.data == data:
             objects.delete(_SWEEP)
+        objects.keep_reserve()
+
+
+def _announce(objects: Objects, data: bytes, tag: str) -> bool:
+    """Write the record of a sweep; on a full disk into the room that is kept for it. False where another was first."""
+    try:
+        return objects.swap(_SWEEP, data, tag) if tag else objects.create(_SWEEP, data)
+    except DiskFull:
+        if not objects.release_reserve():
+            raise
+        return objects.swap(_SWEEP, data, tag) if tag else objects.create(_SWEEP, data)
 
 
 def _sweep_in_force(objects: Objects) -> bytes:
@@ -170,11 +182,11 @@ def _sweep_in_force(objects: Objects) -> bytes:
 
 def _in_force(data: bytes) -> bool:
     try:
-        return _Sweep.model_validate_json(data).expires_at > time.time()
+        return _Sweep.model_validate_json(data, extra="ignore").expires_at > time.time()
     except ValidationError:
         return False  # damaged: its collection, if it lives, ends within its time
 
 
 def _is_impossible(sweep: bytes) -> bool:
     """Return whether a clock that was wrong by more than is allowed wrote it: that collection would hold up all others."""
-    return _Sweep.model_validate_json(sweep).expires_at > time.time() + SWEEP_S + _CLOCKS_S
+    return _Sweep.model_validate_json(sweep, extra="ignore").expires_at > time.time() + SWEEP_S + _CLOCKS_S

@@ -4,14 +4,17 @@ A folder and a bucket do the same few things, and everything that a store promis
 A key is a plain relative path. An object is whole or absent: no reader sees one half written.
 """
 
+import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from quantmill.errors import VerificationError
+from quantmill.errors import StoreError, VerificationError
 from quantmill.files import FileEntry
 
 _MARKS = 200_000  # brackets and commas: what is wrong with each of millions of parts takes gigabytes to say
+_READS = 10
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that moved since the last call."""
 
@@ -40,6 +43,21 @@ def require_modest(data: bytes, where: str) -> bytes:
     if sum(map(data.count, (b"[", b"{", b","))) > _MARKS:
         raise VerificationError(f"{where}: a record has at most {_MARKS} brackets and commas")
     return data
+
+
+def read_listed(objects: "Objects", key: str) -> Held | None:
+    """Return an object that a listing named, or None where it was removed since.
+
+    Raises:
+        StoreError: it is listed and cannot be read: what it needs is not known.
+    """
+    for attempt in range(_READS):  # a lease goes and comes back under the same name while its holder works
+        if held := objects.read(key):
+            return held
+        if all(listed.key != key for listed in objects.under(key.rpartition("/")[0] + "/")):
+            return None
+        time.sleep(random.uniform(0, 0.02 * (attempt + 1)))
+    raise StoreError(f"{objects.uri}/{key}: is listed, and is not there when it is read")
 
 
 def ignore(_moved: int) -> None:
@@ -88,6 +106,14 @@ class Objects(Protocol):
 
     def drop_unfinished(self, left: Listed) -> None:
         """Remove such a rest; one that is gone is no error."""
+        ...
+
+    def release_reserve(self) -> bool:
+        """Give up the room that is kept for a collection on a full disk; False where there is none."""
+        ...
+
+    def keep_reserve(self) -> None:
+        """Keep some room that a collection can give up, where the place may run full and has so much left."""
         ...
 
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:

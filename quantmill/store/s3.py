@@ -13,11 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from quantmill import disk
 from quantmill.errors import BlobMissing, StoreError, VerificationError
 from quantmill.files import FileEntry, safe_path
 from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
 from quantmill.store.s3_client import code_of, connect, one_line, status_of, was_retried
 from quantmill.store.s3_download import Download
+from quantmill.store.s3_listing import pages
 from quantmill.store.s3_parts import Parts
 from quantmill.store.s3_upload import SINGLE_BYTES, Upload, abort, parts_of, unfinished
 
@@ -83,8 +85,7 @@ class S3Objects:
         """Yield the objects below a folder, by key, a thousand a request."""
         start = f"{self._prefix}{safe_path(prefix.rstrip('/'))}/"
         with one_line(f"{self.uri}/{prefix}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=start)
-            for page in pages:
+            for page in pages(self._client, self._bucket, start):
                 for entry in page.get("Contents", []):
                     key = str(entry["Key"])[len(self._prefix) :]
                     if not _is_ours(key):
@@ -105,6 +106,13 @@ class S3Objects:
         key, _, upload = left.key.rpartition("#")
         with one_line(f"{self.uri}/{key}"):
             abort(self._client, self._at(key) | {"UploadId": upload})
+
+    def release_reserve(self) -> bool:
+        """A bucket needs none."""
+        return False
+
+    def keep_reserve(self) -> None:
+        """A bucket needs none."""
 
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
         """Send a file; one that is there with its size is not sent again, one of another size is damaged and replaced."""
@@ -146,7 +154,7 @@ class S3Objects:
         if head["ContentLength"] != entry.size_bytes:
             raise VerificationError(f"{entry.path}: the bytes in {self.uri} are not those of {entry.sha256}")
         at = self._at(key) | {"IfMatch": head["ETag"]}
-        with one_line(f"{self.uri}/{key}"):
+        with one_line(f"{self.uri}/{key}"), disk.room_at(target.parent):
             for on_moved in (on_bytes, ignore):
                 if Download(self._client, at, self._parts, entry, target).run(on_moved):
                     return

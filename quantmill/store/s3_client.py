@@ -3,15 +3,24 @@
 Where the bucket is (AWS_ENDPOINT_URL) and whose keys open it are boto3's own matters.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
-from quantmill.errors import QuantmillError, StoreError, VerificationError
+from quantmill.errors import QuantmillError, SettingsError, StoreError, VerificationError
 
 _ATTEMPTS = 6
 _SILENCE_S = 30
 REFUSED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AllAccessDisabled"}
+_OTHER_REGION = {
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "IncorrectEndpoint",
+    "PermanentRedirect",
+    "301",
+}
 _WRONG_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
 
 
@@ -19,7 +28,34 @@ def connect(connections: int = 10) -> Any:
     """Return a client that tries again what can be tried again: six times, with pauses that double, as boto3 does it.
 
     AWS_MAX_ATTEMPTS and AWS_RETRY_MODE say otherwise. A server that is silent for 30 s counts as one that broke off.
+
+    Raises:
+        SettingsError: a variable of boto3 holds a value that is not allowed.
+        ValueError: AWS_ENDPOINT_URL is no address.
     """
+    from botocore import exceptions
+
+    try:
+        return _client(connections)
+    except exceptions.ProfileNotFound as error:
+        raise SettingsError(f"AWS_PROFILE: {_named('AWS_PROFILE')}: no such profile in boto3's files") from error
+    except exceptions.InvalidRegionError as error:
+        raise SettingsError(f"AWS_DEFAULT_REGION: {_named('AWS_DEFAULT_REGION')}: not the name of a region") from error
+    except exceptions.InvalidRetryModeError as error:
+        words = f"AWS_RETRY_MODE: {_named('AWS_RETRY_MODE')}: allowed are legacy, standard and adaptive"
+        raise SettingsError(words) from error
+    except (exceptions.InvalidRetryConfigurationError, ValueError) as error:
+        if "endpoint" in str(error):
+            raise  # who asked says what an address is
+        words = f"AWS_MAX_ATTEMPTS: {_named('AWS_MAX_ATTEMPTS')}: must be a whole number of at least 1"
+        raise SettingsError(words) from error
+
+
+def _named(variable: str) -> str:
+    return repr(os.environ[variable]) if variable in os.environ else "what boto3's files say"
+
+
+def _client(connections: int) -> Any:
     import boto3
     import botocore.session
     from botocore.config import Config
@@ -75,17 +111,37 @@ def one_line(where: str) -> Iterator[None]:
         yield
     except exceptions.ClientError as error:
         raise _refused(where, code_of(error)) from error
-    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound) as error:
+    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
         raise StoreError(f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
     except exceptions.ParamValidationError as error:
         raise StoreError(f"{where}: not a bucket and prefix; write it as s3://bucket/prefix") from error
     except (exceptions.BotoCoreError, exceptions.HTTPClientError) as error:
         raise StoreError(
-            f"{where}: the store does not answer, or broke off ({type(error).__name__}); the same command goes on"
+            f"{where}: the store{host_of(error)} does not answer, or broke off ({type(error).__name__});"
+            " the same command goes on"
         ) from error
 
 
+def host_of(error: Any) -> str:
+    """Return ` at HOST` for the server that an error of boto3 names, without login or path; else nothing."""
+    url = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
+    return f" at {url.netloc.rpartition('@')[2]}" if url.netloc else ""
+
+
+def cause_of(code: str) -> str:
+    """Return what is set wrongly on this machine where a server answers with `code`; nothing where that is not the cause."""
+    if code == "RequestTimeTooSkewed":
+        return (
+            f"the store refuses ({code}): the clock of this machine is wrong; set it, then run the same command again"
+        )
+    if code in _OTHER_REGION:
+        return f"the bucket is in another region ({code}); set AWS_DEFAULT_REGION to the bucket's region"
+    return ""
+
+
 def _refused(where: str, code: str) -> QuantmillError:
+    if cause := cause_of(code):
+        return StoreError(f"{where}: {cause}")
     if code in REFUSED:
         return StoreError(
             f"{where}: the store refuses ({code}); the credentials must be allowed to list, read and write"

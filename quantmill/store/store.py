@@ -8,19 +8,22 @@ import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from quantmill import keys
+from quantmill import keys, stored
 from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
 from quantmill.files import FileEntry, safe_path
-from quantmill.manifest import Manifest, Revocation, Version
-from quantmill.store import layout
+from quantmill.manifest import Manifest, Revocation, StoredManifest, Version
+from quantmill.store import layout, side_records
 from quantmill.store.cache import BlobCache
 from quantmill.store.layout import blob_key, digest_in
 from quantmill.store.leases import Leases
-from quantmill.store.objects import Objects, OnBytes, ignore, require_modest
+from quantmill.store.objects import Objects, OnBytes, ignore
+from quantmill.store.side_records import SideRecord
+from quantmill.walk import plain_files
 
 _FILES_AT_ONCE = 4
 
@@ -50,10 +53,7 @@ class Store:
         Raises:
             StoreError: the folder holds something that is not a plain file.
         """
-        paths = sorted(folder.rglob("*"))
-        for path in paths:
-            if path.is_symlink() or not (path.is_file() or path.is_dir()):
-                raise StoreError(f"{path}: only plain files can be stored")
+        files = plain_files(folder, lambda path: StoreError(f"{path}: only plain files can be stored"))
 
         def describe(path: Path) -> FileEntry:
             name = safe_path(path.relative_to(folder).as_posix())
@@ -63,7 +63,6 @@ class Store:
             self.objects.add_file(blob_key(entry.sha256), path, entry.sha256, on_bytes)
             self._keep(entry, path)
 
-        files = [path for path in paths if path.is_file()]
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             entries = tuple(pool.map(describe, files))
             self.leases.hold(entry.sha256 for entry in entries)
@@ -138,10 +137,15 @@ class Store:
         return fresh
 
     def manifest(self, digest: str) -> Manifest:
-        """Return a manifest, checked against its digest.
+        """Return a manifest; see `stored_manifest`."""
+        return self.stored_manifest(digest).manifest
+
+    def stored_manifest(self, digest: str) -> StoredManifest:
+        """Return a manifest and its bytes, checked against its digest.
 
         Raises:
             NotFound: there is none.
+            LayoutTooNew: a newer release wrote it, in a layout that is not known here.
             VerificationError: its bytes are not what the digest says, or are no manifest.
         """
         held = self.objects.read(layout.manifest_key(digest))
@@ -149,20 +153,7 @@ class Store:
             raise NotFound(f"manifest {digest}: not in {self.uri}")
         if hashlib.sha256(held.data).hexdigest() != digest:
             raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
-        try:
-            manifest = Manifest.model_validate_json(require_modest(held.data, f"manifest {digest}"))
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            field = ".".join(map(str, first["loc"]))
-            raise VerificationError(f"manifest {digest}: {field}: {' '.join(first['msg'].split())}") from error
-        try:
-            if (
-                manifest.digest == digest
-            ):  # else one version has two names: what was revoked under one comes as the other
-                return manifest
-        except ValueError as error:
-            raise VerificationError(f"manifest {digest}: holds a figure that is NaN or infinite") from error
-        raise VerificationError(f"manifest {digest}: not written as manifests are (canonical JSON)")
+        return stored.parse_manifest(held.data, f"manifest {digest}")
 
     def attestation(self, digest: str) -> bytes | None:
         """Return the signed statement about a manifest, unchecked, or None where it was published unsigned."""
@@ -174,13 +165,18 @@ class Store:
         found = []
         for listed in self.objects.under(layout.versions_folder(model, variant)):
             if held := self.objects.read(listed.key):
-                try:
-                    found.append(Version.model_validate_json(require_modest(held.data, listed.key)))
-                except ValidationError as error:
-                    raise VerificationError(f"{self.uri}/{listed.key}: not a version pointer") from error
+                found.append(stored.parse(Version, held.data, f"{self.uri}/{listed.key}", "a version pointer"))
                 if found[-1].manifest != digest_in(listed.key):
                     raise VerificationError(f"{self.uri}/{listed.key}: it leads to version {found[-1].manifest}")
         return sorted(found, key=lambda version: (version.provenance.made_at, version.manifest))
+
+    def add_record(self, model: str, variant: str, digest: str, kind: str, value: dict[str, Any]) -> SideRecord:
+        """Write what was learned about a version beside it; see `side_records.add`."""
+        return side_records.add(self.objects, model, variant, digest, kind, value)
+
+    def records(self, model: str, variant: str, digest: str) -> tuple[SideRecord, ...]:
+        """Return what was written beside a version, by kind and number; see `side_records.read`."""
+        return side_records.read(self.objects, model, variant, digest)
 
     def revoke(self, model: str, variant: str, revocation: Revocation) -> bool:
         """Withdraw a version for good; False where that was done before."""
@@ -195,10 +191,7 @@ class Store:
         """
         key = layout.revocation_key(model, variant, digest)
         held = self.objects.read(key)
-        try:
-            return Revocation.model_validate_json(require_modest(held.data, key)) if held else None
-        except ValidationError as error:
-            raise VerificationError(f"{self.uri}/{key}: not a revocation") from error
+        return stored.parse(Revocation, held.data, f"{self.uri}/{key}", "a revocation") if held else None
 
     def revoked(self, model: str) -> list[tuple[str, str]]:
         """Return variant and digest of every version of a model that was withdrawn."""

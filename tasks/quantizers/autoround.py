@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantmill.artifact import QuantizedTensor
 from quantmill.recipe import VariantSpec
-from tasks import tensors
+from tasks import stored_types, tensors
 
 
 def quantize(
@@ -17,6 +17,7 @@ def quantize(
     calibration: Path | None,
     out: Path,
     device: str,
+    arithmetic: str,
     progress: Callable[[str, int, int], None],
 ) -> list[QuantizedTensor]:
     """Tune the rounding on the windows (its own default would fetch a data set) and write the format asked for."""
@@ -50,6 +51,7 @@ def quantize(
         layer_config={name: {"bits": width} for name, width in chosen.items()} or None,
         device_map=device if device == "cpu" else spec.device_map or device,
         enable_torch_compile=False if device == "cpu" else None,  # from 10 steps on it would: half as long again here
+        amp=arithmetic == "bfloat16",  # else it asks the processor itself
         seed=0,
         trust_remote_code=False,
     )
@@ -58,6 +60,7 @@ def quantize(
     engine.quantize_and_save(str(out), format=spec.export_format)
     progress("block", layers, layers)
     _flatten(out)
+    stored_types.keep(source, out)
     return tensors.account(source, out, scheme="autoround", left=tensors.left(chosen))
 
 

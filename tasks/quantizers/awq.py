@@ -14,6 +14,7 @@ def quantize(
     calibration: Path | None,
     out: Path,
     device: str,
+    arithmetic: str,
     progress: Callable[[str, int, int], None],
 ) -> list[QuantizedTensor]:
     """Search the scales layer by layer on the calibration windows; GEMM layout, bf16 (packing fp32 fails at the end)."""
@@ -27,5 +28,5 @@ def quantize(
         bits=spec.bits, group_size=spec.group_size, sym=not spec.zero_point, method=METHOD.AWQ, format=FORMAT.GEMM
     )
     options = {"backend": BACKEND.AWQ_TORCH} if device == "cpu" else {}
-    gptqmodel_engine.run(source, config, calibration, out, device, progress, **options)
+    gptqmodel_engine.run(source, config, calibration, out, device, arithmetic, progress, **options)
     return tensors.account(source, out, scheme="awq")

@@ -15,6 +15,7 @@ def quantize(
     calibration: Path | None,
     out: Path,
     device: str,
+    arithmetic: str,
     progress: Callable[[str, int, int], None],
 ) -> list[QuantizedTensor]:
     """Copy the weights; a link would let a later change of the snapshot change a published file."""

@@ -14,6 +14,7 @@ def quantize(
     calibration: Path | None,
     out: Path,
     device: str,
+    arithmetic: str,
     progress: Callable[[str, int, int], None],
 ) -> list[QuantizedTensor]:
     """Quantize while loading, then save as safetensors. Everything but the head, embeddings and norms."""

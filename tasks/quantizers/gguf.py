@@ -24,6 +24,7 @@ def quantize(
     calibration: Path | None,
     out: Path,
     device: str,
+    arithmetic: str,
     progress: Callable[[str, int, int], None],
 ) -> list[QuantizedTensor]:
     """Write `<type>.gguf` from `model.gguf` beside the source's folder and read back what each tensor became."""

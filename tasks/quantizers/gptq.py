@@ -14,6 +14,7 @@ def quantize(
     calibration: Path | None,
     out: Path,
     device: str,
+    arithmetic: str,
     progress: Callable[[str, int, int], None],
 ) -> list[QuantizedTensor]:
     """Quantize layer by layer on the calibration windows.
@@ -35,6 +36,6 @@ def quantize(
         damp_percent=spec.damp_percent,
         dynamic=gptqmodel_engine.dynamic(chosen),
     )
-    log = gptqmodel_engine.run(source, config, calibration, out, device, progress)
+    log = gptqmodel_engine.run(source, config, calibration, out, device, arithmetic, progress)
     replaced = gptqmodel_engine.fallbacks(log)
     return tensors.account(source, out, scheme="gptq", replaced=replaced, left=tensors.left(chosen))

@@ -22,6 +22,7 @@ def quantize(
     calibration: Path | None,
     out: Path,
     device: str,
+    arithmetic: str,
     progress: Callable[[str, int, int], None],
 ) -> list[QuantizedTensor]:
     """Replace one linear layer after the other, all but the head, and write the state as safetensors."""

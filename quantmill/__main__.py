@@ -1,0 +1,5 @@
+"""`python -m quantmill`."""
+
+from quantmill.start import main
+
+main()

@@ -1,0 +1,27 @@
+"""Locks between processes: held on an open file, and gone with whoever holds them.
+
+NFS turns `flock` into a lock of its own, which an exclusive holder must have opened for writing and a shared one for reading:
+files are opened for both.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def held(path: Path, *, shared: bool = False, wait: bool = True, create: bool = True) -> Iterator[None]:
+    """Hold the lock of a file, which is made where it is missing and keeps its bytes.
+
+    Raises:
+        BlockingIOError: somebody else holds it, and `wait` is off.
+        FileNotFoundError: there is no such file, and `create` is off.
+    """
+    handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,87 @@
+"""How several users share a store's folder: what is made below it takes its mode and group, whatever their umask.
+
+    mkdir STORE; chgrp GROUP STORE; chmod 2770 STORE
+
+A folder that its owner alone may enter stays private in the same way.
+"""
+
+import errno
+import os
+import secrets
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from quantmill import disk
+from quantmill.errors import QuantmillError, StoreError
+from quantmill.files import sync
+
+
+class Sharing:
+    """Mode and group of what is made below a store's folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Take the store's folder, which need not exist yet."""
+        self._root = root
+
+    def make(self, folder: Path) -> None:
+        """Make a folder below the store's, and those above it; each appears with its mode and group, or not at all."""
+        if folder.is_dir():
+            return
+        self._root.mkdir(parents=True, exist_ok=True)
+        place = self._root
+        for part in folder.relative_to(self._root).parts:
+            place = place / part
+            if not place.is_dir():
+                self._make(place)
+
+    def give(self, path: Path, *, executable: bool = False) -> None:
+        """Give a new file, or a folder (`executable`), the mode and group of the store's folder.
+
+        Raises:
+            StoreError: the group is not this user's, and only the group may read what others share here.
+        """
+        of = self._root.stat()
+        mode = stat.S_IMODE(of.st_mode) & ~stat.S_ISUID if executable else of.st_mode & 0o666
+        made = path.lstat()
+        owner = of.st_uid if os.geteuid() == 0 else made.st_uid  # the owner reads what an administrator wrote
+        if (made.st_uid, made.st_gid) != (owner, of.st_gid):
+            try:
+                os.chown(path, owner, of.st_gid)
+            except PermissionError as error:
+                if (mode >> 3) & ~mode & 0o7:
+                    raise StoreError(
+                        f"{self._root}: its group ({of.st_gid}) is none of this user's, and others could not read what "
+                        f"this user writes there; add the user to the group, or: chmod g+s {self._root}"
+                    ) from error
+            made = path.lstat()
+        if stat.S_IMODE(made.st_mode) != mode:
+            with suppress(PermissionError):  # a file system whose modes are fixed when it is mounted
+                path.chmod(mode)
+
+    def told(self, error: OSError) -> QuantmillError:
+        """Return what the disk said as an error of ours: a full disk as such, and what the owner sets for other users."""
+        if disk.is_full(error):
+            return disk.disk_full(self._root)
+        name = Path(os.fsdecode(error.filename2 or error.filename or self._root))
+        line = f"{name}: {error.strerror or error}"
+        if not isinstance(error, PermissionError) or not name.is_relative_to(self._root):
+            return StoreError(line)
+        return StoreError(
+            f"{line}; users share a store by the mode and group of its folder, which its owner sets: "
+            f"chgrp -R GROUP {self._root}; chmod -R g+rX {self._root}; find {self._root} -type d -exec chmod g+ws {{}} +"
+        )
+
+    def _make(self, place: Path) -> None:
+        temporary = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
+        temporary.mkdir()
+        try:
+            self.give(temporary, executable=True)
+            temporary.rename(place)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another was first, and uses it already
+                raise
+        finally:
+            with suppress(OSError):
+                temporary.rmdir()
+        sync(place.parent)
