@@ -28,7 +28,9 @@ def variant(job: VariantJob) -> State[None]:
     time.sleep(float(job.name.split("-")[1]))
     artifact = samples.artifact().model_copy(update={"spec": job.spec, "files": job.snapshot.files})
     _record(store, "artifact", job.artifact_key, artifact.model_dump(mode="json"), artifact.files)
-    report = samples.report(job.name).model_copy(update={"artifact_digest": artifact.digest})
+    report = samples.report(job.name)
+    speed = report.speed.model_copy(update={"hardware": job.hardware, "threads": job.threads})
+    report = report.model_copy(update={"artifact_digest": artifact.digest, "speed": speed})
     key = keys.stage_key("report", job=job.report_key, artifact=artifact.made_digest)
     _record(store, "report", key, report.model_dump(mode="json"))
     if recall(job, store) is None:

@@ -96,6 +96,9 @@ def compress(
         typer.Option("--set", metavar="KEY=VALUE", help="Override a field: --set model.source=./model."),
     ] = None,
     json_file: answers.JsonFile = None,
+    measure_again: Annotated[
+        bool, typer.Option("--measure-again", help="Measure every variant's speed again; what was made is kept.")
+    ] = False,
 ) -> None:
     """Run the line: download, calibrate, quantize, evaluate, gate, publish, register.
 
@@ -105,11 +108,11 @@ def compress(
     answers.check_json_file(json_file)
     with stops.told(), embedded_environment(settings):
         check(recipe, settings)
-        summary = recall(recipe, settings)
+        summary = None if measure_again else recall(recipe, settings)
         if summary is None:
             require_work(recipe, settings)
             with show_progress():
-                summary = run(recipe, settings, lambda done: leave_json(done, json_file))
+                summary = run(recipe, settings, lambda done: leave_json(done, json_file), measure_again)
         else:
             leave_json(summary, json_file)
             with show_progress():
@@ -136,7 +139,8 @@ def _document(summary: RunSummary) -> str:
 
 def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
-    from flows.jobs import choose_device, require_somebody_to_ask
+    from flows.jobs import choose_device
+    from flows.sendable import require_somebody_to_ask
     from tasks import calibrate, download, sources, support
 
     if settings.signing_key:
@@ -178,7 +182,9 @@ def recall(recipe: Recipe, settings: Settings) -> RunSummary | None:
     return recall_run(recipe, settings)
 
 
-def run(recipe: Recipe, settings: Settings, finished: Callable[[RunSummary], object]) -> RunSummary:
+def run(
+    recipe: Recipe, settings: Settings, finished: Callable[[RunSummary], object], measure_again: bool = False
+) -> RunSummary:
     """Run the flow with Prefect and MLflow on this machine, nothing to start; `finished` is called before MLflow is told."""
     from flows.embedded import prefect_api
 
@@ -192,4 +198,5 @@ def run(recipe: Recipe, settings: Settings, finished: Callable[[RunSummary], obj
 
         FINISHED.set(finished)
         with tags("quantmill", recipe.model_name):
-            return cast("RunSummary", stops.run(flow(recipe)))  # a state only where it was started for a landing
+            made = stops.run(flow(recipe, measure_again=measure_again))
+            return cast("RunSummary", made)  # a state only where it was started for a landing

@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Completed
 
-from flows import approval, artifacts, conversions, jobs, progress
+from flows import approval, artifacts, conversions, jobs, progress, sendable
 from flows.dispatch import Dispatcher
 from flows.pool_runs import check_pools
 from flows.pools import Pool, read_pools
@@ -56,12 +56,13 @@ def run_name() -> str:
 
 
 @flow(name="compress", flow_run_name=run_name, persist_result=False)
-async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None]:
+async def compress(recipe: Recipe, landing: str = "", measure_again: bool = False) -> RunSummary | State[None]:
     """Return one verdict per variant, in the recipe's order; accepted ones are published.
 
     Args:
         recipe: The model, its texts, the variants to make, the gates, and where accepted variants go.
         landing: Leave it empty. `watch` fills it in, so that a model that landed is taken by one run.
+        measure_again: Measure the speed of every variant again, also where it is known; nothing is quantized for that.
 
     Raises:
         RequestError: the model or a text cannot be used; nothing was quantized.
@@ -71,9 +72,9 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
     store, sandbox = configured_store(settings), Sandbox(settings, str(flow_run.id or ""))
     if landing and not landings.begin(store, landing, str(flow_run.id)):
         return Completed(name="Duplicate", message="another run took this landing")
-    jobs.require_somebody_to_ask(recipe, is_deployed())
+    sendable.require_somebody_to_ask(recipe, is_deployed())
     pools = await pools_in_use(settings)
-    if is_deployed() and (done := await asyncio.to_thread(recall_run, recipe, settings)):
+    if is_deployed() and not measure_again and (done := await asyncio.to_thread(recall_run, recipe, settings)):
         await stages.run(artifacts.leave_report, done, settings)
         return done
     with artifacts.progress_shown(PROGRESS):
@@ -87,8 +88,8 @@ async def compress(recipe: Recipe, landing: str = "") -> RunSummary | State[None
             calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
-        jobs.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
-        dispatcher = Dispatcher(store, pools, recipe.device)
+        sendable.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
+        dispatcher = Dispatcher(store, pools, recipe.device, str(flow_run.id or ""), measure_again)
         progress.announce([plan.baseline.name, *(job.name for job in plan.others)])
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
         if baseline.report is None:

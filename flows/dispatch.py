@@ -14,14 +14,27 @@ from quantmill.artifact import VariantJob
 from quantmill.report import Outcome
 from quantmill.settings import load_settings
 from quantmill.store.store import Store
+from tasks.busy import is_quiet_now
 from tasks.quantize import find_artifact
 
 
 class Dispatcher:
     """Builds variants: finished work is looked up, a failure is an outcome, and no job's failure stops another."""
 
-    def __init__(self, store: Store, pools: tuple[Pool, ...] = (), device: str = "auto") -> None:
-        """Build on `pools`, or without them on this machine, as many at once as the settings say."""
+    def __init__(
+        self,
+        store: Store,
+        pools: tuple[Pool, ...] = (),
+        device: str = "auto",
+        run: str = "",
+        measure_again: bool = False,
+    ) -> None:
+        """Build on `pools`, or without them on this machine, as many at once as the settings say.
+
+        `measure_again`: speeds that are in the store are measured again, for the run of this id; else those alone that
+        were measured beside other work, where this machine is quiet now.
+        """
+        self._run, self._measure_again = run, measure_again
         self._store, self._pools, self._device = store, pools, device
         self._limit = asyncio.Semaphore(load_settings().local_jobs)
         self._runs = PoolRuns()
@@ -35,9 +48,24 @@ class Dispatcher:
         ordered = sorted(jobs, key=lambda job: -planning.cost(job.spec)) if self._pools else jobs
         # Looked up before any is started: threads end in any order, and starts have one.
         found = {job.name: made for job, made in zip(ordered, await self._look_up(ordered), strict=True) if made}
-        made = await asyncio.gather(*(self._make(job) for job in ordered if job.name not in found))
+        again = {name: {"measure_again": self._run or "again"} for name in await self._to_measure_again(ordered, found)}
+        wanted = [job.model_copy(update=again.get(job.name, {})) for job in ordered]
+        made = await asyncio.gather(*(self._make(job) for job in wanted if job.measure_again or job.name not in found))
         found |= {outcome.name: outcome for outcome in made}
         return {job.name: found[job.name] for job in jobs}
+
+    async def _to_measure_again(self, jobs: list[VariantJob], found: dict[str, Outcome]) -> list[str]:
+        """Return which of the variants that were found are measured again."""
+        if self._measure_again:
+            return list(found)
+        busy = [job for job in jobs if job.name in found and (report := found[job.name].report) and report.busy]
+        if not busy or self._pools:  # whether a worker's machine is quiet cannot be seen from here
+            return [job.name for job in busy]
+        limit = load_settings().busy_share
+        quiet = {
+            device: await asyncio.to_thread(is_quiet_now, device, limit) for device in {job.device for job in busy}
+        }
+        return [job.name for job in busy if quiet[job.device]]
 
     async def _look_up(self, jobs: list[VariantJob]) -> list[Outcome | None]:
         """Return what is in the store, off the event loop: in a bucket each look is several requests."""

@@ -1,6 +1,5 @@
 """Recipe + snapshot + token sets -> the jobs of a run, with the keys that their results are found under."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +7,8 @@ from typing import NamedTuple
 from flows.pools import Pool, candidates
 from quantmill import keys, planning
 from quantmill.artifact import Origin, Snapshot, TokenSet, VariantJob
-from quantmill.errors import RecipeError, RequestError
+from quantmill.errors import RecipeError
+from quantmill.machine import class_of
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
 from quantmill.report import Outcome
@@ -126,18 +126,6 @@ def noise_floor(plan: Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> 
     return {runtime: max(abs(found.quality.mean_kl), least) for runtime, found in reports.items() if found}
 
 
-def require_sendable(plan: Plan, most_bytes: int) -> None:
-    """Raise RequestError where a job is too large to be the parameter of a run; 0: the server takes any."""
-    for job in (plan.baseline, *plan.others):
-        size = len(json.dumps({"job": job.model_dump(mode="json")}, separators=(",", ":")))
-        if most_bytes and size > most_bytes:
-            raise RequestError(
-                f"{job.name}: names {len(job.snapshot.files)} files and {len(job.snapshot.source_types)} types of tensors in"
-                f" {size} bytes, a run of the Prefect server takes {most_bytes}; raise PREFECT_SERVER_API_MAX_PARAMETER_SIZE"
-                " there and here"
-            )
-
-
 def choose_device(asked: str) -> str:
     """Return `cpu`, `cuda` or `cuda:N`; `auto` is CUDA where the driver says that there is a GPU.
 
@@ -148,12 +136,6 @@ def choose_device(asked: str) -> str:
     if asked.startswith("cuda") and not present:
         raise RecipeError(f"device: {asked}: this machine shows no NVIDIA driver; allowed here: auto, cpu")
     return asked if asked != "auto" else "cuda" if present else "cpu"
-
-
-def require_somebody_to_ask(recipe: Recipe, deployed: bool) -> None:
-    """Raise RecipeError where the recipe wants an approval and the run cannot wait for one: no server started it."""
-    if recipe.publish.approval and not deployed:
-        raise RecipeError("publish.approval: only a run that the Prefect server started can wait; allowed here: false")
 
 
 def conversion_name(recipe: Recipe) -> str:
@@ -191,6 +173,9 @@ def _job(
     trace_key = keys.stage_key(
         "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **_measured_by("transformers", ())
     )
+    machine = class_of(device, place.threads, processor.arithmetic(place.processor))
+    if made_on == "cpu" and place.processor != processor.of_this_machine():
+        machine = machine._replace(hardware="")  # a pool's: its name is not known here
     return VariantJob(
         name=spec.name,
         spec=spec,
@@ -208,6 +193,14 @@ def _job(
             device=made_on,
             **_measured_by(runtime, spec.maker.engines),
         ),
+        speed_key=keys.stage_key(
+            "speed",
+            artifact=body_key,
+            evaluation=evaluation.digest,
+            machine=machine._asdict(),
+            **_measured_by(runtime, spec.maker.engines) | {"revision": evaluate.SPEED_REVISION},
+        ),
+        hardware=machine.hardware,
         device=device,
         threads=place.threads,
         arithmetic=work.arithmetic,

@@ -114,7 +114,8 @@ async def _start(job: VariantJob, pool: Pool, attempt: int) -> FlowRun:
         f"{FLOW}/{pool.name}",
         parameters={"job": job.model_dump(mode="json")},
         flow_run_name=job.name,
-        idempotency_key=f"{job.artifact_key[:32]}:{job.report_key[:32]}:{pool.name}:{attempt}",
+        idempotency_key=f"{job.artifact_key[:32]}:{job.report_key[:32]}:{pool.name}:{attempt}"
+        + (f":{job.measure_again}" if job.measure_again else ""),
         work_queue_name=pool.queue,
         job_variables=dict(pool.job_variables),
         tags=["quantmill", job.spec.method, job.spec.format, _model(job)],

@@ -222,6 +222,9 @@ class VariantJob(BaseModel):
     artifact_key: str = Field(description="Stage key of the quantize stage.")
     body_key: str = Field(description="The same without the companions: what has it differs in those alone.")
     report_key: str = Field(description="Stage key of the evaluate stage.")
+    speed_key: str = Field(default="", description="Stage key of its speed, which names the machine's class.")
+    hardware: str = Field(default="", description="The device of that class; empty: not known to whoever planned.")
+    measure_again: str = Field(default="", description="The run that wants its speed anew; empty: none.")
     device: str = Field(description="`cpu`, `cuda` or `cuda:N`.")
     threads: int = Field(ge=1, description="Threads of the engine; some engines' tensors depend on it.")
     arithmetic: str = Field(default="", description="What the engine is told to work in; empty: its own choice.")
@@ -240,10 +243,7 @@ class StageResult(BaseModel):
 
     model_config = _FROZEN
 
-    stage: str = Field(
-        pattern=r"^[a-z]+$",
-        description="`snapshot`, `tokens`, `conversion`, `artifact`, `body`, `trace`, `report`, `run`, `registered`, `longtext`.",
-    )
+    stage: str = Field(pattern=r"^[a-z]+$", description="`snapshot`, `artifact`, `trace`, `report`, `speed`, ...")
     key: str = Field(pattern=r"^[0-9a-f]{64}$", description="From the inputs, by `keys.stage_key`.")
     blobs: tuple[FileEntry, ...] = Field(default=(), description="Files that must be in the store for it to count.")
     value: dict[str, Any] = Field(description="The stage's result.")

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill import disk, signing
 from quantmill.errors import NotFound, RequestError, VerificationError
+from quantmill.machine import gpus, processor
 from quantmill.manifest import Manifest, StoredManifest
 from quantmill.pulled import Place, Seen, version_folder
-from quantmill.selection import GOALS, Candidate, Goal, of_manifest
+from quantmill.selection import GOALS, Candidate, Goal, of_manifest, rivals_in_speed
 from quantmill.selection import best as best_of
 from quantmill.signing import Keyring
 from quantmill.staging import bring
@@ -60,16 +61,24 @@ class Resolved(BaseModel):
 
 
 def resolve(
-    store: Store, model: str, channel: str | None = None, where: str = "", best: Goal = "quality", variant: str = ""
+    store: Store,
+    model: str,
+    channel: str | None = None,
+    where: str = "",
+    best: Goal = "quality",
+    variant: str = "",
+    hardware: str = "",
 ) -> Resolved:
     """Return the version that serves a request best; versions that were revoked are not handed out.
 
     With a `channel` it is one that the channel holds, without one the newest of its variant. Of several that meet `where`
-    (see `where.py`) it is the one that is `best`.
+    (see `where.py`) it is the one that is `best`. The fastest is looked for among speeds of one class of machine: that whose
+    name holds `hardware`, by default this machine's GPU or processor. A variant that is named needs no comparison.
 
     Raises:
         RequestError: the expression is malformed; nothing was read.
-        NotFound: there is no such model, channel or variant, or none meets the request; the line names what there is.
+        NotFound: there is no such model, channel or variant, or none meets the request; the line names what there is. No speed
+            was measured on such hardware while the machine was quiet; the line lists the classes that there are.
         VerificationError: a record of the store is not what its digest says, or says something else than it should.
         LayoutTooNew: a newer release wrote a record that is needed, in a layout that is not known here.
     """
@@ -89,7 +98,7 @@ def resolve(
     stored = _standing(store, model, asked)
     if not stored:
         raise NotFound(f"{model}: no version{_in(channel)} stands; {_why_none(store, model, asked)}")
-    chosen = _choose(model, [version.manifest for version in stored.values()], terms, best)
+    chosen = _choose(model, [version.manifest for version in stored.values()], terms, best, hardware)
     return Resolved(
         model=model,
         variant=chosen,
@@ -194,10 +203,12 @@ def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, St
         return {variant: version for variant, version in found if version}
 
 
-def _choose(model: str, manifests: list[Manifest], terms: tuple[Term, ...], goal: Goal) -> str:
+def _choose(model: str, manifests: list[Manifest], terms: tuple[Term, ...], goal: Goal, hardware: str) -> str:
     """Return the variant that meets all terms and is best."""
     rows = [of_manifest(manifest) for manifest in manifests]
     if fitting := [row for row in rows if all(term.holds(row) for term in terms)]:
+        if goal == "speed" and len(rows) > 1:
+            fitting = rivals_in_speed(fitting, [hardware] if hardware else [*gpus(), processor()])
         return best_of(fitting, goal).name
     raise NotFound(f"{model}: no variant meets {', '.join(t.text for t in terms)}; {'; '.join(_misses(rows, terms))}")
 

@@ -41,6 +41,14 @@ Where = Annotated[
     ),
 ]
 Best = Annotated[Goal, typer.Option("--best", help="Which of several that would do.")]
+Hardware = Annotated[
+    str,
+    typer.Option(
+        "--hardware",
+        metavar="NAME",
+        help="--best speed: measured on this GPU or processor, or a part of its name. [this machine's]",
+    ),
+]
 Variant = Annotated[str, typer.Option("--variant", metavar="NAME", help="This variant and no other.")]
 
 _SECONDS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(s|m|h|)")
@@ -66,6 +74,7 @@ def pull(
     variant: Variant = "",
     where: Where = None,
     best: Best = "quality",
+    hardware: Hardware = "",
     channel: Annotated[str | None, typer.Option("--channel", metavar="NAME", help="What this channel holds.")] = None,
     store_uri: StoreUri = "",
     keyring_folder: KeyringFolder = None,
@@ -79,7 +88,7 @@ def pull(
     check_json_file(json_file)
     keyring = _keyring(keyring_folder)
     store = configured_store(store_uri)
-    chosen = client.resolve(store, model, channel, ",".join(where or ()), best, variant)
+    chosen = client.resolve(store, model, channel, ",".join(where or ()), best, variant, hardware)
     before, began = Place(to).current, time.monotonic()
     with _progress() as bar:
         task = bar.add_task(chosen.variant, total=chosen.size_bytes)
@@ -152,6 +161,7 @@ def watch(
     variant: Variant = "",
     where: Where = None,
     best: Best = "quality",
+    hardware: Hardware = "",
     store_uri: StoreUri = "",
     keyring_folder: KeyringFolder = None,
 ) -> None:
@@ -165,7 +175,7 @@ def watch(
         raise RequestError(f"--every: {every!r}: must be a time such as 30s, 5m or 1h")
     seconds = float(found[1]) * {"m": 60, "h": 3600}.get(found[2], 1)
     watched = Watch(
-        configured_store(store_uri), model, channel, to, where=",".join(where or ()), best=best, variant=variant,
+        configured_store(store_uri), model, channel, to, where=",".join(where or ()), best=best, variant=variant, hardware=hardware,
         keyring=_keyring(keyring_folder), command=command, every_s=seconds, say=_log,
     )  # fmt: skip
     signal.signal(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 
 @contextmanager
-def held(path: Path, *, shared: bool = False, wait: bool = True, create: bool = True) -> Iterator[None]:
-    """Hold the lock of a file, which is made where it is missing and keeps its bytes.
+def held(path: Path, *, shared: bool = False, wait: bool = True, create: bool = True) -> Iterator[int]:
+    """Hold the lock of a file, which is made where it is missing and keeps its bytes; lends its descriptor.
 
     Raises:
         BlockingIOError: somebody else holds it, and `wait` is off.
@@ -22,6 +22,6 @@ def held(path: Path, *, shared: bool = False, wait: bool = True, create: bool = 
     handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        yield
+        yield handle
     finally:
         os.close(handle)

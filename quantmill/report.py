@@ -44,6 +44,28 @@ class Speed(BaseModel):
     hardware: str = Field(description="Processor or GPU.")
 
 
+class Timing(BaseModel):
+    """How speed was timed: how far the repeats lay apart, and what else the machine did meanwhile."""
+
+    model_config = _FROZEN
+
+    others: float = Field(ge=0, description="Processor time of others and steal, over the cores' wall time.")
+    throttled: float = Field(
+        default=0.0, ge=0, description="Time that a quota held the group back, over the wall time."
+    )
+    shares_gpu: bool = Field(default=False, description="Another process computed on the GPU.")
+    busy_limit: float = Field(description="The share of either from which the machine counts as busy.")
+    budget_s: float = Field(description="Seconds for speed and generations together, loading not counted.")
+    took_s: float = Field(description="Seconds that they took.")
+    prefill_range: tuple[float, float] = Field(description="Least and most prompt tokens per second of the repeats.")
+    decode_range: tuple[float, float] = Field(description="Least and most generated tokens per second of the repeats.")
+
+    @property
+    def busy(self) -> bool:
+        """Whether the figures say more of the machine's other work than of the variant."""
+        return max(self.others, self.throttled) > self.busy_limit or (self.shares_gpu and self.busy_limit < 1)
+
+
 class Generation(BaseModel):
     """What a model writes after a prompt, greedily: the same prompts for every variant."""
 
@@ -73,6 +95,15 @@ class EvaluationReport(BaseModel):
         default=0.0, description="Baseline: KL of recomputed against forwarded logits, first window."
     )
     evaluate_s: float = Field(ge=0, description="Seconds that the job took.")
+    # Reports of before it was recorded keep their digests.
+    timing: Timing | None = Field(
+        default=None, exclude_if=lambda timing: timing is None, description="How speed was timed; None: not recorded."
+    )
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine is known to have been busy with other work while speed was measured."""
+        return self.timing is not None and self.timing.busy
 
 
 class Verdict(BaseModel):
@@ -158,6 +189,12 @@ class VariantSummary(BaseModel):
     generations: tuple[Generation, ...] = Field(default=(), description="What it writes after three short prompts.")
     kernel: str = Field(default="", description="What multiplied its weights while speed was measured.")
     repeats: int | None = Field(default=None, description="Times that speed was measured; its median is shown.")
+    hardware: str = Field(default="", description="The processor or GPU that speed was measured on.")
+    threads: int = Field(default=0, description="Processor threads used there; 0: not measured.")
+    compute_dtype: str = Field(default="", description="Arithmetic of the model as it was loaded for speed.")
+    decode_range: tuple[float, float] | None = Field(default=None, description="Least and most of the repeats.")
+    prefill_range: tuple[float, float] | None = Field(default=None, description="Least and most of the repeats.")
+    others: float | None = Field(default=None, description="Share of the machine that other work had meanwhile.")
     better: str = Field(default="", description="Another variant, no larger and closer to the baseline by half.")
     artifact: str | None = Field(default=None, description="The artifact's digest.")
     manifest: str | None = Field(default=None, description="The manifest's digest; None where it was not published.")

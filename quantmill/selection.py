@@ -1,19 +1,21 @@
 """What variants are chosen by: one row of figures for the run's summary and for published manifests, Pareto front, picks."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from quantmill.errors import VerificationError
+from quantmill.errors import NotFound, VerificationError
 from quantmill.manifest import Manifest
 from quantmill.methods import METHODS
 from quantmill.report import VariantSummary
 
 SOURCE_GRID = "source-grid"
+BUSY = "busy"
 MARKS = (
     SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts", "scored in", "reference in", "worse than counting",
-    "repeats one token", "noise floor", "right up to", "not checked past",
+    "repeats one token", "noise floor", "right up to", "not checked past", BUSY, "too few tokens",
 )  # fmt: skip
 """What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
 LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")
@@ -35,7 +37,11 @@ class Candidate(BaseModel):
     bits: int = Field(description="Nominal bit width.")
     bits_per_weight: float | None = Field(default=None, description="All bytes of the weight files over the weights.")
     size_bytes: int = Field(description="The whole folder.")
-    peak_memory_bytes: int | None = Field(default=None, description="Of the process that loaded it and generated.")
+    peak_memory_bytes: int | None = Field(
+        default=None, description="Of the GPUs where it ran there, else of the process."
+    )
+    hardware: str = Field(default="", description="The processor or GPU that speed was measured on.")
+    threads: int = Field(default=0, description="Processor threads used there.")
     decode_tokens_per_s: float | None = Field(default=None, description="Greedy, one sequence.")
     perplexity: float | None = Field(default=None, description="On the evaluation text.")
     perplexity_ratio: float | None = Field(default=None, description="Over the baseline's.")
@@ -74,6 +80,8 @@ def of_manifest(manifest: Manifest) -> Candidate:
         bits_per_weight=evaluation.bits_per_weight,
         size_bytes=sum(file.size_bytes for file in manifest.files),
         peak_memory_bytes=speed.peak_memory_bytes,
+        hardware=speed.hardware,
+        threads=speed.threads,
         decode_tokens_per_s=speed.decode_tokens_per_s,
         perplexity=quality.perplexity,
         perplexity_ratio=evaluation.perplexity_ratio,
@@ -107,6 +115,40 @@ def best(candidates: Iterable[Candidate], goal: Goal) -> Candidate:
     return min(candidates, key=lambda c: (-(c.decode_tokens_per_s or 0.0), c.mean_kl, c.name))
 
 
+def rivals_in_speed(candidates: Iterable[Candidate], hardware: Iterable[str] = ()) -> list[Candidate]:
+    """Return the candidates whose speeds compare: measured on a quiet machine, all of one class.
+
+    Args:
+        candidates: all.
+        hardware: names of processors or GPUs, or parts of them; the first that is known decides. None: the class that most
+            candidates have.
+
+    Raises:
+        NotFound: no figure is of a quiet machine, or none of just one class with such a name; the line lists the classes.
+    """
+    quiet = [row for row in candidates if BUSY not in row.marks and row.decode_tokens_per_s is not None]
+    if not quiet:
+        raise NotFound(
+            "no speed was measured on a quiet machine; `quantmill compress RECIPE --measure-again` measures it"
+        )
+    classes: dict[tuple[str, int], list[Candidate]] = {}
+    for row in quiet:
+        classes.setdefault((row.hardware, row.threads), []).append(row)
+    wanted = list(hardware)
+    if not wanted:
+        return classes[min(classes, key=lambda found: (-len(classes[found]), found))]
+    for name in wanted:
+        named = [found for found in classes if name.casefold() in found[0].casefold()]
+        if len(named) == 1:
+            return classes[named[0]]
+        if named:
+            break
+    known = "; ".join(f"{name}, {threads} threads" for name, threads in sorted(classes))
+    raise NotFound(
+        f"--hardware: speeds compare within one class of machine, {wanted[0]!r} names none or several of: {known}"
+    )
+
+
 def comparable(variants: Iterable[VariantSummary]) -> list[Candidate]:
     """Return the accepted variants whose figures stand for themselves: those on the source's own grid are left out."""
     standing = (v for v in variants if v.status == "accepted" and SOURCE_GRID not in v.marks)
@@ -137,6 +179,9 @@ def pareto_front(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
 
 
 def picks(variants: Iterable[VariantSummary]) -> dict[str, str]:
-    """Return goal -> the accepted variant that is best at it."""
+    """Return goal -> the accepted variant that is best at it; speed is compared on quiet machines of one class."""
     known = comparable(variants)
-    return {goal: best(known, goal).name for goal in GOALS} if known else {}
+    made = {goal: best(known, goal).name for goal in GOALS if goal != "speed"} if known else {}
+    with suppress(NotFound):  # busy machines alone: nothing is the fastest
+        made["speed"] = best(rivals_in_speed(known), "speed").name
+    return made

@@ -26,6 +26,15 @@ class Settings(BaseSettings):
     local_jobs: int = Field(
         default=1, ge=1, le=64, description="Jobs at once on this machine; a measurement always runs alone."
     )
+    speed_s: float = Field(
+        default=20.0, gt=0, description="Seconds for a variant's speed and generations, loading not counted."
+    )
+    busy_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Share of the machine from which other work makes a speed `busy`; 1: it never does.",
+    )
     pools: Path | None = Field(
         default=None, description="File that lists the pools that variants run on; default: this machine."
     )

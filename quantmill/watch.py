@@ -39,6 +39,7 @@ class Watch:
         *,
         where: str = "",
         best: Goal = "quality",
+        hardware: str = "",
         variant: str = "",
         keyring: Keyring | None = None,
         command: str = "",
@@ -56,7 +57,7 @@ class Watch:
         except ValueError as error:
             raise RequestError(f"--run: {command!r}: {error}") from error
         self._store, self._model, self._channel, self._to = store, model, channel, to
-        self._asked = {"where": where, "best": best, "variant": variant}
+        self._asked = {"where": where, "best": best, "variant": variant, "hardware": hardware}
         self._keyring, self._every_s, self._say = keyring, every_s, say
 
     def run(self) -> None:

@@ -5,6 +5,8 @@ from quantmill.errors import with_advice
 from quantmill.recipe import GatePolicy
 from quantmill.report import EvaluationReport, Outcome, Verdict
 
+ENOUGH_TOKENS = 16
+"""A sample that is shorter may repeat one token by chance: the rule on repeats does not apply."""
 COUNTING = "the baseline is worse than counting"
 REPEATING = "the baseline repeats one token"
 
@@ -32,9 +34,18 @@ def unbound_rules(baseline: EvaluationReport) -> tuple[str, ...]:
     quality, broken = baseline.quality, []
     if not quality.perplexity <= quality.unigram_perplexity:
         broken.append(COUNTING)
-    if baseline.sample_distinct_tokens == 1:
+    if _repeats(baseline):
         broken.append(REPEATING)
     return tuple(broken)
+
+
+def too_short(report: EvaluationReport) -> bool:
+    """Return whether too few tokens were generated for the rule on repeats."""
+    return report.speed.generated_tokens < ENOUGH_TOKENS
+
+
+def _repeats(report: EvaluationReport) -> bool:
+    return report.sample_distinct_tokens == 1 and not too_short(report)
 
 
 def _gibberish(report: EvaluationReport, unbound: tuple[str, ...]) -> list[str]:
@@ -44,7 +55,7 @@ def _gibberish(report: EvaluationReport, unbound: tuple[str, ...]) -> list[str]:
             f"gibberish: perplexity {quality.perplexity:.1f} is worse than {quality.unigram_perplexity:.1f},"
             " which counting the text's tokens gives"
         )
-    if report.sample_distinct_tokens == 1 and REPEATING not in unbound:
+    if _repeats(report) and REPEATING not in unbound:
         reasons.append("gibberish: the generated sample repeats one token")
     return reasons
 

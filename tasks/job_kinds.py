@@ -3,18 +3,20 @@
 import importlib
 import json
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from quantmill.artifact import COMPANIONS
 from quantmill.errors import TokenizerMismatch
+from quantmill.machine import processor
 from quantmill.packing import Packing
 from quantmill.recipe import VariantSpec
 from tasks.sandbox import JobFile
+from tasks.surroundings import share_machine
 
 Progress = Callable[[str, int, int], None]
 
@@ -208,20 +210,18 @@ def _complete(source: Path, out: Path) -> None:
 def report(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Measure an artifact folder; the baseline leaves its trace in `out`."""
     _compile_nothing(job.arguments["device"])
-    from tasks import measure, placement
-    from tasks.runtimes.protocol import Machine
+    from tasks import measure
 
-    device = job.arguments["device"]
-    spread = placement.of(VariantSpec.model_validate(job.arguments["spec"]), device)
-    return measure.measure(
-        Path(job.arguments["artifact"]),
-        job.arguments["runtime"],
-        Path(job.arguments["windows"]),
-        Path(job.arguments["trace"]) if job.arguments["trace"] else None,
-        job.folder / "out",
-        Machine(device=device, threads=job.threads, hardware=hardware(device), placement=spread),
-        progress,
-    )
+    share = partial(share_machine, job.machine_fd)
+    return measure.measure(job, hardware(job.arguments["device"]), job.folder / "out", progress, share)
+
+
+def speed(job: JobFile, progress: Progress) -> dict[str, Any]:
+    """Measure the speed alone of an artifact folder that was scored before."""
+    _compile_nothing(job.arguments["device"])
+    from tasks import measure
+
+    return measure.measure_speed(job, hardware(job.arguments["device"]), progress)
 
 
 KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
@@ -233,6 +233,7 @@ KINDS: dict[str, Callable[[JobFile, Progress], dict[str, Any]]] = {
     "imported": imported,
     "dress": dress,
     "report": report,
+    "speed": speed,
 }
 
 
@@ -242,6 +243,4 @@ def hardware(device: str) -> str:
         import torch
 
         return str(torch.cuda.get_device_name(device))
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor() or platform.machine()} ({len(os.sched_getaffinity(0))} cores)"
+    return processor()

@@ -6,7 +6,7 @@ from quantmill import selection
 from quantmill.artifact import Artifact, Snapshot, VariantJob
 from quantmill.report import Outcome
 from tasks import arithmetic
-from tasks.gate import unbound_rules
+from tasks.gate import too_short, unbound_rules
 
 NOTABLE_SHARE = 0.05
 SAME_GRID_SHARE = 0.5
@@ -45,6 +45,10 @@ def marks_of(
         marks += [f"{what} in {dtype}" for what, dtype in inexact if arithmetic.floor(dtype)]
         if baseline and baseline.report:
             marks += unbound_rules(baseline.report)
+        if too_short(report):
+            marks.append(f"too few tokens: {report.speed.generated_tokens} generated, repeats not looked for")
+        if report.busy:
+            marks.append(selection.BUSY)
     return (*marks, *outcome.marks)
 
 

@@ -2,38 +2,73 @@
 
 import importlib
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors.numpy import load_file
 
-from tasks import score, speed
+from quantmill.variants import VariantSpec
+from tasks import placement, score, speed
+from tasks.busy import System
 from tasks.job_kinds import Progress
-from tasks.metrics import Ints
 from tasks.runtimes.protocol import Machine
+from tasks.sandbox import JobFile
 
 
 def measure(
-    folder: Path, runtime: str, windows: Path, baseline: Path | None, out: Path, machine: Machine, progress: Progress
+    job: JobFile, hardware: str, out: Path, progress: Progress, share: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Return quality, speed and a sample of the artifact in `folder`.
+    """Return quality, speed and a sample of an artifact.
 
     Args:
-        folder: the artifact, as a consumer gets it.
-        runtime: a module of `tasks.runtimes`.
-        windows: a token set.
-        baseline: a folder with the baseline's trace; None: this is the baseline, and its trace is written to `out`.
+        job: names the artifact's folder, as a consumer gets it, a module of `tasks.runtimes`, a token set, and a folder with
+            the baseline's trace; without one this is the baseline, and its trace is written to `out`.
+        hardware: the device's name.
         out: an empty folder.
-        machine: where it runs.
         progress: told the step, how many are done, of how many.
+        share: called when speed is known: from then on other jobs may run beside this one.
 
     Raises:
         Gibberish: a logit is NaN or infinite.
         TraceMismatch: the baseline's trace does not give its logits.
     """
-    module = importlib.import_module(f"tasks.runtimes.{runtime}")
-    input_ids: Ints = load_file(windows)["input_ids"]
+    told = job.arguments
+    module, machine = importlib.import_module(f"tasks.runtimes.{told['runtime']}"), _machine(job, hardware)
+    input_ids = load_file(told["windows"])["input_ids"]
     context = max(input_ids.shape[1], speed.PROMPT_TOKENS + speed.GENERATED_TOKENS + 1)
-    measured = speed.measure_speed(module, folder, input_ids, machine, context, progress)
-    scored = score.score_folder(module, folder, input_ids, baseline, out, machine, context, progress)
+    measured = _speed(job, module, input_ids, machine, context, progress)
+    share()
+    baseline = Path(told["trace"]) if told["trace"] else None
+    scored = score.score_folder(module, Path(told["artifact"]), input_ids, baseline, out, machine, context, progress)
     return measured | scored | {"runtime_version": importlib.metadata.version(module.PACKAGE)}
+
+
+def measure_speed(job: JobFile, hardware: str, progress: Progress) -> dict[str, Any]:
+    """Return speed and sample alone, of an artifact that was scored before; see `measure`."""
+    module = importlib.import_module(f"tasks.runtimes.{job.arguments['runtime']}")
+    input_ids = load_file(job.arguments["windows"])["input_ids"]
+    context = max(input_ids.shape[1], speed.PROMPT_TOKENS + speed.GENERATED_TOKENS + 1)  # as beside the scores
+    return _speed(job, module, input_ids, _machine(job, hardware), context, progress)
+
+
+def _speed(
+    job: JobFile, module: Any, input_ids: Any, machine: Machine, context: int, progress: Progress
+) -> dict[str, Any]:
+    return speed.measure_speed(
+        module,
+        Path(job.arguments["artifact"]),
+        input_ids,
+        machine,
+        context,
+        progress,
+        System(machine.device),
+        job.arguments["budget_s"],
+        job.arguments["busy_limit"],
+    )
+
+
+def _machine(job: JobFile, hardware: str) -> Machine:
+    device = job.arguments["device"]
+    spread = placement.of(VariantSpec.model_validate(job.arguments["spec"]), device)
+    return Machine(device=device, threads=job.threads, hardware=hardware, placement=spread)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from quantmill import loading
+from quantmill import loading, selection
 from quantmill.manifest import Manifest
 from quantmill.method_row import Method
 from quantmill.methods import METHODS
@@ -129,9 +129,13 @@ def _figures(manifest: Manifest) -> str:
     text = _text(seen.windows) if seen.windows else f"Windows {seen.suite}."
     said = (
         f"Quality over {quality.scored_tokens} tokens, computed in {quality.compute_dtype}. {text}\n\nSpeed and memory on"
-        f" {plain(speed.hardware)}, {speed.threads} threads, {plain(speed.kernel)}: one sequence, greedy,"
+        f" {plain(speed.hardware)}, {speed.threads} threads, {plain(speed.kernel)}, {speed.compute_dtype}: one sequence, greedy,"
         f" {speed.prompt_tokens} tokens read and {speed.generated_tokens} written, median of {speed.repeats}."
     )
+    if selection.BUSY in seen.marks:
+        said += " The machine was busy with other work meanwhile: the speeds compare with nothing."
+    if base and base.hardware and (base.hardware, base.threads) != (speed.hardware, speed.threads):
+        said += f" The baseline's were measured on {plain(base.hardware)}, {base.threads} threads: they do not compare."
     return "\n".join(table) + "\n\n" + said
 
 

@@ -15,7 +15,7 @@ from quantmill.report import Outcome, Verdict
 from quantmill.store import channels
 from quantmill.store.channels import Channel, read_channel
 from quantmill.store.store import Store
-from tasks import engines
+from tasks import engines, processor
 from tasks.manifests import published_manifest
 
 
@@ -79,7 +79,12 @@ def commit_accepted(
             made_at=time.time(),
         )
         version = Version(model=recipe.model_name, variant=job.name, manifest=manifest.digest, provenance=provenance)
-        store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key))
+        report, kind = outcomes[job.name].report, job.processor or processor.of_this_machine()
+        arithmetic = "bfloat16" if job.device != "cpu" else processor.arithmetic(kind)
+        fresh = store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key))
+        if fresh and report and report.timing:
+            said = report.timing.model_dump(mode="json") | {"busy": report.busy, "arithmetic": arithmetic}
+            store.add_record(recipe.model_name, job.name, manifest.digest, "speed", said)
         manifests[job.name] = manifest.digest
     return Published(manifests, held_back)
 

@@ -164,8 +164,20 @@ def _baseline(summary: RunSummary) -> tuple[str, str]:
 
 def _machine(summary: RunSummary) -> list[tuple[str, str]]:
     base = summary.baseline
-    kernels = [(v.name, f"{v.kernel}, median of {v.repeats}") for v in summary.variants if v.kernel]
+    kernels = [(v.name, _measured(v, base.hardware, base.threads)) for v in summary.variants if v.kernel]
     return [("hardware", f"{base.hardware}, {base.threads} threads"), (base.name, base.kernel), *kernels]
+
+
+def _measured(variant: VariantSummary, hardware: str, threads: int) -> str:
+    """Return by what and how a variant's speed was measured; the machine, where it is another than the baseline's."""
+    said = [variant.kernel, variant.compute_dtype, f"median of {variant.repeats}"]
+    if variant.decode_range and variant.decode_tokens_per_s:
+        said.append(f"decode {variant.decode_range[0]:.1f} to {variant.decode_range[1]:.1f} tok/s")
+    if variant.others:
+        said.append(f"other work had {variant.others:.0%} of the machine")
+    if variant.hardware and (variant.hardware, variant.threads) != (hardware, threads):
+        said.append(f"on {variant.hardware}, {variant.threads} threads")
+    return ", ".join(part for part in said if part)
 
 
 def _noise(summary: RunSummary) -> list[tuple[str, str]]:

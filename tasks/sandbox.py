@@ -52,6 +52,7 @@ class JobFile(BaseModel):
     arguments: dict[str, Any] = Field(description="Its arguments, as JSON.")
     folder: Path = Field(description="Scratch; `out` in it is what the job fills.")
     progress_fd: int = Field(description="The pipe that takes progress lines.")
+    machine_fd: int = Field(default=-1, description="The lock by which it has the machine, alone or with others.")
     threads: int = Field(ge=1, description="Threads that the engine may use.")
     expected: dict[str, str] = Field(description="Package -> version that must be installed.")
 
@@ -74,6 +75,7 @@ class Sandbox:
         """Take limits and places from the settings; `run` is named in the jobs' logs. Nothing is created before the first job."""
         self.home = settings.home.absolute()
         self._settings, self._run = settings, run
+        self.timing = {"budget_s": settings.speed_s, "busy_limit": settings.busy_share}
 
     @contextmanager
     def run(
@@ -106,9 +108,10 @@ class Sandbox:
                 threads=threads or self._settings.engine_threads,
                 expected=engines.locked(packages),
             )
-            with machine_held(alone=kind == "report", waiting=lambda: stopping.require_going(f"{name}: {kind}")):
+            alone = kind in ("report", "speed")
+            with machine_held(alone, waiting=lambda: stopping.require_going(f"{name}: {kind}")) as lock:
                 started = time.monotonic()
-                peak = self._wait(job, log)
+                peak = self._wait(job.model_copy(update={"machine_fd": lock}), log)
                 seconds = time.monotonic() - started
             result = json.loads((folder / "result.json").read_bytes())
             yield JobResult(
@@ -149,7 +152,7 @@ class Sandbox:
                     stderr=subprocess.STDOUT,
                     cwd=job.folder / "work",
                     env=environment(job.kind, job.folder, job.threads),
-                    pass_fds=(write_fd,),
+                    pass_fds=(write_fd, job.machine_fd),
                     start_new_session=True,
                 )
             finally:

@@ -89,6 +89,15 @@ def _row(
             "generations": report.generations,
             "kernel": speed.kernel,
             "repeats": speed.repeats,
+            "hardware": speed.hardware,
+            "threads": speed.threads,
+            "compute_dtype": speed.compute_dtype,
         }
+        if timing := report.timing:
+            measured |= {
+                "decode_range": timing.decode_range,
+                "prefill_range": timing.prefill_range,
+                "others": timing.others,
+            }
     marks = marks_of(job, outcome, noise_floor, reference)
     return row.model_copy(update=measured | {"marks": (*marks, *outcome.tried)})

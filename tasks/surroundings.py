@@ -1,5 +1,6 @@
 """What a job finds around it: an empty folder, an environment without secrets, the machine shared or to itself."""
 
+import fcntl
 import os
 import re
 import shutil
@@ -35,23 +36,29 @@ def scratch(root: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def machine_held(alone: bool, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def machine_held(alone: bool, waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
     """Hold this machine with other jobs, or alone: what is measured beside another job says nothing.
 
-    The lock is the machine's, not the home's, and goes with the process that holds it. `waiting` is called again and again
-    until the machine is free, and before it is held; what it raises ends the wait.
+    The lock is the machine's, not the home's, and goes with the processes that hold it: lends its descriptor, which a job
+    that was given it can turn into a shared one. `waiting` is called again and again until the machine is free, and before
+    it is held; what it raises ends the wait.
     """
     path = Path(tempfile.gettempdir()) / f"quantmill-{os.getuid()}.lock"
     with ExitStack() as stack:
         while True:
             try:
-                stack.enter_context(locks.held(path, shared=not alone, wait=False))
+                lock = stack.enter_context(locks.held(path, shared=not alone, wait=False))
                 break
             except BlockingIOError:
                 waiting()
                 time.sleep(_LOOK_S)
         waiting()
-        yield
+        yield lock
+
+
+def share_machine(lock: int) -> None:
+    """Let other jobs run beside this one, which had the machine alone by the lock at this descriptor."""
+    fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def environment(kind: str, folder: Path, threads: int) -> dict[str, str]:
@@ -64,7 +71,10 @@ def environment(kind: str, folder: Path, threads: int) -> dict[str, str]:
         and not _SECRET_VALUE.search(value)  # a login in a URL, a URL that is signed
     }
     root = str(Path(__file__).resolve().parent.parent)
-    if kind != "report":  # spinning threads take the processor from other jobs; speed is measured as it comes
+    if kind not in (
+        "report",
+        "speed",
+    ):  # spinning threads take the processor from other jobs; speed is measured as it comes
         kept["OMP_WAIT_POLICY"] = "PASSIVE"
     return kept | {
         "PYTHONPATH": root,

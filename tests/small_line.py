@@ -77,7 +77,7 @@ def recipe(folder: Path) -> dict[str, object]:
     text = folder / "text.txt"
     source = model(folder / "model")
     text.write_text("\n\n".join(f"Line {number} of a text that says little." * 3 for number in range(400)))
-    windows = {"source": str(text), "samples": 2, "sequence_length": 64}
+    windows = {"source": str(text), "samples": 6, "sequence_length": 64}
     return {
         "model": {"source": str(source)},
         "calibration": dict(windows),

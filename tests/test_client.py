@@ -100,10 +100,11 @@ def test_what_consumers_may_rely_on() -> None:
     [
         ({}, "gptq-4bit-g64"),
         ({"where": "memory<12GB,runtime=llama.cpp"}, "gguf-q8_0"),
-        ({"where": "memory<12GB,runtime=llama.cpp", "best": "speed"}, "gguf-q4_k_m"),
+        ({"where": "memory<12GB,runtime=llama.cpp", "best": "speed", "hardware": "a processor"}, "gguf-q4_k_m"),
         ({"where": "memory<3GB"}, "gguf-q4_k_m"),
         ({"variant": "gguf-q4_k_m"}, "gguf-q4_k_m"),
-        ({"best": "speed"}, "gptq-4bit-g64"),
+        ({"best": "speed", "hardware": "Processor"}, "gptq-4bit-g64"),
+        ({"best": "speed", "variant": "gguf-q8_0"}, "gguf-q8_0"),
     ],
 )
 def test_the_best_that_fits(store: Store, made: dict[str, Manifest], asked: dict[str, Any], variant: str) -> None:
@@ -118,6 +119,14 @@ def test_what_is_not_there_is_said_with_what_is(store: Store, made: dict[str, Ma
         ({"model": "m", "variant": "x"}, "no variant 'x'; there is gguf-q4_k_m, gguf-q8_0, gptq-4bit-g64$"),
         ({"model": "m", "channel": "stable"}, "no channel 'stable' in .*; it has no channel"),
         ({"model": "m", "where": "memory<1GB"}, r"no variant meets memory<1GB; .*gguf-q4_k_m: memory is 2000\.0 MB; "),
+        (
+            {"model": "m", "best": "speed"},
+            r"--hardware: .* one class of machine, '.*cores\)' .* of: a processor, 2 threads$",
+        ),
+        (
+            {"model": "m", "best": "speed", "hardware": "H100"},
+            "'H100' names none or several of: a processor, 2 threads$",
+        ),
         ({"model": "m", "where": "perplexity_ratio<2"}, "perplexity_ratio is not recorded"),
     ):
         with pytest.raises(NotFound, match=words):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from flows import jobs, recall
+from quantmill.machine import MachineClass
 from quantmill.recipe_file import read_recipe
 from quantmill.settings import load_settings
 from quantmill.store.places import open_store
@@ -53,6 +54,7 @@ def as_then(tmp_path: Path) -> Iterator[Path]:
             patch.delenv(name, raising=False)
         patch.setattr(processor, "of_this_machine", lambda: "avx2")  # as frozen/README.md says of the one of then
         patch.setattr(engines, "LOCK", FROZEN / "requirements.lock")
+        patch.setattr(jobs, "class_of", lambda _, threads, told: MachineClass("AMD EPYC (2 cores)", threads, told))
         patch.chdir(tmp_path)
         engines._locked_versions.cache_clear()
         yield tmp_path

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import jobs
+from flows import jobs, sendable
 from flows.pools import Pool, candidates, read_pools
 from quantmill.artifact import Snapshot, TokenSet
 from quantmill.errors import RequestError
@@ -91,9 +91,9 @@ def test_a_job_that_no_run_can_carry_is_refused_before_any(tmp_path: Path) -> No
     )
     recipe = parse_recipe({"model": {"source": "x"}, "variants": [{"method": "bitsandbytes"}]})
     plan = jobs.make_plan(recipe, snapshot, None, windows, 1, {})
-    jobs.require_sendable(plan, 524_288)
-    jobs.require_sendable(plan, 0)
+    sendable.require_sendable(plan, 524_288)
+    sendable.require_sendable(plan, 0)
     with pytest.raises(
         RequestError, match=r"^baseline-bf16: names 1 files and 100 types of tensors in \d+ bytes, .* takes 4000;"
     ):
-        jobs.require_sendable(plan, 4000)
+        sendable.require_sendable(plan, 4000)

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from quantmill import where
-from quantmill.errors import RequestError
+from quantmill.errors import NotFound, RequestError
 from quantmill.manifest import Manifest
 from quantmill.methods import METHODS
-from quantmill.selection import LOADERS, Candidate, best, loaders, of_manifest
+from quantmill.selection import BUSY, LOADERS, Candidate, best, loaders, of_manifest, picks, rivals_in_speed
 from quantmill.where import COMPARISONS, FIELDS, parse
 from tests.samples import manifest
 
@@ -126,6 +126,41 @@ def test_best() -> None:
     assert best(ROWS, "quality").name == "gguf-q8_0"
     assert best(ROWS, "size").name == "gguf-q4_k_m", "of two of a size the one that is closer to the baseline"
     assert best(ROWS, "speed").name == "gguf-q4_k_m"
+
+
+def test_speeds_compare_on_quiet_machines_of_one_class() -> None:
+    def row(name: str, hardware: str, threads: int = 2, *marks: str) -> Candidate:
+        return Candidate(**GGUF | {"name": name, "hardware": hardware, "threads": threads, "marks": marks})
+
+    rows = [row("a", "EPYC (2 cores)"), row("b", "EPYC (2 cores)"), row("c", "H100"), row("d", "H100", 2, BUSY), row("e", "Xeon", 4),
+            row("f", "Xeon", 8), row("g", "Arm", 2, BUSY)]  # fmt: skip
+    for hardware, names in (((), "ab"), (("h100",), "c"), (("T4", "EPYC"), "ab")):
+        assert "".join(found.name for found in rivals_in_speed(rows, hardware)) == names
+    for asked in ("Arm", "Xeon", "T4"):
+        with pytest.raises(
+            NotFound, match=rf"'{asked}' .*EPYC \(2 cores\), 2 threads; H100, .*Xeon, 4 threads; Xeon, 8 threads"
+        ):
+            rivals_in_speed(rows, [asked])
+    with pytest.raises(NotFound, match=r"no speed was measured on a quiet machine; .*--measure-again"):
+        rivals_in_speed([row("g", "Arm", 2, BUSY)], ["Arm"])
+
+
+def test_a_run_of_busy_figures_picks_no_fastest() -> None:
+    from quantmill.report import VariantSummary
+
+    figures = {
+        "method": "gguf",
+        "bits": 4,
+        "format": "gguf",
+        "status": "accepted",
+        "cached": False,
+        "size_bytes": 5,
+        "mean_kl": 0.1,
+    }
+    slow = VariantSummary(name="slow", **figures, decode_tokens_per_s=1.0)  # type: ignore[arg-type]
+    fast = VariantSummary(name="fast", **figures, decode_tokens_per_s=9.0, marks=(BUSY,))  # type: ignore[arg-type]
+    assert picks([slow, fast])["speed"] == "slow"
+    assert set(picks([fast])) == {"quality", "size"}, "MLflow's alias stays where it was"
 
 
 def test_every_method_is_opened_by_a_program_that_can_be_asked_for() -> None:

@@ -106,11 +106,11 @@ class Store:
             return None
         return result if all(self.has_blob(blob) for blob in result.blobs) else None
 
-    def record(self, result: StageResult) -> StageResult:
-        """Write a stage result and return the one in force: the first that is complete wins, a later one is dropped."""
+    def record(self, result: StageResult, anew: bool = False) -> StageResult:
+        """Write a stage result and return the one in force: the first that is complete wins, but where it is made `anew`."""
         key, data = layout.stage_key(result.stage, result.key), keys.canonical(result)
         winner = None
-        if not self.objects.create(key, data) and not (winner := self.look_up(result.stage, result.key)):
+        if not self.objects.create(key, data) and (anew or not (winner := self.look_up(result.stage, result.key))):
             self.objects.replace(key, data)
         self.leases.release(blob.sha256 for blob in result.blobs)
         return winner or result

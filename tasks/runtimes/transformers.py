@@ -59,5 +59,6 @@ def kernel_of(model: torch.nn.Module) -> str:
         for module in model.modules()
         if hasattr(module, "qweight") or type(module).__name__ in ("Linear4bit", "Linear8bitLt")
     }
-    plain = "cuda" if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability()
+    on_gpu = any(tensor.is_cuda for tensor in model.parameters())
+    plain = "cuda" if on_gpu else torch.backends.cpu.get_cpu_capability()
     return ", ".join(sorted(names)) or f"torch {plain}"
