@@ -158,6 +158,7 @@ class Artifact(BaseModel):
     starved_experts: dict[str, int] = Field(
         default={}, description="`layer.expert` -> calibration tokens, where a router sent fewer than 32 there."
     )
+    recut_ids: int = Field(default=0, ge=0, description="Ids of runs that llama.cpp cuts in other places.")
     source_digest: str = Field(description="The snapshot that it was made from.")
     calibration_digest: str = Field(default="", description="The token set that it saw; empty: none.")
     chat_template_sha256: str = Field(default="", description="Digest of the chat template; empty: none.")

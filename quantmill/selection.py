@@ -181,7 +181,7 @@ def pareto_front(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
 def picks(variants: Iterable[VariantSummary]) -> dict[str, str]:
     """Return goal -> the accepted variant that is best at it; speed is compared on quiet machines of one class."""
     known = comparable(variants)
-    made = {goal: best(known, goal).name for goal in GOALS if goal != "speed"} if known else {}
+    made: dict[str, str] = {goal: best(known, goal).name for goal in GOALS if goal != "speed"} if known else {}
     with suppress(NotFound):  # busy machines alone: nothing is the fastest
         made["speed"] = best(rivals_in_speed(known), "speed").name
     return made

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from quantmill import gguf_header
 from quantmill.errors import SourceError, VerificationError
+from tasks import sentencepiece_model
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -147,6 +148,8 @@ def save_tokenizer(gguf: Path, out: Path, context_length: int | None = None) -> 
     except (ValueError, KeyError, NotImplementedError, TypeError) as error:
         raise SourceError(f"{gguf.name}: transformers cannot read its tokenizer ({_one_line(error)})") from error
     tokenizer.save_pretrained(out)
+    if model := sentencepiece_model.of_gguf(read_gguf(gguf).fields):
+        (out / sentencepiece_model.FILE).write_bytes(model)  # the converter and the check read it
 
     def portable(settings: dict[str, Any]) -> dict[str, Any]:
         kept = _without(settings, _LOCAL_TOKENIZER_KEYS)

@@ -20,6 +20,8 @@ from tasks.surroundings import share_machine
 
 Progress = Callable[[str, int, int], None]
 
+_RECUT = "recut.json"  # beside a conversion: how many ids of the probe are those of runs that it cuts in other places
+
 
 def snapshot(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with the source as a bf16 folder whose tokenizer was checked."""
@@ -68,11 +70,12 @@ def tokens(job: JobFile, progress: Progress) -> dict[str, Any]:
 
 def conversion(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with the model in one BF16 GGUF file that tokenizes and chats as its source does."""
-    from tasks import convert_gguf
+    from tasks import convert_gguf, sentencepiece_model
 
     source, out = Path(job.arguments["source"]), job.folder / "out" / "model.gguf"
-    convert_gguf.convert(source, out, progress, name=job.arguments["name"])
-    _require_same_text(source, out)
+    (place := job.folder / "vocabulary").mkdir()
+    convert_gguf.convert(sentencepiece_model.complete(source, place), out, progress, name=job.arguments["name"])
+    (out.parent / _RECUT).write_text(json.dumps(_require_same_text(source, out)), encoding="utf-8")
     return {}
 
 
@@ -84,22 +87,29 @@ def long_text(job: JobFile, progress: Progress) -> dict[str, Any]:
     return compare_long.compare(source, gguf, job.arguments["tokens"], job.folder / "work", job.threads, progress)
 
 
-def _require_same_text(folder: Path, gguf: Path) -> None:
-    """Raise TokenizerMismatch where a GGUF file tokenizes or renders a chat unlike the folder that it comes from."""
+def _require_same_text(folder: Path, gguf: Path) -> int:
+    """Raise TokenizerMismatch where a GGUF file tokenizes or renders a chat unlike the folder that it comes from.
+
+    Returns how many ids of the probe lie in runs of one character that it cuts in other places.
+    """
     from tasks import tokenizer_check
 
-    if difference := tokenizer_check.compare(folder, gguf):
+    difference, recut = tokenizer_check.examine(folder, gguf)
+    if difference:
         raise TokenizerMismatch(f"{gguf.name} tokenizes unlike its source: {difference}")
     if words := tokenizer_check.compare_chat_template(folder, gguf):
         raise TokenizerMismatch(f"{gguf.name} renders a chat unlike its source: {words}")
+    return recut
 
 
-def _require_checked_text(folder: Path, conversion: Path, gguf: Path) -> None:
-    """Raise TokenizerMismatch as above. What llama.cpp makes its tokenizer of was checked once, in the conversion."""
+def _require_checked_text(folder: Path, conversion: Path, gguf: Path) -> int:
+    """Do as above. What llama.cpp makes its tokenizer of was checked once, in the conversion."""
     from tasks import tokenizer_check
 
     if tokenizer_check.read_tokenizer(conversion) != tokenizer_check.read_tokenizer(gguf):
-        _require_same_text(folder, gguf)
+        return _require_same_text(folder, gguf)
+    found = conversion.parent / _RECUT  # conversions made before this was counted had none
+    return int(json.loads(found.read_text(encoding="utf-8"))) if found.is_file() else 0
 
 
 def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
@@ -123,14 +133,16 @@ def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     companions = Path(job.arguments["companions"])
     stored_types.check(Path(job.arguments["source"]), job.folder / "out", tensors)
     _complete(companions, job.folder / "out")
+    recut = 0
     for gguf in (job.folder / "out").glob("*.gguf"):
         progress("check the tokenizer", 0, 1)
-        _require_checked_text(companions, Path(job.arguments["source"]) / "model.gguf", gguf)
+        recut = _require_checked_text(companions, Path(job.arguments["source"]) / "model.gguf", gguf)
         progress("check the tokenizer", 1, 1)
     return {
         "tensors": [tensor.model_dump() for tensor in tensors],
         "hardware": hardware(job.arguments["device"]),
         "starved_experts": starved,
+        "recut_ids": recut,
     }
 
 
@@ -141,10 +153,15 @@ def imported(job: JobFile, progress: Progress) -> dict[str, Any]:
     out, companions = job.folder / "out", Path(job.arguments["companions"])
     packing = Packing.model_validate(job.arguments["packing"])
     tensors = take_over(Path(job.arguments["checkpoint"]), job.arguments["files"], companions, packing, out, progress)
+    recut = 0
     if packing.format == "gguf":
         _complete(companions, out)
-        _require_same_text(companions, out / job.arguments["files"][0])
-    return {"tensors": [tensor.model_dump() for tensor in tensors], "hardware": hardware(job.arguments["device"])}
+        recut = _require_same_text(companions, out / job.arguments["files"][0])
+    return {
+        "tensors": [tensor.model_dump() for tensor in tensors],
+        "hardware": hardware(job.arguments["device"]),
+        "recut_ids": recut,
+    }
 
 
 def dress(job: JobFile, progress: Progress) -> dict[str, Any]:

@@ -30,7 +30,7 @@ class LongText(BaseModel):
 
 def find_long_text(conversion_key: str, tokens: int, store: Store) -> LongText | None:
     """Return what was found before, or None."""
-    found = store.look_up("long_text", _key(conversion_key, tokens))
+    found = store.look_up("longtext", _key(conversion_key, tokens))
     return LongText.model_validate(found.value) if found else None
 
 
@@ -57,11 +57,11 @@ def score_long_text(
         except (OutOfMemory, TimedOut) as error:
             return LongText(tokens=tokens, why=str(error))
     value, key = found.model_dump(mode="json"), _key(conversion.key, tokens)
-    store.record(StageResult(stage="long_text", key=key, value=value, made_at=time.time()))
+    store.record(StageResult(stage="longtext", key=key, value=value, made_at=time.time()))
     return found
 
 
 def _key(conversion_key: str, tokens: int) -> str:
     return keys.stage_key(
-        "long_text", conversion=conversion_key, tokens=tokens, revision=REVISION, engines=engines.locked(PACKAGES)
+        "longtext", conversion=conversion_key, tokens=tokens, revision=REVISION, engines=engines.locked(PACKAGES)
     )

@@ -34,6 +34,8 @@ def marks_of(
             marks.append(f"out of memory: {artifact.given_up}")
         if artifact.starved_experts:
             marks.append(f"{len(artifact.starved_experts)} starved experts")
+        if artifact.recut_ids:
+            marks.append(f"{artifact.recut_ids} ids of runs differ")
     if report := outcome.report:
         own = report.quality.compute_dtype
         if report.quality.mean_kl <= max(noise_floor.get(report.runtime, 0.0), arithmetic.floor(own)):

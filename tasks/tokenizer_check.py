@@ -14,10 +14,10 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from quantmill.errors import TokenizerMismatch
-from tasks import chat_templates, dequantize
+from tasks import chat_check, dequantize, token_runs
 from tasks.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from tasks.tokenizer_probe import probe_text
 
@@ -26,12 +26,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _PIECE_CHARS = 4000
-_SYSTEM = {"role": "system", "content": "You answer in one sentence. "}
-_TALK = [
-    {"role": "user", "content": "What is 12 + 30?"},
-    {"role": "assistant", "content": " It is 42.\n"},
-    {"role": "user", "content": "And\n\n- why <b>so</b>?  'Tell me', in 你好 & 1,000 words."},
-]
 
 
 def read_tokenizer(gguf: Path) -> dict[str, bytes]:
@@ -60,31 +54,57 @@ class Difference:
 
 
 def compare(folder: Path, gguf: Path) -> Difference | None:
-    """Return how the folder's tokenizer differs from llama.cpp's on the probe, or None: every id is the same.
+    """Return how the folder's tokenizer differs from llama.cpp's on the probe, or None: nothing that counts.
 
     The last piece also compares the ids that each puts around a text by itself (BOS, EOS). Where the folder's tokenizer
     composes accents (Unicode's NFC) first, the probe is composed text.
     """
+    return examine(folder, gguf)[0]
+
+
+def examine(folder: Path, gguf: Path) -> tuple[Difference | None, int]:
+    """Return what `compare` does, and how many ids differ that count as a mark: those of runs that are cut in another way.
+
+    Of a sentencepiece vocabulary, ids that spell the same text may differ where the sentencepiece library sides with llama.cpp
+    (`tokenizer.model` is in the folder), else where a run of one character is cut in other places: merges of equal score
+    have no order there, and tokenizer.json gives them one.
+    """
     tokenizer = _tokenizer(folder)
     vocabulary = _vocabulary(gguf)
     added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
-    text = probe_text([token for token, _ in added])
+    rows = _rows(folder)  # Gemma 3's text models have no row for the token of images, which their tokenizer knows
+    text = probe_text([token for token, number in added if number < rows])
     if type(tokenizer.backend_tokenizer.normalizer).__name__ == "NFC":  # as Qwen's; llama.cpp never composes
         text = unicodedata.normalize("NFC", text)
+    leniency = token_runs.Leniency.of(folder, vocabulary, dict(added))
     pieces = [(text[at : at + _PIECE_CHARS], False) for at in range(0, len(text), _PIECE_CHARS)]
-    ours_total = theirs_total = differing = 0
+    ours_total = theirs_total = differing = recut = 0
     first, context = -1, ""
     for piece, with_special in [*pieces, ("Hello, 2024 world", True)]:
         ours = tokenizer(piece, add_special_tokens=with_special, verbose=False)["input_ids"]
         theirs = vocabulary.tokenize(piece.encode(), add_bos=with_special, special=True)
-        if ours != theirs:
+        if (
+            ours != theirs
+            and leniency
+            and not with_special
+            and (cut := leniency.recut(piece, ours, theirs)) is not None
+        ):
+            recut += cut
+        elif ours != theirs:
             at = _first_difference(ours, theirs)
             if first < 0:
                 first, context = ours_total + at, str(tokenizer.decode(ours[max(at - 4, 0) : at + 6]))
             differing += _differing(ours[at:], theirs[at:])
         ours_total += len(ours)
         theirs_total += len(theirs)
-    return Difference(ours_total, theirs_total, differing, first, context) if first >= 0 else None
+    return Difference(ours_total, theirs_total, differing, first, context) if first >= 0 else None, recut
+
+
+def _rows(folder: Path) -> float:
+    """Return how many tokens the model of the folder has a row for; no limit where it says none."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return float(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or "inf")
 
 
 def _first_difference(ours: Sequence[object], theirs: Sequence[object]) -> int:
@@ -159,62 +179,8 @@ def make_agree(folder: Path, gguf: Path) -> str | None:
 
 
 def compare_chat_template(folder: Path, gguf: Path) -> str | None:
-    """Return in one line how the folder's chat template renders unlike the GGUF's, or None.
-
-    transformers renders one side, llama-cpp-python's formatter the other. A conversation that one template
-    refuses (some take no system message), the other must refuse too.
-    """
-    tokenizer, vocabulary = _tokenizer(folder), _vocabulary(gguf)
-    template = vocabulary.metadata.get("tokenizer.chat_template")
-    if tokenizer.chat_template is None or template is None:
-        if tokenizer.chat_template is None and template is None:
-            return None
-        return f"only the {'GGUF' if template else 'folder'} has a chat template"
-    for talk in ([_SYSTEM, *_TALK], _TALK):
-        for generation in (True, False):
-            with chat_templates.limits():
-                ours = _render_folder(tokenizer, talk, generation)
-                theirs = _render_gguf(vocabulary, template, talk, generation)
-            if ours != theirs:
-                where = f"{talk[0]['role']} first, add_generation_prompt={generation}"
-                return f"chat template, {where}: {_parting(ours, theirs)}"
-    return None
-
-
-def _render_folder(tokenizer: "PreTrainedTokenizerBase", talk: list[dict[str, str]], generation: bool) -> str | None:
-    from jinja2 import TemplateError
-
-    try:
-        return str(tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=generation))
-    except TemplateError:
-        return None
-
-
-def _render_gguf(vocabulary: "Llama", template: str, talk: list[dict[str, str]], generation: bool) -> str | None:
-    import llama_cpp
-    from jinja2 import TemplateError
-    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-    entries = llama_cpp.llama_model_get_vocab(vocabulary.model)
-
-    def token_text(token: int) -> str:
-        if token < 0:
-            return ""
-        return str(llama_cpp.llama_vocab_get_text(entries, token).decode())
-
-    bos, eos = token_text(vocabulary.token_bos()), token_text(vocabulary.token_eos())
-    try:
-        formatter = Jinja2ChatFormatter(template, eos, bos, add_generation_prompt=generation)
-        return str(formatter(messages=cast("Any", talk)).prompt)
-    except (TemplateError, ValueError):  # it raises ValueError where a template calls raise_exception
-        return None
-
-
-def _parting(ours: str | None, theirs: str | None) -> str:
-    if ours is None or theirs is None:
-        return f"the {'folder' if ours is None else 'GGUF'} refuses it"
-    at = _first_difference(ours, theirs)
-    return f"at character {at} {ours[at : at + 30]!r} in the folder, {theirs[at : at + 30]!r} in the GGUF"
+    """Return in one line how the folder's chat templates render unlike the GGUF's, or None."""
+    return chat_check.difference(_tokenizer(folder), _vocabulary(gguf))
 
 
 def _tokenizer(folder: Path) -> "PreTrainedTokenizerBase":

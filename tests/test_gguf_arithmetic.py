@@ -249,7 +249,8 @@ def test_a_longer_text_is_scored_once_through_the_command(tmp_path: Path, tokeni
     code, summary, started = line.run()
     row = summary["variants"][0]
     assert (code, row["status"]) == (0, "accepted"), row
-    assert row["marks"] == ["right up to 256 tokens (sliding_window)"]
+    assert "right up to 256 tokens (sliding_window)" in row["marks"]
+    assert not [mark for mark in row["marks"] if mark.startswith(("noise floor", "not checked"))]
     assert "long_text gguf" in started
     code, again, started = line.run()
     assert (code, started) == (0, []) and again["variants"][0]["marks"] == row["marks"]

@@ -233,6 +233,33 @@ def test_chat_templates_are_compared_by_what_they_render(
     assert (difference is None) if found is None else (difference is not None and found in difference)
 
 
+@pytest.mark.parametrize(("other", "found"), [(TEMPLATE, None), (TEMPLATE.replace("<a>", "<b>"), "'tool_use', system")])
+def test_named_templates_without_a_default_are_compared_by_name(
+    other: str, found: str | None, learned: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(learned, tmp_path / "folder"))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    named = [{"name": "rag", "template": STERN}, {"name": "tool_use", "template": TEMPLATE}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": named}))
+    theirs: Any = [named[0], {"name": "tool_use", "template": other}]
+    gguf = write_vocabulary(folder, tmp_path / "vocabulary.gguf", "gpt-2", theirs)
+    difference = compare_chat_template(folder, gguf)
+    assert (difference is None) if found is None else (difference is not None and found in difference)
+
+
+def test_what_one_renderer_alone_cannot_render_is_left_out_where_the_text_is_the_same(
+    learned: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(learned, tmp_path / "folder"))
+    # transformers does not hand `functions` to a template, llama-cpp-python does
+    picky = "{% if functions is not defined %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": picky}))
+    assert compare_chat_template(folder, write_vocabulary(folder, tmp_path / "a.gguf", "gpt-2", picky)) is None
+    other = write_vocabulary(folder, tmp_path / "b.gguf", "gpt-2", TEMPLATE)
+    assert "the folder refuses it" in str(compare_chat_template(folder, other))
+
+
 @pytest.mark.slow
 def test_the_real_gguf_chats_as_its_folder_does(folder: Path) -> None:
     assert compare_chat_template(folder, real_gguf()) is None

@@ -1,0 +1,143 @@
+"""Vocabularies of the sentencepiece family: folder against llama.cpp, with the sentencepiece library as the referee.
+
+The vocabulary is learned here, with what Llama 2's and Mistral's have: a piece for each byte, runs of blanks of equal score, and a
+tokenizer.json that puts the merges of those runs into an order.
+"""
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import sentencepiece_model, tokenizer_check
+from tasks.sentencepiece_model import NORMAL, Referee
+from tasks.tokenizer_probe import probe_text
+
+RUNS = ["▁" * 2, "▁" * 4, "▁" * 8, "▁" * 16, "▁" * 3, "▁" * 5, "▁" * 6, "▁" * 7, "▁" * 10, "▁" * 14]
+
+
+def proto_of(path: Path) -> Any:
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(path.read_bytes())
+    return proto
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tokenizer.model and tokenizer.json of one vocabulary."""
+    from sentencepiece import SentencePieceTrainer
+
+    folder, made = tmp_path_factory.mktemp("sentencepiece"), io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(probe_text().splitlines()[:1500]),
+        model_writer=made,
+        model_type="bpe",
+        vocab_size=1000,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        num_threads=1,
+        minloglevel=2,
+    )
+    (folder / "tokenizer.model").write_bytes(made.getvalue())
+    proto = proto_of(folder / "tokenizer.model")
+    held = {piece.piece for piece in proto.pieces}
+    for run in RUNS:
+        if run not in held:
+            proto.pieces.add(piece=run, score=-1e9, type=NORMAL)
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    (folder / "tokenizer.model").write_bytes(proto.SerializeToString())
+    vocabulary = {piece.piece: number for number, piece in enumerate(proto.pieces)}
+    scored = sorted((p for p in proto.pieces if p.type == NORMAL), key=lambda piece: -piece.score)
+    cuts = ((p.piece[:at], p.piece[at:]) for p in scored for at in range(1, len(p.piece)))
+    model = {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "vocab": vocabulary}
+    model["merges"] = [list(pair) for pair in cuts if pair[0] in vocabulary and pair[1] in vocabulary]
+    special = [
+        {"id": number, "content": proto.pieces[number].piece, "special": True, "normalized": False}
+        | {"single_word": False, "lstrip": False, "rstrip": False}
+        for number in range(3)
+    ]
+    blank = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"}, blank]}
+    content = {"version": "1.0", "added_tokens": special, "normalizer": normalizer, "model": model}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"unk_token": "<unk>"}))
+    return folder
+
+
+@pytest.fixture
+def folder(learned: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(learned, tmp_path / "folder"))
+
+
+def vocabulary_of(model: bytes, out: Path) -> Path:
+    """Write a GGUF of nothing but the vocabulary of a `tokenizer.model`."""
+    from gguf import GGUFWriter
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(model)
+    writer = GGUFWriter(out, "llama")
+    for name in ("block_count", "context_length", "embedding_length", "feed_forward_length", "head_count"):
+        getattr(writer, f"add_{name}")(1)
+    writer.add_layer_norm_rms_eps(1)
+    writer.add_vocab_size(len(proto.pieces))
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([piece.piece for piece in proto.pieces])
+    writer.add_token_scores([piece.score for piece in proto.pieces])
+    writer.add_token_types([piece.type for piece in proto.pieces])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(False)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return out
+
+
+def test_where_tokenizer_model_lies_there_the_library_decides(folder: Path, tmp_path: Path) -> None:
+    gguf = vocabulary_of((folder / "tokenizer.model").read_bytes(), tmp_path / "v.gguf")
+    assert tokenizer_check.examine(folder, gguf) == (None, 0)
+
+
+def test_without_it_runs_that_are_cut_otherwise_are_counted(folder: Path, tmp_path: Path) -> None:
+    gguf = vocabulary_of((folder / "tokenizer.model").read_bytes(), tmp_path / "v.gguf")
+    (folder / "tokenizer.model").unlink()
+    difference, recut = tokenizer_check.examine(folder, gguf)
+    assert difference is None
+    assert 0 < recut < 5000
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_another_text_is_refused_with_and_without_it(kept: bool, folder: Path, tmp_path: Path) -> None:
+    gguf = vocabulary_of((folder / "tokenizer.model").read_bytes(), tmp_path / "v.gguf")
+    if not kept:
+        (folder / "tokenizer.model").unlink()
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    vocabulary["▁the"], vocabulary["▁of"] = vocabulary["▁of"], vocabulary["▁the"]
+    path.write_text(json.dumps(content))
+    assert tokenizer_check.compare(folder, gguf) is not None
+
+
+def test_tokenizer_json_alone_gives_the_converter_the_same_model(folder: Path, tmp_path: Path) -> None:
+    true = Referee((folder / "tokenizer.model").read_bytes(), {})
+    (folder / "tokenizer.model").unlink()
+    (place := tmp_path / "place").mkdir()
+    made = sentencepiece_model.complete(folder, place)
+    assert made == place
+    said = Referee((made / "tokenizer.model").read_bytes(), {})
+    text = "A plain sentence, 1,024 words: naïve 你好 🚀 of the value."
+    assert said.ids(text) == true.ids(text)
+    gguf = vocabulary_of((made / "tokenizer.model").read_bytes(), tmp_path / "v.gguf")
+    assert tokenizer_check.compare(folder, gguf) is None
+    decoder = json.loads((made / "tokenizer_config.json").read_text())["added_tokens_decoder"]
+    assert {token["content"] for token in decoder.values()} == {"<s>", "</s>"}
