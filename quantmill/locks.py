@@ -25,3 +25,8 @@ def held(path: Path, *, shared: bool = False, wait: bool = True, create: bool = 
         yield handle
     finally:
         os.close(handle)
+
+
+def share(handle: int) -> None:
+    """Turn an exclusive lock, held by this descriptor of an open file or a copy of it, into a shared one."""
+    fcntl.flock(handle, fcntl.LOCK_SH)

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from quantmill import locks
 from quantmill.artifact import COMPANIONS
 from quantmill.errors import TokenizerMismatch
 from quantmill.machine import processor
 from quantmill.packing import Packing
 from quantmill.recipe import VariantSpec
 from tasks.sandbox import JobFile
-from tasks.surroundings import share_machine
 
 Progress = Callable[[str, int, int], None]
 
@@ -212,7 +212,7 @@ def report(job: JobFile, progress: Progress) -> dict[str, Any]:
     _compile_nothing(job.arguments["device"])
     from tasks import measure
 
-    share = partial(share_machine, job.machine_fd)
+    share = partial(locks.share, job.machine_fd)
     return measure.measure(job, hardware(job.arguments["device"]), job.folder / "out", progress, share)
 
 

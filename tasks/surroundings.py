@@ -1,6 +1,5 @@
 """What a job finds around it: an empty folder, an environment without secrets, the machine shared or to itself."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -54,11 +53,6 @@ def machine_held(alone: bool, waiting: Callable[[], None] = lambda: None) -> Ite
                 time.sleep(_LOOK_S)
         waiting()
         yield lock
-
-
-def share_machine(lock: int) -> None:
-    """Let other jobs run beside this one, which had the machine alone by the lock at this descriptor."""
-    fcntl.flock(lock, fcntl.LOCK_SH)
 
 
 def environment(kind: str, folder: Path, threads: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 import yaml
 from tokenizers import Tokenizer, models
 
+from quantmill import keys
+from quantmill.artifact import StageResult
 from quantmill.report import Speed, Timing
 from quantmill.selection import BUSY
 from quantmill.store.places import open_store
-from tasks import gate, speed
+from tasks import evaluate, gate, speed
 from tasks.runtimes.protocol import Machine
-from tests import small_line
+from tests import samples, small_line
 from tests.line import ROOT, started
 from tests.samples import outcome
 from tests.test_busy import Told
@@ -153,13 +156,13 @@ class Factory:
             "PYTHONPATH": str(ROOT),
         }
 
-    def run(self, *arguments: str, others: float, limit: str = "0.05", threads: str = "1") -> tuple[Any, list[str]]:
+    def run(self, *arguments: str, others: float, limit: str = "0.05") -> tuple[Any, list[str]]:
         """Return the summary and the jobs that were started, but for the model's."""
         for path in self.starts.iterdir():
             path.unlink()
         self.others.write_text(str(others))
         (self.place / "recipe.yaml").write_text(yaml.safe_dump(self.recipe))
-        environment = self._environment | {"QUANTMILL_BUSY_SHARE": limit, "QUANTMILL_THREADS": threads}
+        environment = self._environment | {"QUANTMILL_BUSY_SHARE": limit}
         done = subprocess.run(
             [sys.executable, "-m", "quantmill.cli", "compress", "recipe.yaml", "--json", "run.json", *arguments],
             env=os.environ | environment,
@@ -202,7 +205,26 @@ def test_a_busy_machine_s_speed_is_no_pick_until_it_is_measured_again(
         "quiet ones stay"
     )
 
-    fourth, jobs = factory.run(others=0.9, threads="2")
-    assert [job.split()[0] for job in jobs] == ["speed"] * 3, "another class of machine: its speed alone"
-    assert {row["marks"][-1] for row in fourth["variants"]} == {BUSY}
-    assert factory.run(others=0.0, threads="1")[1] == [], "each class has its own"
+
+def test_scores_count_on_every_machine_and_a_speed_on_those_of_its_class(tmp_path: Path) -> None:
+    """What a run of before left is one report: its speed counts where hardware and threads are those of the job."""
+    store, artifact, made = open_store(tmp_path), samples.artifact(), samples.report("v")
+    job = samples.job("v").model_copy(update={"hardware": made.speed.hardware, "threads": made.speed.threads})
+
+    def record(stage: str, of: str, value: Any) -> None:
+        key = keys.stage_key(stage, job=of, artifact=artifact.made_digest)
+        store.record(StageResult(stage=stage, key=key, value=value, made_at=time.time()))
+
+    assert evaluate.find_report(job, artifact, store) is None
+    record("report", job.report_key, made.model_dump(mode="json"))
+    assert evaluate.find_report(job, artifact, store) == made
+    faster = job.model_copy(update={"threads": 64, "speed_key": "of 64 threads"})
+    for other in (faster, job.model_copy(update={"hardware": "another processor"})):
+        assert evaluate.find_report(other, artifact, store) is None
+    assert evaluate.find_report(job.model_copy(update={"hardware": ""}), artifact, store) == made, "a pool's: not known"
+    speed_there = made.speed.model_copy(update={"threads": 64, "decode_tokens_per_s": 99.0})
+    record("speed", faster.speed_key, {"speed": speed_there.model_dump(), "sample": "faster"})
+    found = evaluate.find_report(faster, artifact, store)
+    assert found is not None
+    assert (found.speed, found.sample, found.quality) == (speed_there, "faster", made.quality)
+    assert evaluate.find_report(job, artifact, store) == made
