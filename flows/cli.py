@@ -33,7 +33,9 @@ def add_to(app: typer.Typer) -> None:
 def bootstrap(
     pools: Annotated[
         Path | None,
-        typer.Option(help="The list of pools; default: QUANTMILL_POOLS, or deployments/pools.yaml."),
+        typer.Option(
+            callback=answers.a_place, help="The list of pools; default: QUANTMILL_POOLS, or deployments/pools.yaml."
+        ),
     ] = None,
 ) -> None:
     """Make pools, queues, deployments and automations on the Prefect server that PREFECT_API_URL names."""
@@ -90,7 +92,9 @@ def metrics(
 
 
 def compress(
-    recipe_file: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML recipe; see deployments/recipes.")],
+    recipe_file: Annotated[
+        Path, typer.Argument(metavar="RECIPE", callback=answers.a_place, help="A YAML recipe; see deployments/recipes.")
+    ],
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a field: --set model.source=./model."),

@@ -9,7 +9,7 @@ import typer
 from flows.environment import embedded_environment
 from flows.progress import say, show_progress
 from quantmill import store_commands
-from quantmill.answers import ModelName, configured_store
+from quantmill.answers import ModelName, existing_store
 from quantmill.errors import RegistrationError
 from quantmill.settings import Settings, load_settings
 from quantmill.signing import Keyring
@@ -27,7 +27,7 @@ def register() -> None:
 
     `compress` does this too. Ends with 1 where MLflow does not answer.
     """
-    settings, store = load_settings(), configured_store()
+    settings, store = load_settings(), existing_store()
     with embedded_environment(settings), show_progress():
         from tasks import registry
 
@@ -56,14 +56,14 @@ def export(
     settings = load_settings()
     keyring = Keyring.load(settings.keyring) if settings.keyring else None
     with embedded_environment(settings):
-        typer.echo(sending.export(configured_store(), model, variant, target, private, keyring))
+        typer.echo(sending.export(existing_store(), model, variant, target, private, keyring))
 
 
 def tell_mlflow(settings: Settings) -> int:
     """Deliver the runs that wait for MLflow, say what came of it, and return how many MLflow was told of."""
     from tasks import outbox
 
-    store = configured_store()
+    store = existing_store()
     if not waiting_runs():
         return 0
     delivery = outbox.deliver(store, settings.tracking_uri)
@@ -76,7 +76,7 @@ def waiting_runs() -> list[str]:
     """Return the names of the runs that MLflow has not been told of."""
     from tasks import outbox
 
-    return outbox.waiting(configured_store())
+    return outbox.waiting(existing_store())
 
 
 @wraps(store_commands.revoke)
@@ -88,7 +88,7 @@ def revoke(model: str, version: str, reason: str, store_uri: str = "", json_file
         from tasks import registry
 
         try:
-            shown = registry.show_revocations(configured_store(store_uri), model, settings.tracking_uri)
+            shown = registry.show_revocations(existing_store(store_uri), model, settings.tracking_uri)
         except RegistrationError as error:  # it is revoked all the same
             typer.echo(str(error), err=True)
         else:

@@ -8,26 +8,67 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from quantmill.errors import RequestError
+from quantmill.errors import NotFound, RequestError
+from quantmill.files import require_place
 from quantmill.settings import load_settings
 from quantmill.store import places
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from quantmill.tables import screen
 
+
+def configured_store(uri: str = "") -> Store:
+    """Return the store that was asked for, else the one that the settings name.
+
+    Raises:
+        RequestError: what was asked for is no place.
+    """
+    settings = load_settings()
+    if uri:
+        _require_place("--store", uri, addresses=True)
+    return open_store(uri, settings.stage_days) if uri else places.configured_store(settings)
+
+
+def existing_store(uri: str = "") -> Store:
+    """Return that store for a command that reads: a folder that is not there is no empty store.
+
+    Raises:
+        NotFound: the store's folder does not exist.
+        RequestError: what was asked for is no place.
+    """
+    store = configured_store(uri)
+    if "://" not in store.uri and not Path(store.uri).is_dir():
+        named = "--store" if uri else "QUANTMILL_STORE"
+        raise NotFound(f"{named}: {store.uri}: there is no such folder; the first `quantmill compress` makes the store")
+    return store
+
+
+def a_place(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Return the path that an option or argument names, as it is.
+
+    Raises:
+        RequestError: it begins with `~`, names a variable, or is an address.
+    """
+    if value is not None:
+        _require_place(parameter.opts[0] if parameter.opts[0].startswith("-") else str(parameter.metavar), str(value))
+    return value
+
+
+def _require_place(name: str, text: str, addresses: bool = False) -> None:
+    try:
+        require_place(text, addresses)
+    except ValueError as error:
+        raise RequestError(f"{name}: {text}: {error}") from error
+
+
 JsonFile = Annotated[
-    Path | None, typer.Option("--json", help="Also write the answer as JSON to this file (- for the screen).")
+    Path | None,
+    typer.Option("--json", callback=a_place, help="Also write the answer as JSON to this file (- for the screen)."),
 ]
 StoreUri = Annotated[
     str, typer.Option("--store", metavar="URI", help="The store: a folder or s3://bucket/prefix. [QUANTMILL_STORE]")
 ]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model that `quantmill list` names.")]
-
-
-def configured_store(uri: str = "") -> Store:
-    """Return the store that was asked for, else the one that the settings name."""
-    settings = load_settings()
-    return open_store(uri, settings.stage_days) if uri else places.configured_store(settings)
 
 
 def answer(shown: Table | str, document: Any, json_file: Path | None) -> None:

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from quantmill import __version__, collect_command, consumer_commands, disk, store_commands
-from quantmill.answers import JsonFile, answer, require_text, told
+from quantmill.answers import JsonFile, a_place, answer, require_text, told
 from quantmill.errors import QuantmillError, with_advice
 from quantmill.method_row import AS_IT_IS, Method
 from quantmill.methods import IMATRIX_TYPES, METHODS
@@ -79,7 +79,9 @@ def methods(json_file: JsonFile = None) -> None:
 
 @key_commands.command("create", epilog="Example: quantmill keys create --out keys --name release")
 def create_keys(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the pair.")] = Path("keys"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=a_place, help="Folder for the pair.")] = Path(
+        "keys"
+    ),
     name: Annotated[str, typer.Option("--name", help="What the two files are called.")] = "quantmill",
 ) -> None:
     """Make a key pair for signing: DIR/NAME.private.pem, for this user alone, and DIR/keyring/NAME.pem for consumers."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from quantmill.answers import JsonFile, StoreUri, answer, configured_store
+from quantmill.answers import JsonFile, StoreUri, answer, existing_store
 from quantmill.store import collect
 from quantmill.store.collect import KINDS, Rules
 
@@ -34,7 +34,7 @@ def collect_garbage(
     json_file: JsonFile = None,
 ) -> None:
     """Remove what nothing needs: expired stage results, old versions that no channel names, blobs without either."""
-    store, rules = configured_store(store_uri), Rules(grace_hours * 3600, retention_days * 86400, newest)
+    store, rules = existing_store(store_uri), Rules(grace_hours * 3600, retention_days * 86400, newest)
     garbage = collect.find(store, rules) if dry_run else collect.collect(store, rules)
     count = Counter(one.kind for one in garbage)
     size = Counter[str]()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from quantmill import client, signing
-from quantmill.answers import JsonFile, ModelName, StoreUri, answer, check_json_file, configured_store
+from quantmill.answers import JsonFile, ModelName, StoreUri, a_place, answer, check_json_file, existing_store
 from quantmill.errors import RequestError
 from quantmill.loading import how_to_load
 from quantmill.pulled import Place, version_folder
@@ -26,12 +26,18 @@ from quantmill.watch import Watch
 from quantmill.where import FIELDS
 
 To = Annotated[
-    Path, typer.Option("--to", metavar="DIR", help="A new folder, or one that this model was pulled into before.")
+    Path,
+    typer.Option(
+        "--to", metavar="DIR", callback=a_place, help="A new folder, or one that this model was pulled into before."
+    ),
 ]
 KeyringFolder = Annotated[
     Path | None,
     typer.Option(
-        "--keyring", metavar="DIR", help="Public keys; what they did not sign is refused. [QUANTMILL_KEYRING]"
+        "--keyring",
+        metavar="DIR",
+        callback=a_place,
+        help="Public keys; what they did not sign is refused. [QUANTMILL_KEYRING]",
     ),
 ]
 Where = Annotated[
@@ -87,7 +93,7 @@ def pull(
     """
     check_json_file(json_file)
     keyring = _keyring(keyring_folder)
-    store = configured_store(store_uri)
+    store = existing_store(store_uri)
     chosen = client.resolve(store, model, channel, ",".join(where or ()), best, variant, hardware)
     before, began = Place(to).current, time.monotonic()
     with _progress() as bar:
@@ -117,7 +123,8 @@ def pull(
 
 def verify(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Where something was pulled to, or a copy of a version.")
+        Path,
+        typer.Argument(metavar="DIR", callback=a_place, help="Where something was pulled to, or a copy of a version."),
     ],
     keyring_folder: KeyringFolder = None,
     json_file: JsonFile = None,
@@ -175,7 +182,7 @@ def watch(
         raise RequestError(f"--every: {every!r}: must be a time such as 30s, 5m or 1h")
     seconds = float(found[1]) * {"m": 60, "h": 3600}.get(found[2], 1)
     watched = Watch(
-        configured_store(store_uri), model, channel, to, where=",".join(where or ()), best=best, variant=variant, hardware=hardware,
+        existing_store(store_uri), model, channel, to, where=",".join(where or ()), best=best, variant=variant, hardware=hardware,
         keyring=_keyring(keyring_folder), command=command, every_s=seconds, say=_log,
     )  # fmt: skip
     signal.signal(

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from quantmill import keys
 
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
 
@@ -55,6 +57,24 @@ def s3_place(uri: str) -> tuple[str, str]:
     if scheme != "s3" or not _BUCKET.fullmatch(bucket):
         raise ValueError("must be s3://bucket/prefix")
     return bucket, safe_path(prefix) if prefix else ""
+
+
+def require_place(text: str, addresses: bool = False) -> str:
+    """Return the text of a place as it is: a path, or an address such as s3://bucket/prefix where `addresses` are allowed.
+
+    Nothing is expanded here, and a mistyped address would become a folder in the folder that the command runs in.
+
+    Raises:
+        ValueError: it begins with `~`, names a variable, or is an address or half of one where a path is meant.
+    """
+    if text.startswith("~"):
+        raise ValueError("must be a whole path: ~ is not expanded here")
+    if found := _VARIABLE.search(text):
+        raise ValueError(f"must be a whole path: {found[0]} is not expanded here")
+    if (found := _ADDRESS.match(text)) and not (addresses and found[2].startswith("//")):
+        allowed = "a path, or an address such as s3://bucket/prefix" if addresses else "a path"
+        raise ValueError(f"must be {allowed}")
+    return text
 
 
 def sqlite_uri(path: Path, driver: str = "") -> str:

@@ -24,8 +24,10 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         RecipeError: the file cannot be read, is not YAML, or a field holds a value that is not allowed.
     """
     try:
-        if not path.is_file():
+        if not path.exists():
             raise RecipeError(f"{path}: no such file")
+        if path.is_dir():
+            raise RecipeError(f"{path}: is a folder; name a recipe in it")
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:

@@ -1,6 +1,9 @@
 """Settings: the only reader of QUANTMILL_* environment variables."""
 
 import os
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
@@ -9,7 +12,11 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantmill.errors import SettingsError
-from quantmill.files import s3_place, sqlite_uri
+from quantmill.files import require_place, s3_place, sqlite_uri
+
+_OF_KUBERNETES = re.compile(
+    r"QUANTMILL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)"
+)
 
 
 class Settings(BaseSettings):
@@ -63,6 +70,16 @@ class Settings(BaseSettings):
 
     debug: bool = Field(default=False, description="Show the traceback of an unexpected error.")
 
+    @field_validator("home", "pools", "watchlist", "python", "signing_key", "keyring", mode="before")
+    @classmethod
+    def _path(cls, place: object) -> object:
+        return Path(require_place(str(place))) if place is not None else None
+
+    @field_validator("mlflow_uri", mode="before")
+    @classmethod
+    def _address(cls, place: object) -> str:
+        return require_place(str(place), addresses=True)
+
     @field_validator("home")
     @classmethod
     def _folder(cls, place: Path) -> Path:
@@ -73,7 +90,7 @@ class Settings(BaseSettings):
     @field_validator("store", mode="before")
     @classmethod
     def _place(cls, place: object) -> str:
-        place = str(place)
+        place = require_place(str(place), addresses=True)
         if "://" in place:
             s3_place(place)
         elif Path(place).exists() and not Path(place).is_dir():
@@ -135,12 +152,26 @@ class Settings(BaseSettings):
         return self.store if "://" in self.store else str(Path(self.store or self.home / "store").absolute())
 
 
+def _require_known(names: Iterable[str]) -> None:
+    """Raise SettingsError where a QUANTMILL_* variable is none of ours: misspelt, it would switch off what it asks for.
+
+    `QUANTMILL_PULLED` is what `watch` gives its command; Kubernetes adds variables for a service called `quantmill`.
+    """
+    known = [f"QUANTMILL_{field.upper()}" for field in Settings.model_fields]
+    for name in sorted(name.upper() for name in names):
+        if not name.startswith("QUANTMILL_") or name in (*known, "QUANTMILL_PULLED") or _OF_KUBERNETES.fullmatch(name):
+            continue
+        near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise SettingsError(f"{name}: there is no such setting; the nearest is {near}")
+
+
 def load_settings() -> Settings:
     """Return the settings in force.
 
     Raises:
-        SettingsError: a variable holds a value that is not allowed.
+        SettingsError: a variable holds a value that is not allowed, or is none of ours.
     """
+    _require_known(os.environ)
     try:
         return Settings()
     except ValidationError as error:

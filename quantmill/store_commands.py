@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from quantmill.answers import JsonFile, ModelName, StoreUri, answer, configured_store
+from quantmill.answers import JsonFile, ModelName, StoreUri, answer, existing_store
 from quantmill.errors import NotFound, RequestError, VerificationError
 from quantmill.selection import of_manifest
 from quantmill.store import channels as moves
@@ -42,7 +42,7 @@ def add_to(app: typer.Typer) -> None:
 
 def list_models(store_uri: StoreUri = "", json_file: JsonFile = None) -> None:
     """List the models that the store holds, with the newest version of each variant."""
-    store = configured_store(store_uri)
+    store = existing_store(store_uri)
     held = {model: [_latest(store, model, name) for name in names] for model, names in store.models().items()}
     rows = [(model, row) for model, variants in held.items() for row in variants]
     document = {"models": [{"model": model, "variants": variants} for model, variants in held.items()]}
@@ -54,7 +54,7 @@ def show(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None)
 
     Of each variant the newest version, and older ones that a channel holds.
     """
-    store = configured_store(store_uri)
+    store = existing_store(store_uri)
     names, held = store.variants(model), moves.channels(store, model)
     newest = [_latest(store, model, name) for name in names]
     known = {row["manifest"] for row in newest}
@@ -69,7 +69,7 @@ def show(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None)
 
 def show_channels(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None) -> None:
     """Show a model's channels: what each holds, since when and why."""
-    store = configured_store(store_uri)
+    store = existing_store(store_uri)
     store.variants(model)  # raises where there is no such model
     held = moves.channels(store, model)
     _answer_channels(model, held, json_file)
@@ -86,7 +86,7 @@ def promote(
     json_file: JsonFile = None,
 ) -> None:
     """Make versions current in a channel, which is made where there is none; its other variants stay as they are."""
-    store = configured_store(store_uri)
+    store = existing_store(store_uri)
     wanted = dict(_version(store, model, text) for text in versions)
     _answer_channels(model, [moves.promote(store, model, channel, wanted, reason)], json_file)
 
@@ -102,7 +102,7 @@ def rollback(
     json_file: JsonFile = None,
 ) -> None:
     """Let a channel hold what it held before. That is a move of its own: the sequence number grows."""
-    store = configured_store(store_uri)
+    store = existing_store(store_uri)
     store.variants(model)  # raises where there is no such model
     _answer_channels(model, [moves.roll_back(store, model, channel, reason, to or 0)], json_file)
 
@@ -120,7 +120,7 @@ def revoke(
 
 def take_back(model: str, version: str, reason: str, store_uri: str, json_file: Path | None) -> None:
     """Withdraw a version and say which channels were moved; who else must hear of it is the caller's matter."""
-    store = configured_store(store_uri)
+    store = existing_store(store_uri)
     variant, digest = _version(store, model, version, standing=False)
     moved = moves.withdraw(store, model, variant, digest, reason)
     typer.echo(
