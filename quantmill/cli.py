@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.table import Table
 
-from quantmill import __version__, collect_command, consumer_commands, disk, store_commands
+from quantmill import __version__, collect_command, consumer_commands, disk, store_commands, watch_command
 from quantmill.answers import JsonFile, a_place, answer, require_text, told
 from quantmill.errors import QuantmillError, with_advice
 from quantmill.method_row import AS_IT_IS, Method
@@ -33,6 +33,7 @@ key_commands = typer.Typer(no_args_is_help=True, help="Keys for signing what is 
 app.add_typer(key_commands, name="keys")
 store_commands.add_to(app)
 consumer_commands.add_to(app)
+watch_command.add_to(app)
 collect_command.add_to(app)
 
 

@@ -1,9 +1,6 @@
-"""Commands of those who use what was published: pull, verify, watch."""
+"""Commands of those who use what was published: pull, verify."""
 
-import re
 import shlex
-import signal
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +17,7 @@ from quantmill.pulled import Place, version_folder
 from quantmill.selection import Goal
 from quantmill.settings import load_settings
 from quantmill.signing import Keyring
-from quantmill.tables import printable
 from quantmill.tree import read_records
-from quantmill.watch import Watch
 from quantmill.where import FIELDS
 
 To = Annotated[
@@ -57,8 +52,6 @@ Hardware = Annotated[
 ]
 Variant = Annotated[str, typer.Option("--variant", metavar="NAME", help="This variant and no other.")]
 
-_SECONDS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(s|m|h|)")
-
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands of this module to the command line."""
@@ -68,10 +61,6 @@ def add_to(app: typer.Typer) -> None:
         "quantmill pull my-model --channel stable --variant gptq-4bit-g64 --keyring keys/keyring --to model"
     )(pull)
     app.command(epilog="Example: quantmill verify model --keyring keys/keyring")(verify)
-    app.command(
-        epilog="Example: quantmill watch my-model --channel stable --where runtime=llama.cpp --to model "
-        "--run 'systemctl restart llama-server'"
-    )(watch)
 
 
 def pull(
@@ -92,7 +81,7 @@ def pull(
     nothing where DIR is up to date.
     """
     check_json_file(json_file)
-    keyring = _keyring(keyring_folder)
+    keyring = chosen_keyring(keyring_folder)
     store = existing_store(store_uri)
     chosen = client.resolve(store, model, channel, ",".join(where or ()), best, variant, hardware)
     before, began = Place(to).current, time.monotonic()
@@ -136,7 +125,7 @@ def verify(
     check_json_file(json_file)
     if not folder.is_dir():
         raise RequestError(f"{folder}: must be a folder")
-    keyring = _keyring(keyring_folder)
+    keyring = chosen_keyring(keyring_folder)
     manifest = client.verify(folder, keyring)
     tree, size = version_folder(folder), sum(file.size_bytes for file in manifest.files)
     (key, signed), digest = _signature(tree, keyring), read_records(tree)[0].digest
@@ -154,48 +143,8 @@ def verify(
     answer("\n".join(lines), document, json_file)
 
 
-def watch(
-    model: ModelName,
-    channel: Annotated[str, typer.Option("--channel", metavar="NAME", help="The channel to follow.")],
-    to: To,
-    every: Annotated[str, typer.Option("--every", metavar="TIME", help="How often to look: 30s, 5m, 1h.")] = "30s",
-    command: Annotated[
-        str,
-        typer.Option(
-            "--run", metavar="COMMAND", help="Called after a change with its folder in QUANTMILL_PULLED; no shell."
-        ),
-    ] = "",
-    variant: Variant = "",
-    where: Where = None,
-    best: Best = "quality",
-    hardware: Hardware = "",
-    store_uri: StoreUri = "",
-    keyring_folder: KeyringFolder = None,
-) -> None:
-    """Follow a channel: pull whenever it moves, then call a command. Runs until SIGTERM or Ctrl-C, and then ends with 0.
-
-    Where the store does not answer, what is current stays, and the next look comes later (up to 16 times --every). A command
-    that fails is called again in the next round, also after a restart, until it ends with 0.
-    """
-    found = _SECONDS.fullmatch(every)
-    if not found or not float(found[1]):
-        raise RequestError(f"--every: {every!r}: must be a time such as 30s, 5m or 1h")
-    seconds = float(found[1]) * {"m": 60, "h": 3600}.get(found[2], 1)
-    watched = Watch(
-        existing_store(store_uri), model, channel, to, where=",".join(where or ()), best=best, variant=variant, hardware=hardware,
-        keyring=_keyring(keyring_folder), command=command, every_s=seconds, say=_log,
-    )  # fmt: skip
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # ends as Ctrl-C does, also where a script's & ignores that
-    try:
-        _log(f"watching {model}/{channel} every {every}")
-        watched.run()
-    except KeyboardInterrupt:
-        _log("stopped")
-
-
-def _keyring(folder: Path | None) -> Keyring | None:
+def chosen_keyring(folder: Path | None) -> Keyring | None:
+    """Return the public keys of a folder, else those that the settings name; None: no signature is asked for."""
     place = folder or load_settings().keyring
     return Keyring.load(place) if place else None
 
@@ -219,7 +168,3 @@ def _progress() -> Progress:
         TimeRemainingColumn(),
     ]
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _log(line: str) -> None:
-    print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {printable(line)}", file=sys.stderr, flush=True)  # noqa: T201  a log

@@ -2,9 +2,11 @@
 
     DIR/current -> store/<manifest digest>     what is served; swapped in one step
     DIR/previous -> store/<manifest digest>    what was current before
+    DIR/model.gguf -> store/<digest>/FILE      the GGUF file of what is served, under a name that stays; none where there are several
     DIR/store/<manifest digest>/               a version: its files, and what it is known by in `.quantmill/`
     DIR/.staging/<manifest digest>/            a version on its way
     DIR/state.json                             what was seen and checked: `State`
+    DIR/.revoked                               the revoked version that the command of `watch --run-revoked` ended well for
     DIR/.lock                                  held by whoever changes any of this
 
 Every step is a rename, so that a kill leaves either what was or what comes, and the next pull goes on from there.
@@ -22,10 +24,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from quantmill import keys, locks
 from quantmill.errors import NotEnoughSpace, RequestError, StoreError, VerificationError
 from quantmill.files import sync
-from quantmill.tree import Stamps, stamps, walk
+from quantmill.tree import Stamps, read_records, stamps, walk
 
 _STATE = "state.json"
 _LOCK = ".lock"
+_REVOKED = ".revoked"
+GGUF_LINK = "model.gguf"
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SLACK_BYTES = 64 << 20
 
@@ -152,11 +156,20 @@ class Place:
         sync(self.root)
 
     def swap(self, digest: str) -> None:
-        """Serve a version; what was served becomes `previous`, and older ones go."""
+        """Serve a version; what was served becomes `previous`, and older ones go.
+
+        `model.gguf` never dangles: it names a version's own folder, is moved after `current`, and goes before a version without
+        such a file is served. After a kill in between it names what is `previous`.
+        """
+        file = self._gguf(digest)
+        if not file:
+            (self.root / GGUF_LINK).unlink(missing_ok=True)
         if (before := self.current) != digest:
             if before:
-                self._link("previous", before)
-            self._link("current", digest)
+                self._link("previous", f"store/{before}")
+            self._link("current", f"store/{digest}")
+        if file and not self._is_link(GGUF_LINK, target := f"store/{digest}/{file}"):
+            self._link(GGUF_LINK, target)
         kept = {digest, self._linked("previous")}
         for path in (self.root / "store").iterdir():
             if _DIGEST.fullmatch(path.name) and path.name not in kept:
@@ -184,10 +197,33 @@ class Place:
             raise VerificationError(f"{link}: not a link to a version in {self.root / 'store'}")
         return digest
 
-    def _link(self, name: str, digest: str) -> None:
+    @property
+    def told_revoked(self) -> str:
+        """The revoked version that the command for that ended well for; a file of its own, since older releases read the state."""
+        path = self.root / _REVOKED
+        return path.read_text().strip() if path.exists() else ""
+
+    def tell_revoked(self, digest: str) -> None:
+        """Remember that the command for revoked versions ended well."""
+        temporary = self.root / f"{_REVOKED}.new"
+        temporary.write_text(digest)
+        sync(temporary)
+        temporary.replace(self.root / _REVOKED)
+        sync(self.root)
+
+    def _gguf(self, digest: str) -> str:
+        """Return the path of a version's GGUF file; empty where it has none, or several, which a server finds by their names."""
+        found = [file.path for file in read_records(self.tree(digest))[0].manifest.files if file.path.endswith(".gguf")]
+        return found[0] if len(found) == 1 else ""
+
+    def _is_link(self, name: str, target: str) -> bool:
+        link = self.root / name
+        return link.is_symlink() and str(link.readlink()) == target
+
+    def _link(self, name: str, target: str) -> None:
         temporary = self.root / f".{name}"
         temporary.unlink(missing_ok=True)
-        temporary.symlink_to(f"store/{digest}")
+        temporary.symlink_to(target)
         temporary.replace(self.root / name)
         sync(self.root)
 

@@ -19,6 +19,9 @@ _OF_KUBERNETES = re.compile(
 )
 
 
+_LOGIN = re.compile(r"://[^/\s]*@")
+
+
 class Settings(BaseSettings):
     """Where things lie and how jobs run; every field is a QUANTMILL_* variable."""
 
@@ -78,7 +81,8 @@ class Settings(BaseSettings):
     @field_validator("mlflow_uri", mode="before")
     @classmethod
     def _address(cls, place: object) -> str:
-        return require_place(str(place), addresses=True)
+        require_place(_LOGIN.sub("://", str(place)), addresses=True)  # a password may hold any sign
+        return str(place)
 
     @field_validator("home")
     @classmethod
@@ -178,5 +182,5 @@ def load_settings() -> Settings:
         first = error.errors(include_url=False)[0]
         name = "QUANTMILL_" + "_".join(str(part) for part in first["loc"]).upper()
         raise SettingsError(
-            f"{name}: {first['msg'].removeprefix('Value error, ').lower()}, got {str(first.get('input'))!r}"
+            f"{name}: {first['msg'].removeprefix('Value error, ').lower()}, got {_LOGIN.sub('://', str(first.get('input')))!r}"
         ) from error

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -10,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from quantmill import call, store_commands
 from quantmill.client import verify
 from quantmill.errors import NotFound, QuantmillError, RequestError, VerificationError
 from quantmill.manifest import Manifest
 from quantmill.pulled import Place
+from quantmill.store import channels
 from quantmill.store.store import Store
 from quantmill.watch import Watch, pause_s
-from tests.published import publish, stable, store_in
+from tests.published import describe, folder, publish, stable, store_in
+from tests.samples import version
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -165,18 +169,115 @@ def test_the_process(
     assert all(line[4] == "-" and line[19] == "Z" for line in log), "a line begins with its time"
 
 
-def test_its_command_ends_with_it(
-    store: Store, versions: list[Manifest], tmp_path: Path, running: list["subprocess.Popen[str]"]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_its_command_ends_with_it_and_so_do_its_children(
+    number: int, store: Store, versions: list[Manifest], tmp_path: Path, running: list["subprocess.Popen[str]"]
 ) -> None:
     stable(store, versions[0])
-    command = script(tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    command = script(tmp_path, f"sleep 60 & echo $! > {tmp_path}/pid; wait")
     process = start(running, tmp_path, store, command)
     deadline = time.monotonic() + 30
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(20) == 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(int((tmp_path / "pid").read_text()), 0)
+    assert is_gone(int((tmp_path / "pid").read_text()))
     assert Place(tmp_path / "to").state().told == "", "it is called again after the next start"
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether a process has ended; one that nobody waits for may be a zombie for a moment."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def test_a_command_that_hangs_is_ended_and_called_again(store: Store, versions: list[Manifest], tmp_path: Path) -> None:
+    stable(store, versions[0])
+    command = script(tmp_path, f"test -e {tmp_path}/up && exit 0; sleep 60 & echo $! > {tmp_path}/pid; wait")
+    watch = Watch(store, "m", "stable", tmp_path / "to", command=command, limit_s=0.5, say=lambda _: None)
+    with pytest.raises(QuantmillError, match=r"--run: .*tell: took longer than 0\.5 s and was ended; called again"):
+        watch.round()
+    assert is_gone(int((tmp_path / "pid").read_text())), "its children too"
+    assert Place(tmp_path / "to").state().told == ""
+    (tmp_path / "up").touch()
+    watch.round()
+    assert Place(tmp_path / "to").state().told == versions[0].digest
+
+
+def test_a_command_that_does_not_heed_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "_GRACE_S", 0.3)
+    stubborn = script(tmp_path, "trap '' TERM; while true; do sleep 0.1; done")
+    with pytest.raises(QuantmillError, match=r"took longer than 0\.3 s"):
+        call.call([stubborn], {}, 0.3, "--run")
+
+
+def test_another_format_is_refused_unless_it_may_change(store: Store, tmp_path: Path) -> None:
+    first, other = (publish(store, tmp_path / "made", variant) for variant in ("gguf-q8_0", "gptq-4bit-g64"))
+    stable(store, first)
+    Watch(store, "m", "stable", tmp_path / "to", say=lambda _: None).round()
+    channels.promote(store, "m", "stable", {"gptq-4bit-g64": other.digest}, "a test")
+    revoke(store, first)
+    with pytest.raises(RequestError, match=r"its format is safetensors, gguf is served; --any-format lets it change"):
+        Watch(store, "m", "stable", tmp_path / "to", say=lambda _: None).round()
+    assert Place(tmp_path / "to").current == first.digest
+    Watch(store, "m", "stable", tmp_path / "to", any_format=True, say=lambda _: None).round()
+    assert Place(tmp_path / "to").current == other.digest
+
+
+def revoke(store: Store, made: Manifest) -> None:
+    store_commands.take_back("m", f"{made.name.partition('/')[2]}@{made.digest}", "rambles", store.uri, None)
+
+
+def test_a_revoked_version_that_is_served_is_said_in_every_round(
+    store: Store, versions: list[Manifest], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    command = script(tmp_path, f'echo "$QUANTMILL_PULLED" >> {tmp_path}/told; test -e {tmp_path}/up')
+    watch = Watch(store, "m", "stable", tmp_path / "to", variant="gguf-q8_0", run_revoked=command, say=said.append)
+    stable(store, versions[0])
+    watch.round()
+    revoke(store, versions[0])
+    with pytest.raises(QuantmillError, match=r"--run-revoked: .*tell: ended with 1; called again in the next round"):
+        watch.round()
+    (tmp_path / "up").touch()
+    for _ in range(2):
+        with pytest.raises(NotFound, match="no variant 'gguf-q8_0' in channel 'stable'"):
+            watch.round()
+    assert len([line for line in said if line.endswith(f"@{versions[0].digest[:12]} is still served: rambles")]) == 3
+    assert told(tmp_path) == [versions[0].digest] * 2, "until it ended well"
+    stable(store, versions[1])
+    watch.round()
+    assert Place(tmp_path / "to").current == versions[1].digest
+
+
+def gguf(store: Store, tmp_path: Path, *names: str) -> Manifest:
+    place = folder(tmp_path / "gguf" / "-".join(names), 7)
+    for path in place.glob("*.safetensors"):
+        path.unlink()
+    for name in names:
+        (place / name).write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))  # no tensor, no metadata
+    made = describe(store.add_folder(place), "gguf-q8_0")
+    store.commit(made, version(made, variant="gguf-q8_0"))
+    return made
+
+
+def test_model_gguf_keeps_its_name_and_never_dangles(store: Store, tmp_path: Path) -> None:
+    link = tmp_path / "to" / "model.gguf"
+    watch = Watch(store, "m", "stable", tmp_path / "to", say=lambda _: None)
+    made = [gguf(store, tmp_path, name) for name in ("model-Q8_0.gguf", "model-Q4_K_M.gguf", "model-Q2_K.gguf")]
+    for each in made:
+        stable(store, each)
+        watch.round()
+        assert link.read_bytes().startswith(b"GGUF")
+        assert link.resolve().parent == (tmp_path / "to" / "current").resolve()
+        assert verify(tmp_path / "to") == each
+    link.unlink()  # a folder that an older release pulled into
+    watch.round()
+    assert link.resolve().name == "model-Q2_K.gguf"
+    split = gguf(store, tmp_path, "model-00001-of-00002.gguf", "model-00002-of-00002.gguf")
+    stable(store, split)
+    watch.round()
+    assert not os.path.lexists(link), "a server finds the parts by their names"
