@@ -37,7 +37,10 @@ def existing_store(uri: str = "") -> Store:
         RequestError: what was asked for is no place.
     """
     store = configured_store(uri)
-    if "://" not in store.uri and not Path(store.uri).is_dir():
+    place = Path(store.uri)
+    if (
+        "://" not in store.uri and not place.is_dir() and not place.is_symlink()
+    ):  # of a link the store says where it leads
         named = "--store" if uri else "QUANTMILL_STORE"
         raise NotFound(f"{named}: {store.uri}: there is no such folder; the first `quantmill compress` makes the store")
     return store
