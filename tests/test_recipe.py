@@ -222,8 +222,9 @@ def test_what_is_no_file_or_too_large_is_refused_at_once(tmp_path: Path) -> None
     big = tmp_path / "big.yaml"
     big.write_bytes(b"#" * (1 << 20) + b"##")
     for path, words in (
-        (Path("/dev/zero"), "no such file"),
-        (tmp_path, "no such file"),
+        (Path("/dev/zero"), "at most 1048576 bytes"),
+        (tmp_path, "is a folder; name a recipe in it"),
+        (tmp_path / "none.yaml", "no such file"),
         (big, "at most 1048576 bytes"),
     ):
         with pytest.raises(RecipeError, match=words):
