@@ -20,6 +20,7 @@ from quantmill.store import channels
 from quantmill.store.collect import Rules, collect
 from quantmill.store.places import open_store
 from quantmill.store.s3_listing import pages
+from quantmill.store.sharing import Sharing
 from tasks import snapshots
 from tests.proxy import Fault, Proxy, proxy
 from tests.published import publish
@@ -316,3 +317,13 @@ def test_fault_26_two_users_share_a_store_for_a_month(open_place: Path) -> None:
         assert month["collected_full"] == 2
     else:
         warnings.warn("NOT TESTED AS IT SHOULD BE: no right to mount, so no disk was full in this month", stacklevel=1)
+
+
+def test_a_folder_that_another_made_first_is_not_replaced(tmp_path: Path) -> None:
+    """A plain rename put a new folder in the place of an empty one: what another thread made in that one just then failed."""
+    place = tmp_path / "blobs"
+    place.mkdir()
+    before = place.stat().st_ino
+    Sharing(tmp_path)._make(place)
+    assert place.stat().st_ino == before
+    assert list(tmp_path.iterdir()) == [place]

@@ -5,6 +5,7 @@
 A folder that its owner alone may enter stays private in the same way.
 """
 
+import ctypes
 import errno
 import os
 import secrets
@@ -15,6 +16,9 @@ from pathlib import Path
 from quantmill import disk
 from quantmill.errors import QuantmillError, StoreError
 from quantmill.files import sync
+
+_HERE = -100  # AT_FDCWD: paths are taken from the working directory
+_NO_REPLACE = 1  # RENAME_NOREPLACE of renameat2(2)
 
 
 class Sharing:
@@ -77,7 +81,7 @@ class Sharing:
         temporary.mkdir()
         try:
             self.give(temporary, executable=True)
-            temporary.rename(place)
+            _rename_to_new(temporary, place)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # else another was first, and uses it already
                 raise
@@ -85,3 +89,20 @@ class Sharing:
             with suppress(OSError):
                 temporary.rmdir()
         sync(place.parent)
+
+
+def _rename_to_new(folder: Path, place: Path) -> None:
+    """Rename a folder to a name that nothing has.
+
+    A plain rename replaces an empty folder, in which somebody may be about to make something: that then fails with ENOENT.
+
+    Raises:
+        OSError: EEXIST or ENOTEMPTY where the name is taken.
+    """
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 and renameat2(_HERE, os.fsencode(folder), _HERE, os.fsencode(place), _NO_REPLACE) == 0:
+        return
+    code = ctypes.get_errno() if renameat2 else errno.ENOSYS
+    if code not in (errno.ENOSYS, errno.EINVAL):  # the system or the file system does not know it
+        raise OSError(code, os.strerror(code), str(folder), None, str(place))
+    folder.rename(place)
