@@ -26,6 +26,7 @@ from quantmill.store.store import Store
 from tasks import (
     architecture,
     calibrate,
+    config_forms,
     convert,
     download,
     gate,
@@ -167,7 +168,7 @@ async def _convert(
     if not plan.conversion_key or baseline.artifact is None:
         return {}, dict
     snapshot, needed = plan.baseline.snapshot, [job for job in plan.others if job.conversion_key]
-    config = conversions.read_config(baseline.artifact, store)
+    config = config_forms.read_stored(baseline.artifact, store)
     tokens = conversions.tokens_to_check(plan, config)
     checked = long_text.find_long_text(plan.conversion_key, tokens, store) if tokens else None
     try:

@@ -1,16 +1,14 @@
 """What a conversion to GGUF is worth: llama.cpp's divergence on the unquantized weights decides whether its variants count."""
 
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from flows.jobs import Plan
-from quantmill.artifact import Artifact, VariantJob
+from quantmill.artifact import VariantJob
 from quantmill.errors import ConversionMismatch
 from quantmill.report import Outcome
 from quantmill.store.store import Store
-from tasks import architecture, arithmetic, gguf_arithmetic
+from tasks import arithmetic, config_forms, gguf_arithmetic
 from tasks.long_text import LongText, find_long_text
 
 _NOTABLE_KL, _MOST_KL = 1e-5, 1e-4
@@ -26,13 +24,6 @@ def limits(compute_dtype: str) -> tuple[float, float]:
     return _NOTABLE_KL, _MOST_KL
 
 
-def read_config(artifact: Artifact, store: Store) -> dict[str, Any]:
-    """Return the config of a stored artifact."""
-    with tempfile.TemporaryDirectory() as folder:
-        store.fetch(tuple(file for file in artifact.files if file.path == "config.json"), Path(folder))
-        return architecture.read_config(Path(folder))
-
-
 def tokens_to_check(plan: Plan, config: Mapping[str, Any]) -> int:
     """Return how long a text the conversion is to be checked on; 0: the evaluation windows show all that there is."""
     wanted = gguf_arithmetic.longer_text(_name(config), dict(config)) if plan.conversion_key else 0
@@ -44,7 +35,7 @@ def recall_judged(plan: Plan, outcomes: Mapping[str, Outcome], store: Store) -> 
     baseline = outcomes[plan.baseline.name]
     if not plan.conversion_key or baseline.artifact is None:
         return dict(outcomes)
-    config = read_config(baseline.artifact, store)
+    config = config_forms.read_stored(baseline.artifact, store)
     tokens = tokens_to_check(plan, config)
     checked = find_long_text(plan.conversion_key, tokens, store) if tokens else None
     return None if tokens and checked is None else judge(plan, baseline, config, checked, outcomes)
@@ -87,8 +78,8 @@ def judge(
         own.append(f"not checked past {length} tokens")
     for job in plan.variants:
         if job.runtime == _RUNTIME and job.name in outcomes and (marks or own):
-            said = (*marks, *(own if job.conversion_key else ()))
-            judged[job.name] = outcomes[job.name].model_copy(update={"marks": said})
+            said = (*outcomes[job.name].marks, *marks, *(own if job.conversion_key else ()))
+            judged[job.name] = outcomes[job.name].model_copy(update={"marks": tuple(dict.fromkeys(said))})
     return judged
 
 

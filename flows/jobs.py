@@ -12,7 +12,7 @@ from quantmill.machine import class_of
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
 from quantmill.report import Outcome
-from tasks import arithmetic, convert, engines, evaluate, processor
+from tasks import arithmetic, config_forms, convert, engines, evaluate, processor
 
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
 LOSSLESS = {"llama_cpp": VariantSpec(method="gguf", bits=32, type="F32")}
@@ -184,7 +184,7 @@ def _job(
         evaluation=evaluation,
         conversion_key=_conversion_key(snapshot.digest, conversion_name) if row.converted else "",
         trace_key=trace_key,
-        artifact_key=_artifact_key(spec, snapshot.digest, conversion_name, seen, work),
+        artifact_key=_artifact_key(spec, snapshot.digest, conversion_name, seen, work, config_forms.revision(spec)),
         body_key=body_key,
         report_key=keys.stage_key(
             "report",
@@ -222,10 +222,13 @@ def _conversion_key(source: str, name: str) -> str:
     )
 
 
-def _artifact_key(spec: VariantSpec, source: str, conversion_name: str, seen: TokenSet | None, work: _Work) -> str:
-    """Return the key of what is made of a snapshot; `source` is its digest, or that of its core."""
+def _artifact_key(
+    spec: VariantSpec, source: str, conversion_name: str, seen: TokenSet | None, work: _Work, config: int = 0
+) -> str:
+    """Return the key of what is made of a snapshot; `source` is its digest, or that of its core and then `config` is 0."""
     row = spec.row
-    told = {"arithmetic": work.arithmetic, "processor": work.processor} if work.processor else {}
+    told: dict[str, object] = {"config": config} if config else {}
+    told |= {"arithmetic": work.arithmetic, "processor": work.processor} if work.processor else {}
     return keys.stage_key(
         "artifact",
         source=source,

@@ -16,7 +16,7 @@ from quantmill.settings import Settings
 from quantmill.store.channels import read_channel
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import calibrate, download, licenses, outbox, publish, report
+from tasks import calibrate, config_forms, download, licenses, outbox, publish, report
 from tasks.evaluate import find_report
 from tasks.quantize import find_artifact
 from tasks.sandbox import ClosedSandbox
@@ -26,7 +26,10 @@ def recall(job: VariantJob, store: Store) -> Outcome | None:
     """Return the outcome of a variant that was built before, or None."""
     artifact = find_artifact(job, store)
     report = find_report(job, artifact, store) if artifact else None
-    return Outcome(name=job.name, artifact=artifact, report=report, cached=True) if report else None
+    if artifact is None or report is None:
+        return None
+    marks = config_forms.missed(artifact, store) if job.spec.method == "imported" else ()
+    return Outcome(name=job.name, artifact=artifact, report=report, cached=True, marks=marks)
 
 
 def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:

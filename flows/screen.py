@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from quantmill import signing, tables
@@ -31,7 +31,7 @@ def show(summary: RunSummary, settings: Settings, waits: int = 0) -> None:
     _print_places(summary, settings, console, waits)
 
 
-def table_of(summary: RunSummary, width: int = 160) -> Table:
+def table_of(summary: RunSummary, width: int = 160) -> Table | Group:
     """Return the run's table, with as many columns as fit."""
     base = summary.baseline
     first = [

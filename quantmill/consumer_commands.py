@@ -18,7 +18,7 @@ from quantmill.selection import Goal
 from quantmill.settings import load_settings
 from quantmill.signing import Keyring
 from quantmill.tree import read_records
-from quantmill.where import FIELDS
+from quantmill.where import FIELDS, asked_program
 
 To = Annotated[
     Path,
@@ -101,7 +101,7 @@ def pull(
         f"Signed  {signed}",
         f"Folder  {current}",
         f"Verify  quantmill verify {shlex.quote(str(to))}",
-        f"Load    {how_to_load(current, chosen.manifest)}",
+        f"Load    {how_to_load(current, chosen.manifest, asked_program(','.join(where or ())))}",
     ]
     document = {
         "model": model, "variant": chosen.variant, "manifest": chosen.digest, "channel": channel, "seq": chosen.seq or None,

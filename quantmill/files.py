@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from quantmill import keys
 
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
-_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)")
+_ADDRESS = re.compile(r"(?:(?:s3|gs|hf|https?|file):|[A-Za-z][A-Za-z0-9+.-]+:(?=/))(/*)")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
 
@@ -71,7 +71,7 @@ def require_place(text: str, addresses: bool = False) -> str:
         raise ValueError("must be a whole path: ~ is not expanded here")
     if found := _VARIABLE.search(text):
         raise ValueError(f"must be a whole path: {found[0]} is not expanded here")
-    if (found := _ADDRESS.match(text)) and not (addresses and found[2].startswith("//")):
+    if (found := _ADDRESS.match(text)) and not (addresses and found[1].startswith("//")):
         allowed = "a path, or an address such as s3://bucket/prefix" if addresses else "a path"
         raise ValueError(f"must be {allowed}")
     return text

@@ -58,9 +58,14 @@ def script(manifest: Manifest) -> str:
     return _SCRIPTS.get(name, _SCRIPTS["transformers"]).replace("PLACE", f'"{place}"')
 
 
-def how_to_load(folder: Path, manifest: Manifest) -> str:
-    """Return the command that loads a version, or where to read how."""
-    name = library(manifest)
+def how_to_load(folder: Path, manifest: Manifest, program: str = "") -> str:
+    """Return the command that loads a version, or where to read how.
+
+    `program`: one of the programs that open it (`selection.LOADERS`); none: the library that opened it while it was measured.
+    """
+    if program == "vllm":
+        return shlex.join(["vllm", "serve", str(folder)])
+    name = program.replace(".", "_") or library(manifest)
     if name == "hqq":
         return f"see {folder / 'README.md'}: it needs the hqq package"
     place = folder / gguf_file(manifest) if name == "llama_cpp" else folder

@@ -16,6 +16,7 @@ BUSY = "busy"
 MARKS = (
     SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts", "scored in", "reference in", "worse than counting",
     "repeats one token", "noise floor", "right up to", "not checked past", BUSY, "too few tokens",
+    "ids of runs differ", "transformers 4 misses",
 )  # fmt: skip
 """What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
 LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")

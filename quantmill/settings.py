@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +15,9 @@ from quantmill.errors import SettingsError
 from quantmill.files import require_place, s3_place, sqlite_uri
 
 _OF_KUBERNETES = re.compile(
-    r"QUANTMILL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)"
+    r"QUANTMILL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR))=.*"
+    r"|QUANTMILL_(\w+_)?PORT(_\d+_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://.*"
 )
-
-
 _LOGIN = re.compile(r"://[^/\s]*@")
 
 
@@ -156,14 +155,16 @@ class Settings(BaseSettings):
         return self.store if "://" in self.store else str(Path(self.store or self.home / "store").absolute())
 
 
-def _require_known(names: Iterable[str]) -> None:
+def _require_known(environment: Mapping[str, str]) -> None:
     """Raise SettingsError where a QUANTMILL_* variable is none of ours: misspelt, it would switch off what it asks for.
 
     `QUANTMILL_PULLED` is what `watch` gives its command; Kubernetes adds variables for a service called `quantmill`.
     """
     known = [f"QUANTMILL_{field.upper()}" for field in Settings.model_fields]
-    for name in sorted(name.upper() for name in names):
-        if not name.startswith("QUANTMILL_") or name in (*known, "QUANTMILL_PULLED") or _OF_KUBERNETES.fullmatch(name):
+    for name, value in sorted((name.upper(), value) for name, value in environment.items()):
+        if not name.startswith("QUANTMILL_") or name in (*known, "QUANTMILL_PULLED"):
+            continue
+        if _OF_KUBERNETES.fullmatch(f"{name}={value}"):
             continue
         near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise SettingsError(f"{name}: there is no such setting; the nearest is {near}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -185,7 +186,7 @@ def _signer(attestation: bytes | None) -> str | None:
         return "damaged"
 
 
-def _table(rows: Sequence[tuple[str, dict[str, Any]]], title: str) -> Table:
+def _table(rows: Sequence[tuple[str, dict[str, Any]]], title: str) -> Table | Group:
     columns = [
         Column("model", 10 if title in {model for model, _ in rows} else 3, right=False), Column("variant", right=False),
         Column("format", 9, right=False), Column("MB"), Column("bits/w", 8), Column("perplexity", 2), Column("mean KL"),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -30,10 +30,11 @@ def screen() -> Console:
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 
-def fitting(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table:
+def fitting(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table | Group:
     """Return the table of `rows` (cells in rich's markup) with as many columns as fit in `width` signs.
 
-    What is left out is named below the table. Signs that would steer a terminal are not shown.
+    What is left out is named below the table. Where not even the columns that always stay fit, each row is a paragraph with
+    a line for each column. Signs that would steer a terminal are not shown.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [
@@ -43,6 +44,8 @@ def fitting(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]
     shown = list(range(len(columns)))
     while sum(widths[index] for index in shown) + 1 > width and any(columns[index].rank for index in shown):
         shown.remove(max(shown, key=lambda index: (columns[index].rank, index)))
+    if sum(widths[index] for index in shown) + 1 > width:
+        return _paragraphs(title, columns, rows)
     left_out = [column.title for index, column in enumerate(columns) if index not in shown]
     caption = f"not shown at this width: {', '.join(left_out)}; --json has all" if left_out else None
     table = Table(title=title, caption=caption)
@@ -51,3 +54,16 @@ def fitting(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]
     for row in rows:
         table.add_row(*(row[index] for index in shown))
     return table
+
+
+def _paragraphs(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Group:
+    """Return each row as lines below its first cell; what is empty is left out."""
+    lines = [Text(title, style="italic")]
+    for row in rows:
+        lines += [Text(), Text.from_markup(row[0])]
+        lines += [
+            Text.assemble(f"  {column.title} ", Text.from_markup(cell))
+            for column, cell in zip(columns[1:], row[1:], strict=True)
+            if cell
+        ]
+    return Group(*lines)

@@ -85,6 +85,11 @@ def parse(expression: str) -> tuple[Term, ...]:
     return tuple(_term(part.strip()) for part in expression.split(",")) if expression.strip() else ()
 
 
+def asked_program(expression: str) -> str:
+    """Return the program of an expression's last `runtime=`; empty: none is asked for."""
+    return next((str(t.value) for t in reversed(parse(expression)) if (t.field, t.compare) == ("runtime", "=")), "")
+
+
 def _term(text: str) -> Term:
     found = _TERM.fullmatch(text)
     if not found:

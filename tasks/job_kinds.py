@@ -114,7 +114,7 @@ def _require_checked_text(folder: Path, conversion: Path, gguf: Path) -> int:
 
 def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with the variant and tell what became of each tensor."""
-    from tasks import stored_types
+    from tasks import config_forms, stored_types
 
     _compile_nothing(job.arguments["device"])
     spec = VariantSpec.model_validate(job.arguments["spec"])
@@ -133,6 +133,7 @@ def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
     companions = Path(job.arguments["companions"])
     stored_types.check(Path(job.arguments["source"]), job.folder / "out", tensors)
     _complete(companions, job.folder / "out")
+    config_forms.complete(job.folder / "out" / "config.json")
     recut = 0
     for gguf in (job.folder / "out").glob("*.gguf"):
         progress("check the tokenizer", 0, 1)
@@ -148,6 +149,7 @@ def artifact(job: JobFile, progress: Progress) -> dict[str, Any]:
 
 def imported(job: JobFile, progress: Progress) -> dict[str, Any]:
     """Fill `out` with a finished checkpoint as it is; a GGUF gets the model's tokenizer beside it, as every one does."""
+    from tasks import config_forms
     from tasks.imported import take_over
 
     out, companions = job.folder / "out", Path(job.arguments["companions"])
@@ -156,6 +158,7 @@ def imported(job: JobFile, progress: Progress) -> dict[str, Any]:
     recut = 0
     if packing.format == "gguf":
         _complete(companions, out)
+        config_forms.complete(out / "config.json")
         recut = _require_same_text(companions, out / job.arguments["files"][0])
     return {
         "tensors": [tensor.model_dump() for tensor in tensors],

@@ -15,6 +15,7 @@ from quantmill.manifest import Manifest
 from quantmill.method_row import Method
 from quantmill.methods import METHODS
 from quantmill.selection import packer
+from tasks.config_forms import MISSES
 from tasks.markdown import plain, row
 
 NAME = "README.md"
@@ -46,7 +47,7 @@ def model_card(manifest: Manifest, loader: str = "") -> str:
         f"# {model}: {variant}",
         _summary(manifest, method),
         _figures(manifest),
-        f"## How to load\n\n{loader.strip() or _loading(manifest, method)}",
+        f"## How to load\n\n{loader.strip() or _loading(manifest, method)}{_missed(manifest)}",
         f"## Calibration\n\n{_text(manifest.calibration) if manifest.calibration else 'None: the method needs no text.'}",
         f"## Changes on the way in\n\n{_list(manifest.model.notes) or 'None.'}",
         f"## Gates passed\n\n{_gates(manifest)}",
@@ -82,7 +83,8 @@ def _front(manifest: Manifest, method: Method) -> dict[str, Any]:
 
 
 def _summary(manifest: Manifest, method: Method) -> str:
-    marks = f"\n\nOf its figures: {plain(', '.join(manifest.evaluation.marks))}." if manifest.evaluation.marks else ""
+    said = [mark for mark in manifest.evaluation.marks if not mark.startswith(MISSES)]
+    marks = f"\n\nOf its figures: {plain(', '.join(said))}." if said else ""
     about = f"{plain(method.title)} Source of the method: {plain(method.source)}.{marks}"
     if checkpoint := manifest.variant.get("checkpoint"):
         return (
@@ -91,9 +93,9 @@ def _summary(manifest: Manifest, method: Method) -> str:
             f" `{checkpoint}`.\n\n{about}"
         )
     choices = {name: manifest.variant[name] for name in manifest.variant if name in ("type", *_options(method))}
-    said = [f"{manifest.variant['bits']} bits", *(f"{name} {str(value).lower()}" for name, value in choices.items())]
-    said += [f"{rule['match']} {rule['bits']} bits" for rule in manifest.variant.get("layers", ())]
-    return f"{plain(_source(manifest))} through `{method.name}` ({plain(', '.join(said))}).\n\n{about}"
+    chosen = [f"{manifest.variant['bits']} bits", *(f"{name} {str(value).lower()}" for name, value in choices.items())]
+    chosen += [f"{rule['match']} {rule['bits']} bits" for rule in manifest.variant.get("layers", ())]
+    return f"{plain(_source(manifest))} through `{method.name}` ({plain(', '.join(chosen))}).\n\n{about}"
 
 
 def _options(method: Method) -> list[str]:
@@ -157,6 +159,17 @@ def _loading(manifest: Manifest, method: Method) -> str:
     }
     command = others.get(runtime, "")
     return f"{code}\n\nOr as a server:\n\n```sh\n{command}\n```" if command else code
+
+
+def _missed(manifest: Manifest) -> str:
+    """Return what readers of transformers 4's form miss in a config that was published as it came."""
+    missed = [mark.removeprefix(MISSES) for mark in manifest.evaluation.marks if mark.startswith(MISSES)]
+    if not missed:
+        return ""
+    return (
+        f"\n\nIts config.json is as it came, in the form of transformers 5. It lacks {plain(missed[0])}: transformers 4, vLLM and"
+        " others that read the older form take a default in its place without a word, or refuse the folder."
+    )
 
 
 def _text(said: dict[str, Any]) -> str:

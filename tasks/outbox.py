@@ -7,9 +7,12 @@ the store can deliver. One at a time takes an entry, by compare-and-swap, for as
 """
 
 import json
+import os
 import secrets
+import socket
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +41,7 @@ class PendingRun(BaseModel):
     logs: dict[str, Path] = Field(description="Variant -> its job's log; sent where the file still exists.")
     run_key: str = Field(default="", description="Stage key of the run's summary, which is told of the MLflow run.")
     taken_until: float = Field(default=0.0, description="Seconds since 1970 until which somebody delivers it.")
+    taken_by: str = Field(default="", exclude_if=lambda who: not who, description="Who: host and process.")
 
 
 class Delivery(NamedTuple):
@@ -91,13 +95,21 @@ def deliver(store: Store, uri: str) -> Delivery:
 
 
 def _deliver(name: str, store: Store, uri: str) -> str:
-    """Return the MLflow run that an entry became; nothing where somebody else takes care of it."""
+    """Return the MLflow run that an entry became; nothing where somebody else took it at this moment.
+
+    Raises:
+        RegistrationError: somebody else holds it; the line says who and until when. Or MLflow failed.
+    """
     held = store.objects.read(_key(name))
     if held is None:
         return ""
-    pending = PendingRun.model_validate_json(held.data)
-    taken = pending.model_copy(update={"taken_until": time.time() + _TAKEN_S})
-    if pending.taken_until > time.time() or not store.objects.swap(_key(name), _document(taken), held.tag):
+    pending, now = PendingRun.model_validate_json(held.data), time.time()
+    if pending.taken_until > now:
+        until = datetime.fromtimestamp(pending.taken_until, UTC).isoformat(" ", "seconds").replace("+00:00", " UTC")
+        who = pending.taken_by or "another process"
+        raise RegistrationError(f"outbox: {name}: {who} delivers it; from {until} on `quantmill register` takes it")
+    me = {"taken_until": now + _TAKEN_S, "taken_by": f"process {os.getpid()} on {socket.gethostname()}"}
+    if not store.objects.swap(_key(name), _document(pending.model_copy(update=me)), held.tag):
         return ""
     summary = pending.summary
     manifests = {row.name: row.manifest for row in summary.variants if row.manifest}

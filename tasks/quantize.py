@@ -1,17 +1,19 @@
 """Stage 4: a variant's artifact folder, made in a process of its own and stored where it is made.
 
-Where a model changed in its companions alone (chat template, generation settings, licence), no engine works: what was
-made of the same weights and tokenizer gets the new ones.
+Where a model changed in its companions alone (chat template, generation settings, licence), or a release writes its config
+otherwise, no engine works: what was made of the same weights and tokenizer gets the new ones.
 """
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from quantmill import contents
 from quantmill.artifact import COMPANIONS, Artifact, Origin, StageResult, VariantJob
 from quantmill.errors import BlobMissing, OutOfMemory, SourceError
+from quantmill.files import FileEntry
 from quantmill.store.store import Store
-from tasks import chat_templates, engines, frugal, processor, snapshots, sources
+from tasks import chat_templates, config_forms, engines, frugal, processor, snapshots, sources
 from tasks.sandbox import PROGRESS, JobResult, Sandbox
 from tasks.surroundings import scratch
 
@@ -113,25 +115,44 @@ def _record(job: VariantJob, result: JobResult, store: Store, given_up: str = ""
 
 
 def _dress(job: VariantJob, made: Artifact, store: Store, sandbox: Sandbox) -> Artifact:
-    """Return an artifact with the weights of `made` and the snapshot's companions."""
+    """Return an artifact with the weights of `made`, the snapshot's companions, and the config in both forms."""
+    files, template = {file.path: file for file in made.files}, made.chat_template_sha256
+    with scratch(sandbox.home / "scratch") as place:
+        if _companions(made.files) != _companions(job.snapshot.files):
+            files, template = _with_companions(job, made, place, store, sandbox)
+        config = place / "config"
+        store.fetch((files["config.json"],), config)
+        if config_forms.complete(config / "config.json"):
+            PROGRESS.info("%s: gets a config.json that transformers 4 reads too; no engine works", job.name)
+            files |= {file.path: file for file in store.add_folder(config)}
+    dressed = made.model_copy(
+        update={
+            "files": tuple(sorted(files.values(), key=lambda file: file.path)),
+            "chat_template_sha256": template,
+            "source_digest": job.snapshot.digest,
+            "dressed_from": made.made_digest,
+        }
+    )
+    return _keep("artifact", job.artifact_key, dressed, store)
+
+
+def _with_companions(
+    job: VariantJob, made: Artifact, place: Path, store: Store, sandbox: Sandbox
+) -> tuple[dict[str, FileEntry], str]:
+    """Return the files with the snapshot's companions, also within GGUF files, and the digest of the chat template."""
     others = [file for file in made.files if file.path not in COMPANIONS]
     ggufs = tuple(file for file in others if file.path.endswith(".gguf"))
-    with scratch(sandbox.home / "scratch") as place:
-        store.fetch(ggufs, place / "work")
-        source = snapshots.local_folder(job.snapshot, sandbox)
-        arguments = {"artifact": str(place / "work"), "source": str(source)}
-        with sandbox.run("dress", job.name, arguments, DRESS_PACKAGES if ggufs else ()) as result:
-            contents.check_folder(result.out)
-            kept = [file for file in others if file not in ggufs]
-            dressed = made.model_copy(
-                update={
-                    "files": tuple(sorted((*kept, *store.add_folder(result.out)), key=lambda file: file.path)),
-                    "chat_template_sha256": chat_templates.sha256_in(result.out),
-                    "source_digest": job.snapshot.digest,
-                    "dressed_from": made.made_digest,
-                }
-            )
-    return _keep("artifact", job.artifact_key, dressed, store)
+    store.fetch(ggufs, place / "work")
+    arguments = {"artifact": str(place / "work"), "source": str(snapshots.local_folder(job.snapshot, sandbox))}
+    with sandbox.run("dress", job.name, arguments, DRESS_PACKAGES if ggufs else ()) as result:
+        contents.check_folder(result.out)
+        kept = [file for file in others if file not in ggufs]
+        files = {file.path: file for file in (*kept, *store.add_folder(result.out))}
+        return files, chat_templates.sha256_in(result.out)
+
+
+def _companions(files: Iterable[FileEntry]) -> set[FileEntry]:
+    return {file for file in files if file.path in COMPANIONS}
 
 
 def _keep(stage: str, key: str, artifact: Artifact, store: Store) -> Artifact:

@@ -147,6 +147,7 @@ class Service:
             "QUANTMILL_HOME": str(self.home),
             "QUANTMILL_POOLS": str(self.list_pools("pools", pools)),
             "QUANTMILL_PYTHON": str(self.interpreter("python")),
+            "QUANTMILL_BUSY_SHARE": "1",  # as in conftest.py
             **environment,
         }
         user, _, password = environment.get("PREFECT_API_AUTH_STRING", "").partition(":")

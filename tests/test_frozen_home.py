@@ -8,16 +8,18 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from flows import jobs, recall
 from quantmill.machine import MachineClass
 from quantmill.recipe_file import read_recipe
+from quantmill.report import Outcome
 from quantmill.settings import load_settings
 from quantmill.store.places import open_store
-from tasks import calibrate, download, engines, processor
+from quantmill.store.store import Store
+from tasks import calibrate, config_forms, download, engines, processor, quantize
 from tasks.sandbox import ClosedSandbox
 from tests.frozen import answers
 
@@ -26,12 +28,13 @@ EXPECTED: dict[str, Any] = json.loads((FROZEN / "expected.json").read_text(encod
 
 _ARITHMETIC = "keys hold the arithmetic that the engine is told, and the processor's class: their bytes depend on both"
 MADE_AGAIN: dict[tuple[str, str], str] = {
-    # (stage, variant or `*`) -> why a rerun makes it again. Stages: snapshot, tokens, conversion, artifact, report.
+    # (stage, variant or `*`) -> why a rerun makes it again. Stages: snapshot, tokens, conversion, artifact, dress, report.
+    # `dress`: no engine works, the same weights get other files beside them.
     # A report that is made again needs a new key for all (`*`): name the number that the keys got and the changelog's line.
     (stage, variant): _ARITHMETIC
     for stage in ("artifact", "report")
     for variant in ("gptq-4bit-g32", "awq-4bit-g32", "autoround-4bit-g32-i2")
-}
+} | {("dress", "*"): "config.json names RoPE and the weights' type as transformers 4 does too"}
 _RUNTIMES = "vLLM is promised no more: it was not seen to load them"
 ANSWERED_OTHERWISE: dict[str, str] = {
     # Name of an answer in expected.json, and after a colon the place in it -> why today's answer is another on purpose.
@@ -61,20 +64,32 @@ def as_then(tmp_path: Path) -> Iterator[Path]:
     engines._locked_versions.cache_clear()
 
 
-def missing(name: str) -> set[tuple[str, str]]:
-    """Return (stage, variant) of what a rerun of a frozen recipe would make again."""
+class Planned(NamedTuple):
+    """The jobs of a frozen recipe, and what they are looked up in."""
+
+    plan: jobs.Plan
+    store: Store
+    closed: ClosedSandbox
+
+
+def planned(name: str) -> Planned:
     recipe, settings = read_recipe(Path(f"{name}.json")), load_settings()
     store, closed = open_store("home/store", 36500), ClosedSandbox(settings)
     origin = download.inspect_source(recipe.model, closed.home, fetch=False)
     snapshot = download.fetch_snapshot(origin, store, closed)
     tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
-    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, {})
+    return Planned(jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, {}), store, closed)
+
+
+def missing(name: str) -> set[tuple[str, str]]:
+    """Return (stage, variant) of what a rerun of a frozen recipe would make again."""
+    plan, store, _ = planned(name)
     found = set() if store.look_up("conversion", plan.conversion_key) else {("conversion", "*")}
     for job in (plan.baseline, *plan.others):
-        artifact = recall.find_artifact(job, store)
+        artifact, body = quantize.find_artifact(job, store), quantize.find_body(job, store)
         if artifact is None:
-            found.add(("artifact", job.name))
-        if artifact is None or recall.find_report(job, artifact, store) is None:
+            found.add(("dress" if body else "artifact", job.name))
+        if body is None or recall.find_report(job, body, store) is None:
             found.add(("report", job.name))
     return found
 
@@ -96,6 +111,27 @@ def test_fault_31_nothing_is_made_again_but_what_is_listed(name: str, as_then: P
         assert said is not None
         same(f"compress {name}", answers.plain(said.model_dump(mode="json")))
         assert {row.cached for row in said.variants} == {True}
+
+
+def test_fault_31_stored_artifacts_get_what_a_release_adds_and_no_engine_works(as_then: Path) -> None:
+    """The closed sandbox starts no process. Nothing but the config is another, and what was measured is found."""
+    plan, store, closed = planned("first")
+    for job in (plan.baseline, *plan.others):
+        if (body := quantize.find_body(job, store)) is None:
+            continue
+        dressed = quantize.make_artifact(job, store, closed)
+        assert recall.recall(job, store) == Outcome(
+            name=job.name, artifact=dressed, report=recall.find_report(job, body, store), cached=True
+        )
+        changed = {file.path for file in {*dressed.files} ^ {*body.files}}
+        before, after = (config_forms.read_stored(artifact, store) for artifact in (body, dressed))
+        assert changed == {"config.json"}
+        assert "rope_theta" not in before
+        assert after == before | {
+            "rope_theta": before["rope_parameters"]["rope_theta"],
+            "rope_scaling": None,
+            "torch_dtype": before["dtype"],
+        }
 
 
 def test_fault_31_what_the_factory_keeps_is_read(as_then: Path) -> None:

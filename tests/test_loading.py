@@ -10,6 +10,7 @@ import pytest
 from quantmill import loading
 from quantmill.files import FileEntry
 from quantmill.manifest import Manifest
+from quantmill.where import asked_program
 from tests import samples
 
 GGUF: dict[str, Any] = {"method": "gguf", "bits": 4, "format": "gguf"}
@@ -41,6 +42,20 @@ def test_line_and_script_name_library_and_place(made: Manifest, library: str, pl
     assert script.startswith(f"from {library} import ")
     assert f'"{Path(place).name if library == "llama_cpp" else "."}"' in script
     ast.parse(script)
+
+
+@pytest.mark.parametrize(
+    ("made", "where", "expected"),
+    [
+        (version({"method": "baseline", "format": "safetensors"}, "transformers"), "runtime=vllm", "vllm serve 'a b'"),
+        (version({"method": "baseline", "format": "safetensors"}), "bits>2,runtime=transformers", "import AutoModelForCausalLM"),
+        (version(GPTQ, "transformers"), "runtime=gptqmodel", "from gptqmodel import GPTQModel; GPTQModel.load('a b')"),
+        (version(GGUF, file="m.gguf"), "runtime=llama.cpp,kl<1", "Llama('a b/m.gguf'"),
+        (version(GPTQ, "transformers"), "runtime!=vllm,bits=4", "import AutoModelForCausalLM"),
+    ],
+)  # fmt: skip
+def test_the_line_is_that_of_the_program_that_was_asked_for(made: Manifest, where: str, expected: str) -> None:
+    assert expected in loading.how_to_load(Path("a b"), made, asked_program(where))
 
 
 def test_hqq_folders_say_it_themselves() -> None:

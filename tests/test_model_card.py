@@ -56,6 +56,16 @@ def test_the_hub_reads_the_metadata() -> None:
     }
 
 
+def test_it_says_what_older_readers_miss_in_a_config_that_is_published_as_it_came() -> None:
+    made = manifest()
+    marks = ("80% fallback", "transformers 4 misses rope_theta and torch_dtype")
+    text = model_card(made.model_copy(update={"evaluation": made.evaluation.model_copy(update={"marks": marks})}))
+    assert "Of its figures: 80% fallback." in text
+    how = text.partition("## How to load")[2].partition("## Calibration")[0]
+    assert "It lacks rope\\_theta and torch\\_dtype: transformers 4, vLLM and others" in how
+    assert "It lacks" not in model_card(made)
+
+
 def test_it_says_how_it_measured_beside_the_baseline() -> None:
     text = model_card(manifest())
     for line in (

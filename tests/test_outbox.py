@@ -1,10 +1,13 @@
 """Fault 10: MLflow is down for a while. What was published stays published, and MLflow hears of it once."""
 
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -102,7 +105,13 @@ def test_a_delivery_that_broke_off_is_made_whole_once(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(registry, "move_aliases", killed)
         outbox.deliver(store, database)
-    assert outbox.deliver(store, database).runs == {}, "whoever has it may still be at work"
+    again = outbox.deliver(store, database)
+    assert again.runs == {}, "whoever has it may still be at work"
+    (said,) = again.problems
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    assert re.fullmatch(
+        rf"outbox: {name}: {holder} delivers it; from 2\S+ \S+ UTC on `quantmill register` takes it", said
+    )
     store.objects.replace(f"outbox/{name}.json", held.data)  # ten minutes later
     delivered = outbox.deliver(store, database).runs[name]
     store.objects.create(f"outbox/{name}.json", held.data)  # killed before it was dropped
@@ -174,6 +183,17 @@ def test_the_commands_tell_mlflow(store: Store, database: str, tmp_path: Path) -
     assert told.returncode == 0, told.stderr
     assert "0 runs wait for MLflow; 0 revoked versions are newly shown there" in told.stdout
     assert len(parents(client)) == 2
+
+    name = keep(store)
+    entry = store.objects.read(f"outbox/{name}.json")
+    assert entry
+    held = outbox.PendingRun.model_validate_json(entry.data).model_copy(
+        update={"taken_until": time.time() + 500, "taken_by": "process 7 on a-worker"}
+    )
+    store.objects.replace(f"outbox/{name}.json", held.model_dump_json().encode())
+    told = run("register")
+    assert told.returncode == 1
+    assert f"outbox: {name}: process 7 on a-worker delivers it; from " in told.stderr
 
 
 @pytest.fixture

@@ -40,6 +40,12 @@ def test_unknown_names_are_refused(monkeypatch: pytest.MonkeyPatch, name: str) -
         load_settings()
 
 
+def test_a_port_that_kubernetes_would_not_set_so_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTMILL_PORT", "8080")
+    with pytest.raises(SettingsError, match=r"^QUANTMILL_PORT: there is no such setting"):
+        load_settings()
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -62,7 +68,9 @@ PLACES = ["home", "store", "mlflow_uri", "pools", "watchlist", "python", "signin
 
 
 @pytest.mark.parametrize("field", PLACES)
-@pytest.mark.parametrize("value", ["~/models", "$HOME/models", "/data/${TEAM}/models", "s3:/bucket/prefix"])
+@pytest.mark.parametrize(
+    "value", ["~/models", "$HOME/models", "/data/${TEAM}/models", "s3:/bucket/prefix", "s3:bucket"]
+)
 def test_places_are_not_guessed(monkeypatch: pytest.MonkeyPatch, field: str, value: str) -> None:
     name = f"QUANTMILL_{field.upper()}"
     monkeypatch.setenv(name, value)

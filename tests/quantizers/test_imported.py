@@ -1,11 +1,13 @@
 """A finished checkpoint is taken as it is: made here by the real engines, then imported, it is the same bytes and the same figures."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows import recall
 from quantmill import selection
 from quantmill.artifact import Artifact, VariantJob
 from quantmill.errors import SourceError
@@ -50,6 +52,24 @@ def test_it_is_the_same_bytes_weights_and_figures(bench: Bench, tiny: Path, tmp_
     for name, taken_name in NAMES.items():
         first, second = bench.measure(bench.jobs[name]), importer.measure(importer.jobs[taken_name])
         assert second.quality == first.quality, taken_name
+
+
+def test_what_older_readers_would_misread_stays_and_is_a_mark(bench: Bench, tiny: Path, tmp_path: Path) -> None:
+    place = finished(bench, "bitsandbytes-nf4", tmp_path)
+    config = json.loads((place / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"], "what is made here has both forms"
+    older = ("rope_theta", "rope_scaling", "torch_dtype")
+    written = json.dumps({name: value for name, value in config.items() if name not in older})
+    (place / "config.json").write_text(written)
+    importer = importing(bench, tiny, [place])
+    (job,) = importer.jobs.values()
+    importer.measure(job)
+    outcome = recall.recall(job, importer.store)
+    assert outcome is not None
+    assert outcome.marks == ("transformers 4 misses rope_theta and torch_dtype",)
+    assert outcome.artifact is not None
+    importer.store.fetch(outcome.artifact.files, tmp_path / "taken")
+    assert (tmp_path / "taken" / "config.json").read_text() == written
 
 
 def test_a_file_that_changed_after_the_look_is_refused(bench: Bench, tiny: Path, tmp_path: Path) -> None:
