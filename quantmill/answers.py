@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.table import Table
 
 from quantmill.errors import NotFound, RequestError
@@ -74,7 +75,7 @@ StoreUri = Annotated[
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model that `quantmill list` names.")]
 
 
-def answer(shown: Table | str, document: Any, json_file: Path | None) -> None:
+def answer(shown: Table | Group | str, document: Any, json_file: Path | None) -> None:
     """Print a table or lines, or the document where `-` asks for it there; write the document where a file is named."""
     check_json_file(json_file)
     text = json.dumps(document, indent=2, ensure_ascii=False)

@@ -8,7 +8,8 @@ The tokenizer that comes out is transformers' reading of the GGUF, not yet llama
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 _STEPS = 4
+_LARGEST_GEMMA = {"gemma2": 46, "gemma3_text": 62}
+"""Model type -> layers of its 27B, whose attention llama.cpp scales by the width of the model over its heads."""
 # What transformers records of the machine and of its own class names; a reader needs neither.
 _LOCAL_TOKENIZER_KEYS = ("backend", "is_local", "local_files_only", "name_or_path", "tokenizer_file")
 _LOCAL_CONFIG_KEYS = ("quantization_config", "auto_map", "_name_or_path", "_model_name_or_path")
@@ -87,19 +90,21 @@ def _load(gguf: Path, elements: int) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM, GgufConfig
 
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            dtype=torch.bfloat16,
-            # Without it some architectures stay packed where the `kernels` package happens to be installed.
-            quantization_config=GgufConfig(dequantize=True),
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _whatever_its_name():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.bfloat16,
+                # Without it some architectures stay packed where the `kernels` package happens to be installed.
+                quantization_config=GgufConfig(dequantize=True),
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
         raise SourceError(f"{gguf.name}: transformers cannot read this GGUF ({_one_line(error)})") from error
     model: PreTrainedModel = loaded[0]
+    scale_attention(model.config)
     missing = loaded[1]["missing_keys"]
     if missing:
         raise SourceError(f"{gguf.name}: the file lacks {len(missing)} tensors of the model, one is {min(missing)}")
@@ -108,6 +113,14 @@ def _load(gguf: Path, elements: int) -> "PreTrainedModel":
     if read != elements:
         raise SourceError(f"{gguf.name}: holds {elements} weights, transformers would keep {read} of them")
     return model
+
+
+def scale_attention(config: Any) -> None:
+    """Set the scale of a Gemma's attention as llama.cpp has it: a GGUF does not say it, and transformers takes 256."""
+    if (largest := _LARGEST_GEMMA.get(config.model_type)) is None:
+        return
+    plain = config.num_hidden_layers != largest
+    config.query_pre_attn_scalar = config.head_dim if plain else config.hidden_size // config.num_attention_heads
 
 
 def save_model(model: "PreTrainedModel", out: Path) -> None:
@@ -144,7 +157,8 @@ def save_tokenizer(gguf: Path, out: Path, context_length: int | None = None) -> 
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        with _whatever_its_name():
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     except (ValueError, KeyError, NotImplementedError, TypeError) as error:
         raise SourceError(f"{gguf.name}: transformers cannot read its tokenizer ({_one_line(error)})") from error
     tokenizer.save_pretrained(out)
@@ -160,6 +174,23 @@ def save_tokenizer(gguf: Path, out: Path, context_length: int | None = None) -> 
         return {**kept, "clean_up_tokenization_spaces": False}
 
     _rewrite_json(out / "tokenizer_config.json", portable)
+
+
+@contextmanager
+def _whatever_its_name() -> Iterator[None]:
+    """Have transformers read a GGUF by its architecture alone.
+
+    A file of the architecture `llama` whose general.name is `mistral` is of another architecture to transformers, which it
+    then does not know.
+    """
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    of_file = reading.read_field
+    reading.read_field = lambda reader, name: [] if name == "general.name" else of_file(reader, name)
+    try:
+        yield
+    finally:
+        reading.read_field = of_file
 
 
 def _rewrite_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

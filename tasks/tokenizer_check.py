@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from quantmill.errors import TokenizerMismatch
 from tasks import chat_check, dequantize, token_runs
@@ -119,12 +119,16 @@ def _differing(ours: list[int], theirs: list[int]) -> int:
 
 def repair(folder: Path, gguf: Path) -> str | None:
     """Give tokenizer.json the pre-tokenizer that the GGUF names; return what was done, None if nothing."""
-    name = _vocabulary(gguf).metadata.get("tokenizer.ggml.pre", "")
-    path = folder / "tokenizer.json"
-    if name not in PRE_TOKENIZERS or not path.is_file():
+    said = _vocabulary(gguf).metadata
+    name, path = said.get("tokenizer.ggml.pre", ""), folder / "tokenizer.json"
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if said.get("tokenizer.ggml.model") == "llama":
+        return _repair_blanks(path, content, said.get("tokenizer.ggml.add_space_prefix") != "false")
+    if name not in PRE_TOKENIZERS:
         return None
     known = PRE_TOKENIZERS[name]
-    content = json.loads(path.read_text(encoding="utf-8"))
     model = content["model"]
     present = PreTokenizer(known.words, content.get("pre_tokenizer"), model.get("ignore_merges", False))
     if present == known:
@@ -133,6 +137,28 @@ def repair(folder: Path, gguf: Path) -> str | None:
     model["ignore_merges"] = known.ignore_merges
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     return f"pre-tokenizer set to llama.cpp's {name}: {known.words}"
+
+
+def _repair_blanks(path: Path, content: dict[str, Any], prefix: bool) -> str | None:
+    """Give the tokenizer.json of a sentencepiece vocabulary llama.cpp's rule for blanks, as Llama 2's own has it.
+
+    transformers writes one that puts no blank before a text that begins with one, and none behind a special token.
+    """
+    rule = {
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                *([{"type": "Prepend", "prepend": "▁"}] if prefix else []),
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ],
+        },
+        "pre_tokenizer": None,
+    }
+    if content == content | rule:
+        return None
+    path.write_text(json.dumps(content | rule, indent=2, ensure_ascii=False), encoding="utf-8")
+    where = "before every text and behind every special token" if prefix else "nowhere"
+    return f"blanks as llama.cpp has them: one is put {where}"
 
 
 def check_or_repair(folder: Path, gguf: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantmill.errors import SourceError
-from tasks.dequantize import dequantize, read_gguf
+from tasks.dequantize import dequantize, read_gguf, scale_attention
 from tasks.gguf_support import architectures
 from tasks.tokenizer_check import compare, compare_chat_template
 
@@ -139,6 +139,24 @@ def test_folder_is_bf16_complete_and_the_same_every_time(tiny: Path, tmp_path: P
     text = b"".join(content for name, content in contents(folders[0]).items() if name.endswith(".json"))
     assert str(tmp_path).encode() not in text
     assert str(tiny.parent).encode() not in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "scale"),
+    [
+        ("Gemma3TextConfig", {"head_dim": 64}, 64),
+        ("Gemma3TextConfig", {"num_hidden_layers": 62, "hidden_size": 5376, "num_attention_heads": 32, "head_dim": 128}, 168),
+        ("Gemma2Config", {"num_hidden_layers": 46, "hidden_size": 4608, "num_attention_heads": 32, "head_dim": 128}, 144),
+        ("LlamaConfig", {}, None),
+    ],
+)  # fmt: skip
+def test_a_gemma_s_attention_is_scaled_as_llama_cpp_does(kind: str, shape: dict[str, int], scale: int | None) -> None:
+    """A GGUF says nothing of the scale, and transformers takes 256. The 27B of both have the scale of their releases."""
+    import transformers
+
+    config = getattr(transformers, kind)(**shape)
+    scale_attention(config)
+    assert getattr(config, "query_pre_attn_scalar", None) == scale
 
 
 def test_folder_loads_as_a_consumer_loads_it(tiny: Path, tmp_path: Path) -> None:

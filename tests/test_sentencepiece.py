@@ -6,15 +6,18 @@ tokenizer.json that puts the merges of those runs into an order.
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from quantmill.store.places import open_store
 from tasks import sentencepiece_model, tokenizer_check
 from tasks.sentencepiece_model import NORMAL, Referee
 from tasks.tokenizer_probe import probe_text
+from tests.line import Line
 
 RUNS = ["▁" * 2, "▁" * 4, "▁" * 8, "▁" * 16, "▁" * 3, "▁" * 5, "▁" * 6, "▁" * 7, "▁" * 10, "▁" * 14]
 
@@ -141,3 +144,70 @@ def test_tokenizer_json_alone_gives_the_converter_the_same_model(folder: Path, t
     assert tokenizer_check.compare(folder, gguf) is None
     decoder = json.loads((made / "tokenizer_config.json").read_text())["added_tokens_decoder"]
     assert {token["content"] for token in decoder.values()} == {"<s>", "</s>"}
+
+
+def model_of(learned: Path, folder: Path) -> Path:
+    """Write a small random Llama with the vocabulary that was learned."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shutil.copytree(learned, folder)
+    rows = len(json.loads((learned / "tokenizer.json").read_text())["model"]["vocab"])
+    sizes = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    made = LlamaForCausalLM(
+        LlamaConfig(vocab_size=rows, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, **sizes)
+    )
+    made.to(torch.bfloat16).save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    parts = [
+        ({"SpecialToken": {"id": "<s>", "type_id": at}}, {"Sequence": {"id": "AB"[at], "type_id": at}}) for at in (0, 1)
+    ]
+    begins: dict[str, Any] = {"type": "TemplateProcessing", "single": parts[0], "pair": [*parts[0], *parts[1]]}
+    begins["special_tokens"] = {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"post_processor": begins}))
+    path = folder / "tokenizer_config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True})
+    )
+    return folder
+
+
+def compressed(
+    place: Path, home: Path, source: Path, variants: list[dict[str, Any]], prefect_url: str
+) -> dict[str, Any]:
+    """Return the rows of a run through the command, by name; all were accepted."""
+    recipe = {
+        "model": {"source": str(source)},
+        "calibration": {"samples": 2, "sequence_length": 128},
+        "evaluation": {"samples": 3, "sequence_length": 128},
+        "variants": variants,
+        "gates": {"max_perplexity_ratio": 1e6, "max_mean_kl": 1e6, "max_p99_kl": 1e6, "min_top1_agreement": 0, "max_size_ratio": 100},
+        "publish": {"model": "m"},
+    }  # fmt: skip
+    line = Line(place, home, recipe, PREFECT_API_URL=prefect_url, QUANTMILL_MLFLOW_URI="http://127.0.0.1:9")
+    code, summary, _ = line.run()
+    rows = {row["name"]: row for row in summary["variants"]}
+    assert code == 0 and {row["status"] for row in rows.values()} == {"accepted"}, rows
+    return rows
+
+
+@pytest.mark.slow
+def test_a_model_of_the_family_goes_through_the_command_as_folder_and_as_gguf(
+    learned: Path, tmp_path: Path, prefect_url: str
+) -> None:
+    """Without `tokenizer.model`, opened by transformers' class for Llama, whose rule for a first blank is another: a mark."""
+    folder, home = model_of(learned, tmp_path / "mistral"), tmp_path / "home"  # a name that once decided
+    (folder / "tokenizer.model").unlink()
+    asked = [{"method": "gguf", "type": "Q4_K_M"}]
+    (row,) = compressed(tmp_path / "folder", home, folder, asked, prefect_url).values()
+    (mark,) = [mark for mark in row["marks"] if "ids of runs" in mark]
+    assert re.fullmatch(r"[1-9]\d* ids of runs differ", mark)
+    (again,) = compressed(tmp_path / "again", home, folder, asked, prefect_url).values()
+    assert (again["cached"], again["marks"]) == (True, row["marks"])
+
+    store = open_store(home / "store")
+    (entry,) = [file for file in store.manifest(row["manifest"]).files if file.path.endswith(".gguf")]
+    store.fetch((entry,), tmp_path / "pulled")
+    (row,) = compressed(tmp_path / "gguf", home, tmp_path / "pulled" / entry.path, asked, prefect_url).values()
+    assert not [mark for mark in row["marks"] if "ids of runs" in mark], "the folder is of our making"
