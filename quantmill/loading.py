@@ -65,7 +65,7 @@ def how_to_load(folder: Path, manifest: Manifest, program: str = "") -> str:
     """
     if program == "vllm":
         return shlex.join(["vllm", "serve", str(folder)])
-    name = program.replace(".", "_") or library(manifest)
+    name = program.replace(".", "_") if program.replace(".", "_") in (*_LINES, "hqq") else library(manifest)
     if name == "hqq":
         return f"see {folder / 'README.md'}: it needs the hqq package"
     place = folder / gguf_file(manifest) if name == "llama_cpp" else folder

@@ -6,19 +6,27 @@ Transformers 5 writes `rope_parameters` and `dtype`, 4.x `rope_theta`, `rope_sca
 
 import json
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from quantmill.artifact import Artifact
 from quantmill.recipe import VariantSpec
 from quantmill.store.store import Store
+from tasks import package_source
 from tasks.architecture import read_config
 
 _REVISION = 1
 MISSES = "transformers 4 misses "
 """How the mark of a checkpoint begins that is published as it came, and in whose config older readers miss a field."""
-_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
+_NAMES = dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), ("rotary_emb_base", "rotary_pct"))
 _USUAL_NAMES = ("rope_theta", "partial_rotary_factor")
+_BY_LAYER = {
+    **dict.fromkeys(("gemma3_text", "gemma3n_text"), ("rope_theta", "rope_local_base_freq")),
+    "modernbert-decoder": ("global_rope_theta", "local_rope_theta"),
+    "olmo3": ("rope_theta", "rope_theta"),
+}
+"""Model type -> how the older form names theta in layers that see the whole text, and in those of a window."""
 _PHI3_SCALING = {"type", "short_factor", "long_factor"}  # 4.x demands just these three
 _PATTERNED = ("gemma3_text", "cohere2")
 
@@ -31,16 +39,16 @@ def both_forms(config: dict[str, Any]) -> dict[str, Any]:
     Args:
         config: the content of a config.json; not changed.
     """
-    out = dict(config)
+    out, kind = dict(config), str(config.get("model_type"))
     for name, other in (("dtype", "torch_dtype"), ("torch_dtype", "dtype")):
         if out.get(name) is not None and out.get(other) is None:
             out[other] = out[name]
-    if out.get("model_type") in _PATTERNED and (period := _period(out.get("layer_types"))):
-        out.setdefault("sliding_window_pattern", period)
+    if kind in _PATTERNED and (period := _period(out.get("layer_types"))):
+        out["sliding_window_pattern"] = out.get("sliding_window_pattern") or period
     if isinstance(out.get("text_config"), dict):
         out["text_config"] = both_forms(out["text_config"])
     found = _part(out.get("rope_parameters"))
-    if str(out.get("model_type")).startswith("gemma3"):
+    if kind in _BY_LAYER:
         return _by_layer_type(out, found)
     nested = any(isinstance(part, dict) for part in found.values())
     return out if nested else _for_all_layers(out, found)
@@ -91,24 +99,33 @@ def _for_all_layers(out: dict[str, Any], found: dict[str, Any]) -> dict[str, Any
     """Add what is lacking where all layers turn alike; `rope_scaling` counts first, as in transformers 5."""
     older = _NAMES.get(str(out.get("model_type")), _USUAL_NAMES)
     scaled = dict(_part(out.get("rope_scaling")) or found)
-    own = {
-        name: scaled.pop(name, out.get(old))
-        for name, old in zip(_USUAL_NAMES, older, strict=True)
-        if name in scaled or old in out
-    }
+    said = {name: scaled.pop(name, out.get(old)) for name, old in zip(_USUAL_NAMES, older, strict=True)}
+    own = {name: value for name, value in said.items() if value is not None}
     if not scaled and "rope_theta" not in own:
         return out
     kind = scaled.pop("rope_type", None) or scaled.get("type") or "default"
     scaled.pop("type", None)
     if kind == "longrope" and "original_max_position_embeddings" in scaled:
         out.setdefault("original_max_position_embeddings", scaled["original_max_position_embeddings"])
-    out["rope_parameters"] = found or {"rope_type": kind, **scaled, **own}
+    if not found and _turns_plainly(str(out.get("model_type"))):
+        out["rope_parameters"] = {"rope_type": kind, **scaled, **own}
     if not out.get("rope_scaling"):
-        out["rope_scaling"] = None if kind == "default" else _scaling(out, {"rope_type": kind, **scaled})
+        plain = kind == "default" and not scaled
+        out["rope_scaling"] = None if plain else _scaling(out, {"rope_type": kind, **scaled})
     for name, old in zip(_USUAL_NAMES, older, strict=True):
         if name in own:
             out.setdefault(old, own[name])
     return out
+
+
+@cache
+def _turns_plainly(model_type: str) -> bool:
+    """Return whether `rope_parameters` of a model type in transformers 5 are what the older form says, and nothing more.
+
+    Some types have a scaling of their own where only theta is said, or a rule by type of layer: read from their source.
+    """
+    text = package_source.read("transformers", f"models/{model_type}/configuration_{model_type}.py")
+    return "rope_parameters:" in text and ("self.rope_parameters" not in text or model_type in ("phi3", *_NAMES))
 
 
 def _scaling(out: dict[str, Any], scaling: dict[str, Any]) -> dict[str, Any]:
@@ -121,25 +138,25 @@ def _scaling(out: dict[str, Any], scaling: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_layer_type(out: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Add what is lacking in a config of Gemma 3: the layers that see all scale, those of a window have a theta of their own."""
+    """Add what is lacking where layers that see the whole text scale, and those of a window have a theta of their own."""
+    names = _BY_LAYER[out["model_type"]]
     full = dict(_part(found.get("full_attention")) or _part(out.get("rope_scaling")))
     sliding = _part(found.get("sliding_attention"))
-    theta, local = (
-        full.pop("rope_theta", out.get("rope_theta")),
-        sliding.get("rope_theta", out.get("rope_local_base_freq")),
-    )
+    theta, local = full.pop("rope_theta", out.get(names[0])), sliding.get("rope_theta", out.get(names[1]))
     kind = full.pop("rope_type", None) or full.get("type") or "default"
     full.pop("type", None)
-    if theta is None or local is None or sliding.get("rope_type", "default") != "default":
+    alike = names[0] != names[1] or theta == local
+    if theta is None or local is None or not alike or sliding.get("rope_type", "default") != "default":
         return out
-    out["rope_parameters"] = found or {
-        "full_attention": {"rope_type": kind, **full, "rope_theta": theta},
-        "sliding_attention": {"rope_type": "default", "rope_theta": local},
-    }
-    if out.get("rope_scaling") is None:
+    if not found and out["model_type"].startswith("gemma3"):
+        out["rope_parameters"] = {
+            "full_attention": {"rope_type": kind, **full, "rope_theta": theta},
+            "sliding_attention": {"rope_type": "default", "rope_theta": local},
+        }
+    if not out.get("rope_scaling"):
         out["rope_scaling"] = None if kind == "default" else {"rope_type": kind, **full}
-    out.setdefault("rope_theta", theta)
-    out.setdefault("rope_local_base_freq", local)
+    for name, value in zip(names, (theta, local), strict=True):
+        out.setdefault(name, value)
     return out
 
 

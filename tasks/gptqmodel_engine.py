@@ -1,5 +1,6 @@
 """GPTQModel, which both GPTQ and AWQ run through: loading, layer-by-layer progress, and what has to be scrubbed after it."""
 
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -44,6 +45,7 @@ def run(
 
     from tasks import stored_types, tensors
 
+    gc.freeze()  # the engine collects garbage layer by layer, each time through all that was imported: half a second
     layers = tensors.layer_count(source)
     progress("layer", 0, layers)
     model = GPTQModel.load(str(source), config, device=device, dtype=getattr(torch, arithmetic))

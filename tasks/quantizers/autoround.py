@@ -1,5 +1,6 @@
 """AutoRound (arXiv:2309.05516): rounding learned by signed gradient descent, block by block, on our calibration windows."""
 
+import gc
 import logging
 import os
 import shutil
@@ -30,6 +31,7 @@ def quantize(
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
 
+    gc.freeze()  # the engine collects garbage several times a block, each time through all that was imported: half a second
     chosen = tensors.choose_bits(spec.layers, source)
     windows = load_file(calibration)["input_ids"].long()
     windows = windows[: spec.samples or None, : spec.sequence_length or None]
