@@ -19,6 +19,27 @@ from quantmill.settings import load_settings
 from tasks import stopping
 from tasks.sandbox import stop_all
 
+STAGES = {
+    "inspect_source": "download",
+    "inspect_checkpoints": "download",
+    "fetch_snapshot": "download",
+    "build_token_sets": "calibrate",
+    "convert_snapshot": "convert",
+    "score_long_text": "long_text",
+    "make_artifact": "quantize",
+    "measure_artifact": "evaluate",
+    "commit_accepted": "publish",
+    "promote": "publish",
+    "keep": "outbox",
+    "deliver": "outbox",
+    "leave_report": "artifacts",
+    "leave_mlflow_link": "artifacts",
+}
+"""Stage function, which names its Prefect task -> the stage in a run's `timings` and in what its task runs are called.
+
+Dashboards, alerts and figures over time are made of these names: they stay when a function's module is moved.
+"""
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -56,7 +77,7 @@ def _guarded(work: Callable[_P, _T]) -> Callable[_P, _T]:
 
 def in_words(work: Callable[..., object]) -> str:
     """Return what a stage's runs are called: `download: fetch snapshot`."""
-    return f"{work.__module__.rpartition('.')[2]}: {work.__name__.replace('_', ' ')}"
+    return f"{STAGES[work.__name__]}: {work.__name__.replace('_', ' ')}"
 
 
 class Stages:
@@ -68,8 +89,7 @@ class Stages:
 
     async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Return what `work` returns."""
-        stage = work.__module__.rpartition(".")[2]
-        return await self.watch(stage, asyncio.to_thread(as_task(work), *args, **kwargs))
+        return await self.watch(STAGES[work.__name__], asyncio.to_thread(as_task(work), *args, **kwargs))
 
     async def watch(self, stage: str, work: Awaitable[_T]) -> _T:
         """Return what `work` gives, its seconds added to those of `stage`."""
