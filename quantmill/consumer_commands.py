@@ -83,7 +83,8 @@ def pull(
     check_json_file(json_file)
     keyring = chosen_keyring(keyring_folder)
     store = existing_store(store_uri)
-    chosen = client.resolve(store, model, channel, ",".join(where or ()), best, variant, hardware)
+    conditions = ",".join(where or ())
+    chosen = client.resolve(store, model, channel, conditions, best, variant, hardware)
     before, began = Place(to).current, time.monotonic()
     with _progress() as bar:
         task = bar.add_task(chosen.variant, total=chosen.size_bytes)
@@ -101,7 +102,7 @@ def pull(
         f"Signed  {signed}",
         f"Folder  {current}",
         f"Verify  quantmill verify {shlex.quote(str(to))}",
-        f"Load    {how_to_load(current, chosen.manifest, asked_program(','.join(where or ())))}",
+        f"Load    {how_to_load(current, chosen.manifest, asked_program(conditions))}",
     ]
     document = {
         "model": model, "variant": chosen.variant, "manifest": chosen.digest, "channel": channel, "seq": chosen.seq or None,

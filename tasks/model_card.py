@@ -167,7 +167,7 @@ def _missed(manifest: Manifest) -> str:
     if not missed:
         return ""
     return (
-        f"\n\nIts config.json is as it came, in the form of transformers 5. It lacks {plain(missed[0])}: transformers 4, vLLM and"
+        f"\n\nIts config.json is as it came, in the form of transformers 5. It lacks {plain(missed[0])}: transformers 4 and"
         " others that read the older form take a default in its place without a word, or refuse the folder."
     )
 

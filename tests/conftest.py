@@ -27,6 +27,7 @@ from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks import download, snapshots
 from tasks.sandbox import Sandbox
+from tests.kept import KEPT
 from tests.s3_server import S3Server, s3_server
 from tests.service import Embedded
 
@@ -126,10 +127,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "tiny-llama"
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantmill-tests"
-    kept.mkdir(parents=True, exist_ok=True)
-    with FileLock(kept / "lock"):
-        command = [sys.executable, "-m", "benchmarks.tiny_model", "--out", str(folder), "--keep", str(kept)]
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with FileLock(KEPT / "lock"):
+        command = [sys.executable, "-m", "benchmarks.tiny_model", "--out", str(folder), "--keep", str(KEPT)]
         subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)  # finds it where the other worker made it
     return folder
 

@@ -1,13 +1,14 @@
 """Transformers 4 in folders of its own, kept between runs of the tests: what older readers take from a config.json."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+
+from tests.kept import KEPT
 
 RELEASES = {
     "4.45": ("transformers==4.45.2", "tokenizers==0.20.3", "huggingface_hub<1"),
@@ -41,9 +42,8 @@ def read(release: str, configs: list[dict[str, Any]]) -> list[dict[str, Any] | N
 
 def _installed(release: str) -> Path:
     """Return the folder of a release; what it needs beside it comes from the tests' own environment."""
-    kept = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantmill-tests"
-    folder = kept / f"transformers-{release}"
-    kept.mkdir(parents=True, exist_ok=True)
+    folder = KEPT / f"transformers-{release}"
+    KEPT.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "complete").exists():
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder)]

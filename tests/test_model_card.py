@@ -62,7 +62,7 @@ def test_it_says_what_older_readers_miss_in_a_config_that_is_published_as_it_cam
     text = model_card(made.model_copy(update={"evaluation": made.evaluation.model_copy(update={"marks": marks})}))
     assert "Of its figures: 80% fallback." in text
     how = text.partition("## How to load")[2].partition("## Calibration")[0]
-    assert "It lacks rope_theta and torch_dtype: transformers 4, vLLM and others" in how
+    assert "It lacks rope_theta and torch_dtype: transformers 4 and others" in how
     assert "It lacks" not in model_card(made)
 
 

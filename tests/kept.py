@@ -1,0 +1,6 @@
+"""Where the tests keep what takes long to make, from one run to the next."""
+
+import os
+from pathlib import Path
+
+KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quantmill-tests"
