@@ -119,8 +119,9 @@ def _architecture(
 def of_gguf(path: Path) -> tuple[Architecture, str]:
     """Return what a GGUF header says, and the licence that it names; SourceError where it is an encoder's."""
     from tasks.dequantize import read_gguf
+    from tasks.gguf_reader import length
 
-    reader = read_gguf(path)
+    reader = read_gguf(path, vocabulary=False)
     fields = reader.fields
 
     def read(key: str) -> Any:
@@ -137,7 +138,7 @@ def of_gguf(path: Path) -> tuple[Architecture, str]:
         hidden=read(f"{kind}.embedding_length"),
         inner=read(f"{kind}.feed_forward_length"),
         attention=_product(read(f"{kind}.attention.head_count"), read(f"{kind}.attention.key_length")),
-        vocabulary=len(tokens.data) if tokens else None,
+        vocabulary=length(tokens) if tokens else None,
         experts=read(f"{kind}.expert_count"),
         positions=read(f"{kind}.context_length"),
         packed=packing.of_gguf(read("general.file_type"), [tensor.tensor_type.name for tensor in reader.tensors]),

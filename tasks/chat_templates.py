@@ -55,7 +55,7 @@ def is_missing(request: ModelRequest) -> bool:
     if not path.is_dir():
         from tasks.dequantize import read_gguf
 
-        return "tokenizer.chat_template" not in read_gguf(path).fields
+        return "tokenizer.chat_template" not in read_gguf(path, vocabulary=False).fields
     if any((path / name).is_file() for name in _FILES[:2]):
         return False
     config = path / "tokenizer_config.json"

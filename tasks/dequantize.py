@@ -8,8 +8,10 @@ The tokenizer that comes out is transformers' reading of the GGUF, not yet llama
 """
 
 import json
+import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,27 +44,32 @@ def dequantize(gguf: Path, out: Path, progress: Progress) -> dict[str, str]:
     reader = read_gguf(gguf)
     types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
     elements = sum(int(tensor.n_elements) for tensor in reader.tensors)
-    del reader  # its fields hold hundreds of thousands of small arrays
     progress("dequantize", 1, _STEPS)
-    model = _load(gguf, elements)
+    model = _load(gguf, reader, elements)
     progress("dequantize", 2, _STEPS)
     save_model(model, out)
     context_length = getattr(model.config, "max_position_embeddings", None)
     del model
     progress("dequantize", 3, _STEPS)
-    save_tokenizer(gguf, out, context_length)
+    _save_tokenizer(gguf, reader, out, context_length)
     progress("dequantize", _STEPS, _STEPS)
     return types
 
 
-def read_gguf(gguf: Path) -> "GGUFReader":
+def read_gguf(gguf: Path, vocabulary: bool = True) -> "GGUFReader":
     """Return a reader of a file whose header and tensor table are whole and whose tensors all lie inside it.
+
+    Args:
+        gguf: the file.
+        vocabulary: whether tokens and merges are wanted one by one, which takes seconds; else they are blocks of bytes.
 
     Raises:
         SourceError: the file is missing, is no GGUF, is cut short, or is one part of several.
     """
     import numpy
     from gguf import GGUFReader
+
+    from tasks.gguf_reader import BlockReader
 
     try:
         gguf_header.read_header(gguf)
@@ -73,8 +80,8 @@ def read_gguf(gguf: Path) -> "GGUFReader":
     try:
         # A broken length field makes numpy warn about an overflow before the reader fails on it.
         with numpy.errstate(over="ignore"):
-            reader = GGUFReader(gguf)
-    except (ValueError, KeyError, IndexError, OverflowError, MemoryError) as error:
+            reader = GGUFReader(gguf) if vocabulary else BlockReader(gguf)
+    except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error) as error:
         raise SourceError(f"{gguf.name}: the GGUF is cut short or broken ({_one_line(error)})") from error
     if not reader.tensors or "general.architecture" not in reader.fields:
         raise SourceError(f"{gguf.name}: a model's GGUF has tensors and general.architecture, this one lacks them")
@@ -84,13 +91,13 @@ def read_gguf(gguf: Path) -> "GGUFReader":
     return reader
 
 
-def _load(gguf: Path, elements: int) -> "PreTrainedModel":
+def _load(gguf: Path, reader: "GGUFReader", elements: int) -> "PreTrainedModel":
     """Return the model in bf16, sure that every weight of the file went into it."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
     try:
-        with _whatever_its_name():
+        with _read_by_transformers(reader):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 gguf.parent,
                 gguf_file=gguf.name,
@@ -152,17 +159,21 @@ def save_tokenizer(gguf: Path, out: Path, context_length: int | None = None) -> 
     """Write the tokenizer and chat template that transformers reads from the GGUF, with nothing of this machine.
 
     Raises:
-        SourceError: transformers does not know this kind of tokenizer.
+        SourceError: the file is no whole GGUF, or transformers does not know this kind of tokenizer.
     """
+    _save_tokenizer(gguf, read_gguf(gguf), out, context_length)
+
+
+def _save_tokenizer(gguf: Path, reader: "GGUFReader", out: Path, context_length: int | None) -> None:
     from transformers import AutoTokenizer
 
     try:
-        with _whatever_its_name():
+        with _read_by_transformers(reader):
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
     except (ValueError, KeyError, NotImplementedError, TypeError) as error:
         raise SourceError(f"{gguf.name}: transformers cannot read its tokenizer ({_one_line(error)})") from error
     tokenizer.save_pretrained(out)
-    if model := sentencepiece_model.of_gguf(read_gguf(gguf).fields):
+    if model := sentencepiece_model.of_gguf(reader.fields):
         (out / sentencepiece_model.FILE).write_bytes(model)  # the converter and the check read it
 
     def portable(settings: dict[str, Any]) -> dict[str, Any]:
@@ -177,20 +188,27 @@ def save_tokenizer(gguf: Path, out: Path, context_length: int | None = None) -> 
 
 
 @contextmanager
-def _whatever_its_name() -> Iterator[None]:
-    """Have transformers read a GGUF by its architecture alone.
+def _read_by_transformers(reader: "GGUFReader") -> Iterator[None]:
+    """Have transformers read a GGUF by its architecture alone, through a reader that exists already.
 
     A file of the architecture `llama` whose general.name is `mistral` is of another architecture to transformers, which it
-    then does not know.
+    then does not know. By itself transformers reads the file anew for config, weights and tokenizer (4.5 s each with a
+    vocabulary of 49,152) and makes the table of tensor names once for every module of the model.
     """
+    import gguf
     from transformers import modeling_gguf_pytorch_utils as reading
 
-    of_file = reading.read_field
-    reading.read_field = lambda reader, name: [] if name == "general.name" else of_file(reader, name)
-    try:
+    with ExitStack() as undo:
+
+        def replace(module: Any, name: str, value: Any) -> None:
+            undo.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, value)
+
+        of_file = reading.read_field
+        replace(reading, "read_field", lambda file, name: [] if name == "general.name" else of_file(file, name))
+        replace(gguf, "GGUFReader", lambda _path: reader)
+        replace(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
         yield
-    finally:
-        reading.read_field = of_file
 
 
 def _rewrite_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -57,6 +57,7 @@ def main() -> int:
     code, result = 0, dict[str, Any]()
     try:
         engines.check_installed(job.expected)
+        engines.hide_unasked(job.expected)
         result = {"value": KINDS[job.kind](job, progress)}
     except Exception as error:  # noqa: BLE001 (an engine may raise anything; the parent gets its type and words)
         code, result = 1, _told(error, job.folder)
