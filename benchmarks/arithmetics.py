@@ -16,8 +16,12 @@ from quantmill.recipe import Recipe
 from quantmill.recipe_file import parse_recipe, read_recipe
 from quantmill.settings import load_settings
 from quantmill.store.places import open_store
-from tasks import calibrate, download, evaluate, processor, quantize
-from tasks.sandbox import Sandbox
+from tasks import processor
+from tasks.evaluate import evaluate
+from tasks.quantize import quantize
+from tasks.sandbox.sandbox import Sandbox
+from tasks.source import download
+from tasks.text import calibrate
 
 DEMO = Path(__file__).parent.parent / "deployments" / "recipes" / "demo.yaml"
 METHODS = ("gptq", "autoround", "awq")

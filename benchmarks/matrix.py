@@ -20,7 +20,9 @@ from benchmarks.architectures import ARCHITECTURES
 from quantmill.errors import QuantmillError
 from quantmill.settings import load_settings
 from quantmill.texts import TextSource, TokenRequest
-from tasks import calibrate, support, text_sources
+from tasks.support import support
+from tasks.text import calibrate
+from tasks.text import sources as text_sources
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 _TIMEOUT_S = 900

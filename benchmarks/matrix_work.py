@@ -20,8 +20,12 @@ from quantmill import planning
 from quantmill.methods import IMATRIX_TYPES, METHODS
 from quantmill.recipe import VariantSpec
 from quantmill.variant_request import VariantRequest
-from tasks import architecture, job_kinds, tensors
-from tasks.sandbox import JobFile
+from tasks import metrics
+from tasks.convert import job as convert_job
+from tasks.convert.job import Convert
+from tasks.model import architecture, tensors
+from tasks.quantize import job as quantize_job
+from tasks.quantize.job import Make
 
 TOKENS = 64
 _MATRIX = 1 << 14  # a tensor of a GGUF with fewer weights is a norm, a bias or a router
@@ -43,15 +47,16 @@ def quantize(model: Path, method: str, place: Path) -> Iterator[tuple[str, dict[
     """Make every width of `method` under `place`; yield (column, what came of it)."""
     source = _convert(model, place) if METHODS[method].converted else model
     for column, spec in specs_of(method):
-        arguments = {
-            "spec": spec.model_dump(),
-            "source": str(source),
-            "companions": str(model),
-            "calibration": str(place.parent / "calibration.safetensors") if spec.row.calibrated else None,
-            "device": "cpu",
-        }
+        told = Make(
+            spec=spec,
+            source=source,
+            companions=model,
+            calibration=place.parent / "calibration.safetensors" if spec.row.calibrated else None,
+            device="cpu",
+            arithmetic="bfloat16",
+        )
         try:
-            made = job_kinds.artifact(_job("artifact", place / column, arguments), _silent)
+            made = quantize_job.run(told, _out(place / column), _silent)
         except Exception as error:  # noqa: BLE001 (whatever an engine raises becomes the cell)
             traceback.print_exc()
             yield column, {"status": "failed", "reason": _words(error)}
@@ -96,11 +101,11 @@ def _read(folder: Path, spec: VariantSpec, ids: Any, source: Path) -> Any:
 
 def _traced(model: Any, ids: Any) -> Any:
     """Return the baseline's logits; TraceMismatch where its trace does not give them."""
-    from tasks import trace
+    from tasks.evaluate import trace
 
     (inputs, logits), *_ = model.traced_pieces(ids)
     again = model.reader(model.head())(inputs)
-    apart = model.score(logits[:-1], again[:-1], ids[1:]).kl.mean()
+    apart = metrics.score(logits[:-1], again[:-1], ids[1:]).kl.mean()
     trace.require_same(float(apart), model.compute_dtype)
     return logits.numpy()
 
@@ -142,16 +147,14 @@ def _account(spec: VariantSpec, made: list[dict[str, Any]], model: Path) -> dict
 
 
 def _convert(model: Path, place: Path) -> Path:
-    arguments = {"source": str(model), "name": model.name}
-    job_kinds.conversion(_job("conversion", place / "conversion", arguments), _silent)
-    return place / "conversion" / "out"
+    out = _out(place / "conversion")
+    convert_job.run(Convert(source=model, name=model.name), out, _silent)
+    return out
 
 
-def _job(kind: str, folder: Path, arguments: dict[str, Any]) -> JobFile:
+def _out(folder: Path) -> Path:
     (folder / "out").mkdir(parents=True)
-    return JobFile(
-        kind=kind, name=folder.name, arguments=arguments, folder=folder, progress_fd=2, threads=1, expected={}
-    )
+    return folder / "out"
 
 
 def _silent(step: str, done: int, total: int) -> None:

@@ -16,7 +16,7 @@ from prefect.settings import (
 )
 
 from flows.dispatch import Dispatcher
-from flows.pools import read_pools
+from flows.pools.pools import read_pools
 from quantmill.artifact import VariantJob
 from quantmill.files import FileEntry
 from quantmill.report import Outcome

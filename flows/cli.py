@@ -8,9 +8,10 @@ from typing import Annotated, cast
 
 import typer
 
-from flows import publish_commands, screen, stops
-from flows.environment import embedded_environment, home_made
-from flows.progress import say, show_progress
+from flows import publish_commands, stops
+from flows.server.environment import embedded_environment, home_made
+from flows.show import screen
+from flows.show.progress import say, show_progress
 from quantmill import answers, signing
 from quantmill.errors import SettingsError, SigningError
 from quantmill.recipe import Recipe
@@ -41,9 +42,9 @@ def bootstrap(
     """Make pools, queues, deployments and automations on the Prefect server that PREFECT_API_URL names."""
     settings = load_settings()
     with home_made(settings.home), embedded_environment(settings):
-        from flows import bootstrap as server
-        from flows.embedded import require_server
         from flows.pools import read_pools
+        from flows.server import bootstrap as server
+        from flows.server.embedded import require_server
 
         require_server()
         listed = read_pools(pools or settings.pools or server.POOLS)
@@ -56,7 +57,7 @@ def landed(
     """Look where the watch list says for base models that landed, and start their runs: `watch/watch` does so by its schedule."""
     settings = load_settings()
     with home_made(settings.home), embedded_environment(settings):
-        from flows.embedded import require_server
+        from flows.server.embedded import require_server
         from flows.watch import preview, watch
 
         if dry_run:
@@ -75,8 +76,8 @@ def metrics(
     with home_made(settings.home), embedded_environment(settings):
         from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
-        from flows.embedded import require_server_named
-        from flows.exporter import Exporter
+        from flows.server.embedded import require_server_named
+        from flows.server.exporter import Exporter
 
         require_server_named()
         registry = CollectorRegistry()
@@ -145,7 +146,10 @@ def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
     from flows.jobs import choose_device
     from flows.sendable import require_somebody_to_ask
-    from tasks import calibrate, download, sources, support
+    from tasks import support
+    from tasks import text as calibrate
+    from tasks.source import download
+    from tasks.source import places as sources
 
     if settings.signing_key:
         try:
@@ -168,7 +172,8 @@ def check(recipe: Recipe, settings: Settings) -> None:
 
 def require_work(recipe: Recipe, settings: Settings) -> None:
     """Refuse a run that would fill a disk, or whose data sets or chat template cannot do: what only a run needs."""
-    from tasks import calibrate, download
+    from tasks import text as calibrate
+    from tasks.source import download
 
     origin = download.preview_source(recipe.model, settings.home)
     calibrate.check_all(recipe)
@@ -190,7 +195,7 @@ def run(
     recipe: Recipe, settings: Settings, finished: Callable[[RunSummary], object], measure_again: bool = False
 ) -> RunSummary:
     """Run the flow with Prefect and MLflow on this machine, nothing to start; `finished` is called before MLflow is told."""
-    from flows.embedded import prefect_api
+    from flows.server.embedded import prefect_api
 
     say("starting Prefect on this machine")
     settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder in it, but no parents

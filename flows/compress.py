@@ -11,11 +11,12 @@ from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.states import Completed
 
-from flows import approval, artifacts, conversions, jobs, progress, sendable
+from flows import approval, conversions, jobs, sendable
 from flows.dispatch import Dispatcher
-from flows.pool_runs import check_pools
-from flows.pools import Pool, read_pools
+from flows.pools import Pool, check_pools, read_pools
 from flows.recall import recall, recall_run, remember_run, run_key
+from flows.show import pages as artifacts
+from flows.show import progress
 from flows.stages import Stages, is_deployed
 from quantmill.errors import QuantmillError, RecipeError, error_named
 from quantmill.recipe import Recipe
@@ -23,25 +24,18 @@ from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import (
-    architecture,
-    calibrate,
-    config_forms,
-    convert,
-    download,
-    gate,
-    landings,
-    licenses,
-    long_text,
-    outbox,
-    publish,
-    report,
-    snapshots,
-    summarize,
-    support,
-)
+from tasks import convert, publish, report, support
+from tasks import convert as long_text
+from tasks import judge as gate
+from tasks import judge as summarize
+from tasks import register as outbox
+from tasks import text as calibrate
+from tasks.landing import landings
+from tasks.model import architecture, config_forms
+from tasks.model import licences as licenses
 from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, Sandbox
+from tasks.source import download, snapshots
 
 FINISHED: ContextVar[Callable[[RunSummary], object]] = ContextVar("FINISHED", default=lambda _: None)
 """Called with a run's summary once all but MLflow is done: the command line writes `--json` then."""

@@ -8,8 +8,10 @@ from quantmill.artifact import VariantJob
 from quantmill.errors import ConversionMismatch
 from quantmill.report import Outcome
 from quantmill.store.store import Store
-from tasks import arithmetic, config_forms, gguf_arithmetic
-from tasks.long_text import LongText, find_long_text
+from tasks import arithmetic
+from tasks import support as gguf_arithmetic
+from tasks.convert import LongText, find_long_text
+from tasks.model import config_forms
 
 _NOTABLE_KL, _MOST_KL = 1e-5, 1e-4
 _TIMES_ITS_FLOOR = 5.0

@@ -5,8 +5,7 @@ import asyncio
 from prefect import tags
 
 from flows.jobs import places
-from flows.pool_runs import PoolRuns
-from flows.pools import Pool
+from flows.pools import Pool, PoolRuns
 from flows.recall import recall
 from flows.variant import variant
 from quantmill import planning
@@ -14,7 +13,7 @@ from quantmill.artifact import VariantJob
 from quantmill.report import Outcome
 from quantmill.settings import load_settings
 from quantmill.store.store import Store
-from tasks.busy import is_quiet_now
+from tasks.evaluate import is_quiet_now
 from tasks.quantize import find_artifact
 
 

@@ -12,7 +12,9 @@ from quantmill.machine import class_of
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
 from quantmill.report import Outcome
-from tasks import arithmetic, config_forms, convert, engines, evaluate, processor
+from tasks import arithmetic, convert, evaluate, processor
+from tasks import installed as engines
+from tasks.model import config_forms
 
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
 LOSSLESS = {"llama_cpp": VariantSpec(method="gguf", bits=32, type="F32")}

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.environment import embedded_environment
-from flows.progress import say, show_progress
+from flows.server.environment import embedded_environment
+from flows.show.progress import say, show_progress
 from quantmill import store_commands
 from quantmill.answers import ModelName, existing_store
 from quantmill.errors import RegistrationError
@@ -29,7 +29,7 @@ def register() -> None:
     """
     settings, store = load_settings(), existing_store()
     with embedded_environment(settings), show_progress():
-        from tasks import registry
+        from tasks import register as registry
 
         tell_mlflow(settings)
         waits = len(waiting_runs())
@@ -51,7 +51,7 @@ def export(
 
     A revoked version is refused, and so is a place that holds something else. HF_TOKEN opens the hub.
     """
-    from tasks import export as sending
+    from tasks.publish import export as sending
 
     settings = load_settings()
     keyring = Keyring.load(settings.keyring) if settings.keyring else None
@@ -61,7 +61,7 @@ def export(
 
 def tell_mlflow(settings: Settings) -> int:
     """Deliver the runs that wait for MLflow, say what came of it, and return how many MLflow was told of."""
-    from tasks import outbox
+    from tasks import register as outbox
 
     store = existing_store()
     if not waiting_runs():
@@ -74,7 +74,7 @@ def tell_mlflow(settings: Settings) -> int:
 
 def waiting_runs() -> list[str]:
     """Return the names of the runs that MLflow has not been told of."""
-    from tasks import outbox
+    from tasks import register as outbox
 
     return outbox.waiting(existing_store())
 
@@ -85,7 +85,7 @@ def revoke(model: str, version: str, reason: str, store_uri: str = "", json_file
     store_commands.take_back(model, version, reason, store_uri, json_file)
     settings = load_settings()
     with embedded_environment(settings):
-        from tasks import registry
+        from tasks import register as registry
 
         try:
             shown = registry.show_revocations(existing_store(store_uri), model, settings.tracking_uri)

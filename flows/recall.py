@@ -16,10 +16,15 @@ from quantmill.settings import Settings
 from quantmill.store.channels import read_channel
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import calibrate, config_forms, download, licenses, outbox, publish, report
+from tasks import publish, report
+from tasks import register as outbox
+from tasks import text as calibrate
 from tasks.evaluate import find_report
+from tasks.model import config_forms
+from tasks.model import licences as licenses
 from tasks.quantize import find_artifact
 from tasks.sandbox import ClosedSandbox
+from tasks.source import download
 
 
 def recall(job: VariantJob, store: Store) -> Outcome | None:

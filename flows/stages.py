@@ -16,8 +16,7 @@ from prefect.tasks import Task
 
 from quantmill import disk
 from quantmill.settings import load_settings
-from tasks import stopping
-from tasks.sandbox import stop_all
+from tasks.sandbox import stopping
 
 STAGES = {
     "inspect_source": "download",
@@ -97,7 +96,7 @@ class Stages:
         try:
             return await work
         except asyncio.CancelledError:
-            stop_all()  # a thread goes on after this: its job is killed, and it starts no other
+            stopping.stop_all()  # a thread goes on after this: its job is killed, and it starts no other
             raise
         finally:
             self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - started, 3)

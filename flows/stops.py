@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 
 import typer
 
-from tasks import stopping
-from tasks.sandbox import stop_all
+from tasks.sandbox import stopping
 
 _T = TypeVar("_T")
 
@@ -51,7 +50,7 @@ async def _heard(work: Coroutine[Any, Any, _T]) -> _T:
 
     def stop() -> None:
         first = not stopping.is_stopped()
-        stop_all()
+        stopping.stop_all()
         if first and task:
             task.cancel()
 

@@ -7,16 +7,15 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 
-from flows.artifacts import progress_shown
+from flows.show.pages import progress_shown
 from flows.stages import as_task, is_deployed
 from quantmill.artifact import VariantJob
 from quantmill.errors import QuantmillError
 from quantmill.settings import load_settings
 from quantmill.store.places import configured_store
-from tasks import stopping
 from tasks.evaluate import measure_artifact
 from tasks.quantize import make_artifact
-from tasks.sandbox import PROGRESS, Sandbox
+from tasks.sandbox import PROGRESS, Sandbox, stopping
 
 make = as_task(make_artifact, "quantize {job.name}")
 measure = as_task(measure_artifact, "evaluate {job.name}")

@@ -25,15 +25,15 @@ from prefect.events import Event, Resource
 from prefect.events.clients import get_events_client
 from prefect.logging import get_run_logger
 
-from flows.run_watch import patiently
+from flows.pools import patiently
 from quantmill.errors import QuantmillError, RequestError
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import landings
-from tasks.landing_places import NotYet, look
-from tasks.landings import Landing
-from tasks.watchlist import WatchEntry, read_watchlist
+from tasks.landing import landings
+from tasks.landing.landings import Landing
+from tasks.landing.places import NotYet, look
+from tasks.landing.watchlist import WatchEntry, read_watchlist
 
 LIST = Path(__file__).resolve().parent.parent / "deployments" / "watchlist.yaml"
 EVENT = "quantmill.base-model.landed"

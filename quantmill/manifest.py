@@ -15,6 +15,8 @@ from quantmill.report import BaselineMetrics, Quality, Speed
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 
+CARD_PATH = "README.md"
+"""The model card in a published folder."""
 MANIFEST_PATH = ".quantmill/manifest.json"
 ATTESTATION_PATH = ".quantmill/attestation.dsse.json"
 """Where a folder that was pulled holds them, beside just the manifest's files."""

@@ -1,7 +1,7 @@
 """METHODS: what every quantization method takes and makes, one row of facts each.
 
 A recipe is checked against these rows, `quantmill methods` prints them and keys are made from them. The work itself is in
-`tasks/quantizers/`, one module a row.
+`tasks/quantize/methods/`, one module a row.
 """
 
 from typing import get_args

@@ -6,7 +6,7 @@ from quantmill import selection
 from quantmill.artifact import Artifact, Snapshot, VariantJob
 from quantmill.report import Outcome
 from tasks import arithmetic
-from tasks.gate import too_short, unbound_rules
+from tasks.gibberish import too_short, unbound_rules
 
 NOTABLE_SHARE = 0.05
 SAME_GRID_SHARE = 0.5

@@ -21,12 +21,12 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["QUANTMILL_THREADS"] = "1"
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"{worker}-")
 
-from flows.embedded import prefect_api
+from flows.server.embedded import prefect_api
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import download, snapshots
-from tasks.sandbox import Sandbox
+from tasks.sandbox.sandbox import Sandbox
+from tasks.source import download, snapshots
 from tests.kept import KEPT
 from tests.s3_server import S3Server, s3_server
 from tests.service import Embedded

@@ -19,12 +19,13 @@ from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 from rich.console import Console
 
-from flows import artifacts, screen
-from flows.artifacts import ProgressRelay, leave_mlflow_link, leave_report
+from flows.show import pages as artifacts
+from flows.show import screen
+from flows.show.pages import ProgressRelay, leave_mlflow_link, leave_report
 from quantmill.recipe import GatePolicy
 from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
 from quantmill.settings import Settings
-from tasks import report
+from tasks.report import report
 
 pytestmark = pytest.mark.slow
 

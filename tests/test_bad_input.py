@@ -192,7 +192,7 @@ def test_a_chat_template_that_the_model_lacks_is_missed_before_the_run(tmp_path:
 def test_model_folders(tmp_path: Path, config: dict[str, Any], files: dict[str, Any], words: str) -> None:
     from quantmill.errors import SourceError
     from quantmill.recipe import ModelRequest
-    from tasks.sources import open_source
+    from tasks.source.places import open_source
 
     with pytest.raises(SourceError, match=r"^model\.source: ") as raised:
         request = ModelRequest(source=str(model_folder(tmp_path / "model", config, **files)))
@@ -205,7 +205,7 @@ def test_parts_that_do_not_make_one_model(tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     from quantmill.errors import SourceError
-    from tasks.model_files import INDEX, list_files
+    from tasks.model.files import INDEX, list_files
 
     folder = sharded_folder(tmp_path / "model")
     assert len(list_files(folder)) == 5
@@ -252,8 +252,8 @@ def test_weights_of_a_type_that_is_no_plain_float_and_nan(tmp_path: Path) -> Non
     from safetensors.torch import save_file
 
     from quantmill.errors import SourceError
-    from tasks.folder_source import take_in
-    from tasks.model_files import list_files
+    from tasks.model.files import list_files
+    from tasks.source.take_in import take_in
 
     folder = model_folder(tmp_path / "model")
     save_file({"w": torch.zeros(2, 2, dtype=torch.float8_e4m3fn)}, folder / "model.safetensors")
@@ -269,7 +269,7 @@ def test_weights_of_a_type_that_is_no_plain_float_and_nan(tmp_path: Path) -> Non
 
 
 def test_a_hub_cache_folder_may_link_to_its_own_blobs(tmp_path: Path) -> None:
-    from tasks.model_files import list_files
+    from tasks.model.files import list_files
 
     made = model_folder(tmp_path / "plain")
     hub = tmp_path / "models--org--name"
@@ -288,7 +288,7 @@ def test_no_room_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.Mo
 
     from quantmill.errors import NotEnoughSpace
     from quantmill.recipe_file import parse_recipe
-    from tasks import download
+    from tasks.source import download
 
     recipe = parse_recipe(GOOD)
     origin = download.inspect_source(recipe.model, tmp_path)

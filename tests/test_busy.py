@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from quantmill.report import Timing
-from tasks.busy import Stretch, System
+from tasks.evaluate.busy import Stretch, System
 
 
 class Told:

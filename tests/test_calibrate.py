@@ -8,9 +8,10 @@ import pytest
 from quantmill import keys
 from quantmill.errors import TextError
 from quantmill.recipe import TokenRequest
-from tasks import text_sources
-from tasks.calibrate import cut_windows, read_parts
-from tasks.text_sources import Role
+from tasks.builtin_text import builtin_text
+from tasks.text import sources as text_sources
+from tasks.text.calibrate import cut_windows, read_parts
+from tasks.text.sources import Role
 
 ROLES: tuple[Role, ...] = ("calibration", "evaluation")
 BUILTIN = TokenRequest(samples=8, sequence_length=256)
@@ -41,7 +42,7 @@ def words(text: str) -> str:
 
 
 def test_the_sides_share_no_paragraph_and_hold_the_whole_text() -> None:
-    text = text_sources.builtin_text()
+    text = builtin_text()
     one, other = ({words(part) for part in side(role).split("\n\n")} for role in ROLES)
     assert not one & other
     assert {words(part) for part in text.split("\n\n") if 0 < len(part) < 1000} <= one | other

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-import tasks.publish
+import tasks.publish.publish
 from quantmill.errors import NotFound, RequestError, VerificationError
 from quantmill.manifest import Revocation
 from quantmill.recipe import Recipe
@@ -139,14 +139,14 @@ def test_a_run_moves_its_channel_only_to_what_it_never_held(store: Store) -> Non
         }
     )
     first, second = (publish(store, "v", name) for name in ("first", "second"))
-    assert tasks.publish.promote(recipe, {}, store) == 0
-    assert tasks.publish.promote(recipe, {"v": first}, store) == 1
-    assert tasks.publish.promote(recipe, {"v": first}, store) == 1
-    assert tasks.publish.promote(recipe, {"v": second}, store) == 2
+    assert tasks.publish.publish.promote(recipe, {}, store) == 0
+    assert tasks.publish.publish.promote(recipe, {"v": first}, store) == 1
+    assert tasks.publish.publish.promote(recipe, {"v": first}, store) == 1
+    assert tasks.publish.publish.promote(recipe, {"v": second}, store) == 2
     channels.roll_back(store, "m", "stable", "rambles")
-    assert tasks.publish.promote(recipe, {"v": second}, store) == 3
+    assert tasks.publish.publish.promote(recipe, {"v": second}, store) == 3
     held = channels.read_channel(store, "m", "stable")
     assert held
     assert held.current.variants == {"v": first}
     silent = recipe.model_copy(update={"publish": recipe.publish.model_copy(update={"channel": ""})})
-    assert tasks.publish.promote(silent, {"v": second}, store) == 0
+    assert tasks.publish.publish.promote(silent, {"v": second}, store) == 0

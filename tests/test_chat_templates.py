@@ -12,8 +12,9 @@ import pytest
 from quantmill import keys
 from quantmill.errors import Killed, SourceError, TextError
 from quantmill.settings import Settings
-from tasks import chat_templates
-from tasks.sandbox import Sandbox
+from tasks.sandbox.sandbox import Sandbox
+from tasks.text.job import Arguments
+from tasks.tokenizer import chat as chat_templates
 from tests.test_contents import field, gguf, gguf_text
 from tests.test_token_sets import Bench
 
@@ -63,9 +64,9 @@ def test_fault_22_loops_and_gigabytes_are_ended(template: str, said: str, tmp_pa
 def test_fault_22_what_python_cannot_interrupt_dies_alone(tmp_path: Path) -> None:
     place = folder(tmp_path, "{{ 9 ** (9 ** 9) }}")
     (tmp_path / "talks.json").write_text(json.dumps(TALK))
-    arguments = {"folder": str(place), "conversations": str(tmp_path / "talks.json"), "where": "there"}
+    arguments = Arguments(folder=place, conversations=tmp_path / "talks.json", where="there")
     sandbox = Sandbox(Settings(home=tmp_path / "home"))
-    with pytest.raises(Killed, match="tokens was killed by SIGXCPU"), sandbox.run("tokens", "calibration", arguments):
+    with pytest.raises(Killed, match="tokens was killed by SIGXCPU"), sandbox.run(arguments, "calibration"):
         pass
 
 

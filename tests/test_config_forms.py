@@ -10,7 +10,7 @@ from transformers import CONFIG_MAPPING
 from quantmill.artifact import Artifact
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from tasks import config_forms
+from tasks.model import config_forms
 from tests import older_transformers, samples
 from tests.service import Embedded
 

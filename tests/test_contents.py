@@ -231,7 +231,7 @@ def test_gguf_as_its_own_library_writes_and_reads_them(tmp_path: Path) -> None:
     import numpy
     from gguf import GGUFReader, GGUFWriter
 
-    from tasks.sources import locate
+    from tasks.source.places import locate
 
     made = tmp_path / "made.gguf"
     writer = GGUFWriter(made, "llama")

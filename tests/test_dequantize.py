@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from quantmill.errors import SourceError
-from tasks.dequantize import dequantize, read_gguf, scale_attention
-from tasks.gguf_support import architectures
-from tasks.tokenizer_check import compare, compare_chat_template
+from tasks.source.dequantize import dequantize, read_gguf, scale_attention
+from tasks.support.gguf import architectures
+from tasks.tokenizer.check import compare, compare_chat_template
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -112,7 +112,7 @@ def assert_same_weights(quantized: "GGUFReader", converted: "GGUFReader") -> Non
 def convert_in_a_process(source: Path, *outs: Path) -> subprocess.CompletedProcess[str]:
     # auto-round changes other libraries when imported, so it stays out of the tests' own process.
     script = (
-        "import sys, pathlib; from tasks.convert_gguf import convert; "
+        "import sys, pathlib; from tasks.convert.converter import convert; "
         "source, *outs = map(pathlib.Path, sys.argv[1:]); "
         "[convert(source, out, lambda *step: None, name='smollm2-135m') for out in outs]"
     )

@@ -11,7 +11,7 @@ from quantmill.manifest import Manifest
 from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from tasks import folder_source
+from tasks.source import take_in as folder_source
 from tests.line import Line, resident_limit
 from tests.published import measured_beside
 
@@ -46,7 +46,7 @@ def manifests(home: Path) -> dict[str, Manifest]:
 
 
 def tensors(store: Store, manifest: Manifest, folder: Path) -> dict[str, bytes]:
-    from tasks.gguf_reader import BlockReader
+    from tasks.model.gguf_blocks import BlockReader
 
     (file,) = [file for file in manifest.files if file.path.endswith(".gguf")]
     store.objects.fetch_file(blob_key(file.sha256), file, folder / file.sha256)

@@ -20,8 +20,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName, TaskRunFilter, TaskRunFilterName
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-from flows import embedded
-from flows.embedded import ServerError, prefect_api
+from flows.server import embedded
+from flows.server.embedded import ServerError, prefect_api
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_a_process_beside_starts_twice_and_leaves_nothing_when_killed(prefect_ur
         import sys, time
         from pathlib import Path
         from prefect import flow
-        from flows.embedded import prefect_api
+        from flows.server.embedded import prefect_api
 
         @flow
         def stranger():

@@ -6,8 +6,8 @@ import numpy
 import pytest
 from safetensors.numpy import save_file
 
-from tasks import experts
 from tasks.marks import marks_of
+from tasks.model import experts
 from tests import samples
 
 

@@ -13,7 +13,7 @@ from quantmill.manifest import MANIFEST_PATH, Manifest, Revocation
 from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from tasks.export import export
+from tasks.publish.export import export
 from tests import samples
 from tests.hub_server import HubServer
 from tests.s3_server import S3Server

@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from flows.exporter import Exporter
+from flows.server.exporter import Exporter
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from tests import samples

@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows import embedded
+from flows.server import embedded
 from quantmill import locks
 from quantmill.cli import app
 from quantmill.files import sync
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import remote, tracking_file
-from tasks.surroundings import machine_held, scratch
+from tasks.sandbox.surroundings import machine_held, scratch
+from tasks.source import remote
+from tasks.tracking import database as tracking_file
 from tests.published import publish
 from tests.users import ROOT
 

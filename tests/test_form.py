@@ -8,9 +8,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from flows.compress import compress
-from flows.deployments import FILE, read_deployments
-from flows.form import form_of
-from flows.pools import read_pools
+from flows.pools.pools import read_pools
+from flows.server.deployments import FILE, read_deployments
+from flows.server.form import form_of
 from quantmill.errors import RequestError
 from quantmill.recipe import Recipe
 from tests.line import ROOT

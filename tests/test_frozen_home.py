@@ -19,8 +19,13 @@ from quantmill.report import Outcome
 from quantmill.settings import load_settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from tasks import calibrate, config_forms, download, engines, processor, quantize
-from tasks.sandbox import ClosedSandbox
+from tasks import installed as engines
+from tasks import processor
+from tasks.model import config_forms
+from tasks.quantize import quantize
+from tasks.sandbox.sandbox import ClosedSandbox
+from tasks.source import download
+from tasks.text import calibrate
 from tests.frozen import answers
 
 FROZEN = Path(__file__).parent / "frozen"

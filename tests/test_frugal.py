@@ -12,9 +12,9 @@ from quantmill.errors import OutOfMemory
 from quantmill.settings import Settings
 from quantmill.variant_request import VariantRequest
 from quantmill.variants import VariantSpec
-from tasks import frugal
 from tasks.marks import marks_of
-from tasks.sandbox import JobResult, Sandbox
+from tasks.quantize import frugal
+from tasks.sandbox.sandbox import JobResult, Sandbox
 from tests import samples
 from tests.quantizers.bench import QUICK, Bench
 

@@ -149,21 +149,24 @@ JOBS = '''
 from quantmill.settings import Settings
 from quantmill.errors import QuantmillError
 from tasks.sandbox import Sandbox
+from tests.toy_job import Arguments
 code = Path(sys.argv[1]).parent / "job.py"
 python = code.with_name("python")
 python.write_text(f'#!/bin/sh\\nexec {sys.executable} {code} "$3"\\n')
 python.chmod(0o755)
 HEAD = """
 import mmap, os, sys
-import tasks.job
+import tasks.sandbox.child
+from pathlib import Path
+from tests import toy_job
 def fill(job):
-    with open(job.folder / 'out' / 'w', 'wb', buffering=0) as file:
+    with open(job / 'w', 'wb', buffering=0) as file:
         while file.write(b'x' * 4096) == 4096:
             pass
-    file = open(job.folder / 'out' / 'v', 'wb', buffering=0)
+    file = open(job / 'v', 'wb', buffering=0)
     file.write(b'x' * 4096)
 def touch_what_is_not_there(job):
-    with open(job.folder / 'out' / 'm', 'w+b') as file:
+    with open(job / 'm', 'w+b') as file:
         file.truncate(1 << 25)
         mmap.mmap(file.fileno(), 1 << 25)[:] = bytes(1 << 25)
 def quietly(job):
@@ -179,15 +182,15 @@ for name, work in {
     "dies of it": "touch_what_is_not_there(job)",
     "has room": "raise RuntimeError('no such layer')",
 }.items():
-    code.write_text(HEAD + f"def work(job, progress):\\n    {work}\\ntasks.job.KINDS['artifact'] = work\\nsys.exit(tasks.job.main())\\n")
+    code.write_text(HEAD + f"def work(told, job, progress):\\n    {work}\\ntoy_job.run = work\\nsys.exit(tasks.sandbox.child.main())\\n")
     try:
-        with Sandbox(Settings(home=place / "home", python=python)).run("artifact", "thing", {}):
+        with Sandbox(Settings(home=place / "home", python=python)).run(Arguments(), "thing"):
             pass
     except QuantmillError as error:
         print(f"{name}: {type(error).__name__}: {error}")
 fill()
 try:
-    with Sandbox(Settings(home=place / "home", python=python)).run("artifact", "thing", {}):
+    with Sandbox(Settings(home=place / "home", python=python)).run(Arguments(), "thing"):
         pass
 except QuantmillError as error:
     print(f"never began: {type(error).__name__}: {error}")
@@ -211,7 +214,7 @@ def test_fault_04_a_job_on_a_full_disk_says_so(tmp_path: Path) -> None:
 
 
 SERVER = """
-from flows.embedded import prefect_api
+from flows.server.embedded import prefect_api
 from quantmill.errors import QuantmillError
 (place / "home").mkdir()
 for leave in (0, (1 << 20) + 8192):

@@ -9,7 +9,7 @@ from flows.jobs import Plan, noise_floor
 from quantmill.errors import OutOfMemory
 from quantmill.recipe import GatePolicy
 from quantmill.report import Outcome
-from tasks.gate import decide
+from tasks.judge.gate import decide
 from tasks.marks import marks_of
 from tests.samples import job, outcome
 

@@ -10,10 +10,11 @@ from benchmarks import architectures
 from flows import conversions, jobs
 from quantmill.recipe import GatePolicy, ModelRequest, Recipe, TokenRequest, VariantRequest
 from quantmill.report import Outcome
-from tasks import architecture, gguf_arithmetic
-from tasks.gate import decide
-from tasks.long_text import LongText
+from tasks.convert.long_text import LongText
+from tasks.judge.gate import decide
 from tasks.marks import marks_of
+from tasks.model import architecture
+from tasks.support import gguf_arithmetic
 from tests import samples
 from tests.line import Line
 from tests.test_bad_input import compress, model_folder
@@ -142,7 +143,8 @@ def test_the_divergence_alone_catches_each(
     tmp_path: Path, tokenizer: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list of what is known is switched off."""
-    from tasks import compare_long, convert_gguf
+    from tasks.convert import compare_long
+    from tasks.convert import converter as convert_gguf
 
     monkeypatch.setattr(gguf_arithmetic, "RULES", ())
     monkeypatch.setattr(gguf_arithmetic, "LIMITS", ())

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from quantmill.errors import TextError
-from tasks import hub_rows
+from tasks.text import rows_hub as hub_rows
 from tests.hub import COMMIT, served
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,7 +88,7 @@ def test_the_endpoint_and_the_token_are_the_environment_s(repository: Path, tmp_
     """Against a stand-in: the pinned commit alone is asked for, only the files that are needed, with the token."""
     code = (
         "import sys, json; from quantmill.errors import TextError; from quantmill.texts import TextSource\n"
-        "from tasks import text_sources\n"
+        "from tasks.text import sources as text_sources\n"
         "for asked in json.loads(sys.argv[1]):\n"
         "    try:\n"
         "        print(len(text_sources.take(TextSource(**asked), 'evaluation', 100, 'evaluation.')))\n"

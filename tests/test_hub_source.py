@@ -26,7 +26,8 @@ from quantmill.errors import QuantmillError
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import download, snapshots, sources
+from tasks.source import download, snapshots
+from tasks.source import places as sources
 from tasks.sandbox import Sandbox
 request, home, action = ModelRequest(source=sys.argv[1], revision=sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -300,7 +301,7 @@ def test_bytes_through_the_newer_storage_are_counted_once() -> None:
 
     from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
-    from tasks.hub_source import _bar_of
+    from tasks.source.hub import _bar_of
 
     counted: list[int] = []
     named = {

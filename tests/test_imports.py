@@ -11,7 +11,9 @@ from quantmill.errors import QuantmillError, RecipeError, SourceError, Tokenizer
 from quantmill.packing import Packing
 from quantmill.recipe import Recipe
 from quantmill.recipe_file import parse_recipe
-from tasks import download, imported, packing
+from tasks.model import packing
+from tasks.quantize import imported
+from tasks.source import download
 from tests.test_bad_input import CONFIG, compress, model_folder
 
 GPTQ = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}

@@ -31,11 +31,11 @@ from prefect_kubernetes.settings import KubernetesSettings
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 import quantmill
-from flows.bootstrap import _template
-from flows.deployments import read_deployments
-from flows.pools import Pool, read_pools
+from flows.pools.pools import Pool, read_pools
+from flows.server.bootstrap import _template
+from flows.server.deployments import read_deployments
 from quantmill.settings import Settings
-from tasks.engines import locked
+from tasks.installed import locked
 
 ROOT = Path(__file__).resolve().parent.parent
 INFRA = ROOT / "infra"

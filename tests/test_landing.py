@@ -16,8 +16,8 @@ import yaml
 from quantmill.manifest import Manifest
 from quantmill.recipe_file import parse_recipe
 from quantmill.store.places import open_store
-from tasks import landings
-from tasks.landings import Landing
+from tasks.landing import landings
+from tasks.landing.landings import Landing
 from tests.line import started
 from tests.published import measured_beside
 from tests.service import Service

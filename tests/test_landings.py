@@ -19,10 +19,10 @@ from quantmill.recipe_file import parse_recipe
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from tasks import landings
-from tasks.landing_places import NotYet, Sight, look
-from tasks.landings import Landing
-from tasks.watchlist import WatchEntry, read_watchlist
+from tasks.landing import landings
+from tasks.landing.landings import Landing
+from tasks.landing.places import NotYet, Sight, look
+from tasks.landing.watchlist import WatchEntry, read_watchlist
 from tests.hub_server import HubServer
 from tests.test_bad_input import model_folder, sharded_folder
 from tests.test_s3_source import Bucket, bucket  # noqa: F401 (a fixture)

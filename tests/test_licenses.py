@@ -7,7 +7,7 @@ import pytest
 from quantmill.artifact import Origin
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings, load_settings
-from tasks import licenses
+from tasks.model import licences as licenses
 from tests import samples
 
 

@@ -140,8 +140,9 @@ def test_another_calibration_text_remakes_only_what_it_calibrates(line: Line, tm
     from flows import jobs
     from quantmill.recipe_file import parse_recipe
     from quantmill.settings import Settings
-    from tasks import calibrate, download
-    from tasks.sandbox import Sandbox
+    from tasks.sandbox.sandbox import Sandbox
+    from tasks.source import download
+    from tasks.text import calibrate
 
     settings = Settings(home=line.home)
     store, sandbox = open_store(settings.store_uri), Sandbox(settings)
@@ -232,7 +233,7 @@ def test_prefect_holds_the_run_and_its_artifacts(first: dict[str, Any], line: Li
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.embedded import prefect_api
+    from flows.server.embedded import prefect_api
 
     # The suite's own server may be running: this asks the one that the run left its records with.
     with (
@@ -262,7 +263,7 @@ def test_prefect_holds_the_run_and_its_artifacts(first: dict[str, Any], line: Li
 def test_the_disk_held_what_was_planned(first: dict[str, Any], line: Line) -> None:
     from quantmill.planning import disk_bytes
     from quantmill.recipe_file import parse_recipe
-    from tasks import download
+    from tasks.source import download
 
     recipe = parse_recipe(RECIPE)
     planned = disk_bytes(download.inspect_source(recipe.model, line.home), recipe.expand())

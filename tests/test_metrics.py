@@ -7,7 +7,8 @@ import numpy
 import pytest
 import torch
 
-from tasks import metrics, torch_metrics
+from tasks.metrics import arrays as metrics
+from tasks.metrics import tensors as torch_metrics
 
 RNG = numpy.random.default_rng(0)
 

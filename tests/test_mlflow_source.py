@@ -13,8 +13,9 @@ from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Prov
 from quantmill.recipe import ModelRequest, default_model_name
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import open_store
-from tasks import download, snapshots, sources
-from tasks.sandbox import Sandbox
+from tasks.sandbox.sandbox import Sandbox
+from tasks.source import download, snapshots
+from tasks.source import places as sources
 from tests.samples import report
 from tests.test_bad_input import CONFIG, sharded_folder
 

@@ -11,8 +11,8 @@ from quantmill.files import FileEntry
 from quantmill.manifest import Manifest
 from quantmill.report import BaselineMetrics
 from quantmill.store.places import open_store
-from tasks import manifests
-from tasks.model_card import model_card
+from tasks.publish import manifests
+from tasks.publish.model_card import model_card
 from tests import samples
 
 WEIGHTS = (FileEntry(path="model.safetensors", size_bytes=5_000_000, sha256=samples.DIGEST),)

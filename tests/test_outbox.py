@@ -23,7 +23,11 @@ from quantmill.manifest import Revocation
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from tasks import outbox, register, registry, tracking_file
+from tasks.register import models as registry
+from tasks.register import outbox
+from tasks.register import runs as register
+from tasks.tracking import database as tracking_file
+from tasks.tracking.client import failing_in_a_line
 from tests import samples
 from tests.mlflow_server import MlflowServer
 from tests.test_register import GOOD, MANIFEST, OUTCOMES, RECIPE, SUMMARY
@@ -135,10 +139,10 @@ def test_one_at_a_time_opens_a_database(tmp_path: Path) -> None:
     uri, entered = f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}", threading.Event()
 
     def other() -> None:
-        with registry.failing_in_a_line(uri, "never seen"):
+        with failing_in_a_line(uri, "never seen"):
             entered.set()
 
-    with registry.failing_in_a_line(uri, "never seen"):
+    with failing_in_a_line(uri, "never seen"):
         thread = threading.Thread(target=other)
         thread.start()
         assert not entered.wait(0.5)
@@ -256,5 +260,5 @@ def test_artifacts_that_somebody_keeps_elsewhere_stay_there(tmp_path: Path, data
     ):
         client.create_experiment(name, artifact_location=place)
     before = {experiment.name: experiment.artifact_location for experiment in client.search_experiments()}
-    with registry.failing_in_a_line(database, "never seen") as client:
+    with failing_in_a_line(database, "never seen") as client:
         assert {held.name: held.artifact_location for held in client.search_experiments()} == before

@@ -14,10 +14,10 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import AsyncClientContext
 from prefect.states import Cancelled, Completed, Failed, Running, Scheduled
 
-from flows import pool_runs
 from flows.dispatch import Dispatcher
-from flows.pools import Pool
-from flows.run_watch import RunWatch
+from flows.pools import runs as pool_runs
+from flows.pools.pools import Pool
+from flows.pools.run_watch import RunWatch
 from quantmill.report import Outcome
 from quantmill.store.places import open_store
 from tests import samples

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from flows import jobs, sendable
-from flows.pools import Pool, candidates, read_pools
+from flows.pools.pools import Pool, candidates, read_pools
 from quantmill.artifact import Snapshot, TokenSet
 from quantmill.errors import RequestError
 from quantmill.recipe_file import parse_recipe

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 
 from flows import jobs
-from flows.pools import Pool
+from flows.pools.pools import Pool
 from quantmill.artifact import VariantJob
 from quantmill.errors import ProcessorMismatch
 from quantmill.recipe_file import parse_recipe
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import processor, quantize
-from tasks.sandbox import Sandbox
+from tasks import processor
+from tasks.quantize import quantize
+from tasks.sandbox.sandbox import Sandbox
 from tests import samples
 
 AMX = "flags\t\t: fpu sse2 avx2 avx512f avx512_bf16 amx_bf16\n"

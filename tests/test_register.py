@@ -12,8 +12,8 @@ from quantmill.errors import RegistrationError
 from quantmill.files import FileEntry
 from quantmill.recipe import Recipe, VariantSpec
 from quantmill.report import BaselineMetrics, EvaluationReport, Outcome, Quality, RunSummary, Speed, VariantSummary
-from tasks.register import register_run
-from tasks.registry import alias
+from tasks.register.models import alias
+from tasks.register.runs import register_run
 from tests.mlflow_server import MlflowServer
 
 MANIFEST = "d" * 64

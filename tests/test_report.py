@@ -5,8 +5,8 @@ import pytest
 from quantmill.recipe import GatePolicy
 from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
 from quantmill.selection import better_choice, pareto_front, picks
-from tasks import report
-from tasks.markdown import plain
+from tasks.report import report
+from tasks.report.markdown import plain
 
 
 def row(

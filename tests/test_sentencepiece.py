@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from quantmill.store.places import open_store
-from tasks import sentencepiece_model, tokenizer_check
-from tasks.sentencepiece_model import NORMAL, Referee
-from tasks.tokenizer_probe import probe_text
+from tasks.tokenizer import check as tokenizer_check
+from tasks.tokenizer import sentencepiece_model
+from tasks.tokenizer.probe import probe_text
+from tasks.tokenizer.sentencepiece_model import NORMAL, Referee
 from tests.line import Line
 
 RUNS = ["▁" * 2, "▁" * 4, "▁" * 8, "▁" * 16, "▁" * 3, "▁" * 5, "▁" * 6, "▁" * 7, "▁" * 10, "▁" * 14]

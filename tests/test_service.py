@@ -20,8 +20,8 @@ from uuid import UUID
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.pool_runs import check_pools
-from flows.pools import read_pools
+from flows.pools.pools import read_pools
+from flows.pools.runs import check_pools
 from quantmill.errors import RequestError
 from quantmill.store.places import open_store
 from tests import samples

@@ -21,7 +21,7 @@ from quantmill.store.collect import Rules, collect
 from quantmill.store.places import open_store
 from quantmill.store.s3_listing import pages
 from quantmill.store.sharing import Sharing
-from tasks import snapshots
+from tasks.source import snapshots
 from tests.proxy import Fault, Proxy, proxy
 from tests.published import publish
 from tests.s3_server import S3Server

@@ -8,8 +8,9 @@ from quantmill.errors import RequestError
 from quantmill.recipe import ModelRequest
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import download, snapshots, sources
-from tasks.sandbox import Sandbox
+from tasks.sandbox.sandbox import Sandbox
+from tasks.source import download, snapshots
+from tasks.source import places as sources
 from tests.test_bad_input import model_folder
 
 

@@ -19,7 +19,8 @@ from quantmill.artifact import StageResult
 from quantmill.report import Speed, Timing
 from quantmill.selection import BUSY
 from quantmill.store.places import open_store
-from tasks import evaluate, gate, speed
+from tasks.evaluate import evaluate, speed
+from tasks.judge import gate
 from tasks.runtimes.protocol import Machine
 from tests import samples, small_line
 from tests.line import ROOT, started

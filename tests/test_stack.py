@@ -28,8 +28,8 @@ from infra.stack.logins import Logins
 from infra.stack.site import pools_for_here
 from quantmill.errors import RegistrationError, RequestError
 from quantmill.settings import Settings
-from tasks import registry
-from tasks.register import register_run
+from tasks.register import models as registry
+from tasks.register.runs import register_run
 from tests.debian import debian_package
 from tests.line import ROOT, processes_of
 from tests.service import POOLS

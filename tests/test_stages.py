@@ -3,7 +3,7 @@
 import ast
 from pathlib import Path
 
-from flows import exporter
+from flows.server import exporter
 from flows.stages import STAGES
 
 FLOWS = Path(exporter.__file__).parent

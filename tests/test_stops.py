@@ -69,14 +69,16 @@ import sys, threading, time
 from pathlib import Path
 from quantmill.errors import OutOfMemory, Stopped
 from quantmill.settings import Settings
-from tasks.sandbox import Sandbox, stop_all
-from tasks.surroundings import machine_held
+from tasks.sandbox import Sandbox, stopping
+from tasks.sandbox.surroundings import machine_held
+from tests.toy_job import Alone, Arguments
 home, ended = Path(sys.argv[1]), []
 sandbox = Sandbox(Settings(home=home, python=Path(sys.argv[2])))
 
 def ask(kind):
     try:
-        with sandbox.run(kind, "thing", {}):
+        told = Alone() if kind == "report" else Arguments(kind=kind)
+        with sandbox.run(told, "thing"):
             ended.append("ran")
     except (Stopped, OutOfMemory) as error:
         ended.append(f"{type(error).__name__}: {error}".partition(";")[0])
@@ -93,7 +95,7 @@ running = meanwhile("snapshot", "started-snapshot")
 with machine_held(alone=False):
     waiting = meanwhile("report", "scratch/*/work")
     time.sleep(0.2)
-    stop_all()
+    stopping.stop_all()
     running.join(20)
     waiting.join(20)
 for kind in ("snapshot", "conversion", "artifact", "report"):  # each next job; a retry is one more `artifact`

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quantmill.errors import EngineError
-from tasks import stored_types, tensors
+from tasks.model import stored_types, tensors
 
 
 @pytest.fixture

@@ -10,7 +10,10 @@ from safetensors.numpy import save_file
 
 from quantmill.errors import RecipeError
 from quantmill.recipe_file import parse_recipe
-from tasks import architecture, gguf_support, pre_tokenizers, support, tensors
+from tasks.model import architecture, tensors
+from tasks.support import gguf as gguf_support
+from tasks.support import support
+from tasks.tokenizer import pre_tokenizers
 
 SHAPE = {
     "hidden_size": 64,

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from quantmill.errors import TextError
 from quantmill.texts import TextSource
-from tasks import text_sources
-from tasks.text_rows import Document
-from tasks.text_sources import Role
+from tasks.text import sources as text_sources
+from tasks.text.rows import Document
+from tasks.text.sources import Role
 
 ROLES: tuple[Role, ...] = ("calibration", "evaluation")
 TALK = [{"role": "user", "content": "What is 12 + 30?"}, {"role": "assistant", "content": "It is 42."}]

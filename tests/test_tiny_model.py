@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from benchmarks import tiny_model
 from benchmarks.tiny_training import Training, add_outliers
 from quantmill.recipe import ModelRequest
-from tasks import metrics, sources, tokenizer_check
+from tasks.metrics import arrays as metrics
+from tasks.source import places as sources
+from tasks.tokenizer import check as tokenizer_check
 
 ROOT = Path(__file__).resolve().parent.parent
 

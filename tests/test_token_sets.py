@@ -16,8 +16,11 @@ from quantmill.recipe import ModelRequest, Recipe
 from quantmill.recipe_file import parse_recipe
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import calibrate, manifests
-from tasks.sandbox import ClosedSandbox, Sandbox
+from tasks.builtin_text import builtin_text
+from tasks.publish import manifests
+from tasks.sandbox.sandbox import ClosedSandbox, Sandbox
+from tasks.source import templates
+from tasks.text import calibrate
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = (
@@ -166,14 +169,14 @@ def test_the_built_in_text_keeps_its_key(bench: Bench) -> None:
     """The key of the first release, spelled out: nothing of rows, mixtures or templates is in it."""
     import hashlib
 
-    from tasks import engines, text_sources
+    from tasks import installed as engines
 
     bench.build()
     old = keys.stage_key(
         "tokens",
         request={"samples": 6, "sequence_length": 32, "seed": 0},
         role="calibration",
-        text=hashlib.sha256(text_sources.builtin_text().encode()).hexdigest(),
+        text=hashlib.sha256(builtin_text().encode()).hexdigest(),
         tokenizer=bench.snapshot.tokenizer_digest,
         revision=1,
         engines=engines.locked(("tokenizers", "safetensors")),
@@ -246,18 +249,18 @@ def test_a_model_without_a_template_is_refused_by_name_before_any_work(bench: Be
 
 @pytest.mark.slow
 def test_a_template_in_a_gguf_header_is_found(tmp_path: Path) -> None:
-    from tasks import chat_templates
     from tests.conftest import SMOLLM2
 
-    assert not chat_templates.is_missing(ModelRequest(source=SMOLLM2))
-    assert not chat_templates.is_missing(ModelRequest(source="hf://far/away"))
+    assert not templates.lacks_template(ModelRequest(source=SMOLLM2))
+    assert not templates.lacks_template(ModelRequest(source="hf://far/away"))
 
 
 def test_looking_up_and_checking_files_imports_no_library_of_rows_or_templates(bench: Bench, tmp_path: Path) -> None:
     """A rerun where nothing is missing answers at once."""
     source = rows(tmp_path / "a.jsonl", "a")
     code = (
-        "import sys; from pathlib import Path; from quantmill.recipe import TokenRequest; from tasks import calibrate, text_sources\n"
+        "import sys; from pathlib import Path; from quantmill.recipe import TokenRequest\n"
+        "from tasks.text import calibrate, sources as text_sources\n"
         "file = TokenRequest(source=sys.argv[1], samples=2, sequence_length=16)\n"
         "hub = TokenRequest(source='dataset://org/name', revision='0' * 40)\n"
         "list(calibrate.read_parts(file, 'calibration')), list(calibrate.read_parts(hub, 'calibration', far=False))\n"

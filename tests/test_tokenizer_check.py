@@ -13,16 +13,10 @@ from typing import Any
 import pytest
 
 from quantmill.errors import TokenizerMismatch
-from tasks.dequantize import save_tokenizer
-from tasks.pre_tokenizers import PRE_TOKENIZERS
-from tasks.tokenizer_check import (
-    check_or_repair,
-    compare,
-    compare_chat_template,
-    read_tokenizer,
-    repair,
-)
-from tasks.tokenizer_probe import probe_text
+from tasks.source.dequantize import save_tokenizer
+from tasks.tokenizer.check import check_or_repair, compare, compare_chat_template, read_tokenizer, repair
+from tasks.tokenizer.pre_tokenizers import PRE_TOKENIZERS
+from tasks.tokenizer.probe import probe_text
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}"

@@ -10,11 +10,12 @@ import torch
 import transformers
 
 from quantmill.errors import Gibberish, TraceMismatch
-from tasks import metrics, score, trace
-from tasks.metrics import Floats, Ints
+from tasks.evaluate import score, trace
+from tasks.evaluate.trace import Head, Trace, Transform
+from tasks.metrics import arrays as metrics
+from tasks.metrics.arrays import Floats, Ints
 from tasks.runtimes.protocol import Machine
 from tasks.runtimes.transformers import load
-from tasks.trace import Head, Trace, Transform
 
 RNG = numpy.random.default_rng(0)
 MACHINE = Machine(device="cpu", threads=2, hardware="")
@@ -70,8 +71,6 @@ def test_logits_come_back(kind: str, tmp_path: Path) -> None:
 
 class Fake:
     """A model that is its head alone, on known inputs: windows are tokens that look them up."""
-
-    score = staticmethod(metrics.score)
 
     def __init__(self, inputs: Floats, factor: float = 1.0, scale: float = 1.0, compute_dtype: str = "float32") -> None:
         weight = RNG.standard_normal((50, inputs.shape[1])).astype(numpy.float32) * numpy.float32(scale)

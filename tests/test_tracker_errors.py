@@ -16,7 +16,7 @@ import yaml
 
 from quantmill.store.channels import read_channel
 from quantmill.store.places import open_store
-from tasks import outbox
+from tasks.register import outbox
 from tests import small_line
 from tests.test_outbox import keep
 

@@ -10,9 +10,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import StateType
 
-from flows import deployments
-from flows.automations import watchdogs
-from flows.deployments import Deployment
+from flows.server import deployments
+from flows.server.automations import watchdogs
+from flows.server.deployments import Deployment
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ models/<model>/<variant>/versions/<manifest-hex>.json    the commit point of a p
 models/<model>/<variant>/revoked/<manifest-hex>.json     a version that was withdrawn, with the reason: create-only
 models/<model>/<variant>/records/<manifest-hex>/<kind>-<n>.json    what was learned about a version later: create-only (side_records.py)
 models/<model>/channels/<channel>.json                   compare-and-swap (channels.py)
-landings/<model>/<revision>.json and .run                what landed, and which run took it: create-only (tasks/landings.py)
+landings/<model>/<revision>.json and .run                what landed, and which run took it: create-only (tasks/landing/landings.py)
 leases/<id>.json                                         keeps a publish in progress from garbage collection
-outbox/<time>-<random>.json                              runs that MLflow has not been told of (tasks/outbox.py)
+outbox/<time>-<random>.json                              runs that MLflow has not been told of (tasks/register/outbox.py)
 sweep.json                                               a garbage collection at work (leases.py)
 """
 

@@ -10,16 +10,13 @@ import numpy
 import torch
 from transformers import AutoTokenizer
 
-from tasks import torch_metrics
 from tasks.metrics import Floats, Ints
+from tasks.runtimes.head import Head, Transform
 from tasks.runtimes.protocol import ROWS
-from tasks.trace import Head, Transform
 
 
 class CausalModel:
     """A loaded model that predicts the next token."""
-
-    score = staticmethod(torch_metrics.score)
 
     def __init__(self, model: Any, folder: Path, device: str, compute_dtype: str, kernel: str) -> None:
         """Take over `model`; `kernel` is what multiplies its quantized weights."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from tasks import gptqmodel_engine
+from tasks.engines import gptqmodel as gptqmodel_engine
 from tasks.runtimes.causal import CausalModel
 from tasks.runtimes.protocol import Machine
 from tasks.runtimes.room import fits_in_fp32

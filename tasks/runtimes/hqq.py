@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from tasks.hqq_loader import load_hqq
 from tasks.runtimes.causal import CausalModel
+from tasks.runtimes.hqq_loader import load_hqq
 from tasks.runtimes.protocol import Machine
 from tasks.runtimes.room import fits_in_fp32
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import llama_cpp
 import numpy
 
-from tasks import metrics
 from tasks.metrics import Floats, Ints
+from tasks.runtimes.head import Head
 from tasks.runtimes.protocol import ROWS, Machine
-from tasks.trace import Head
 
 PACKAGE = "llama-cpp-python"
 
@@ -21,8 +20,6 @@ def load(folder: Path, machine: Machine, context: int, scoring: bool) -> "LlamaC
 
 class LlamaCpp:
     """A GGUF model in llama.cpp. Activations are what its kernels make of them: Q8 blocks for most quantized types."""
-
-    score = staticmethod(metrics.score)
 
     def __init__(self, path: Path, machine: Machine, context: int, scoring: bool, rows: int = ROWS) -> None:
         """Map the file."""

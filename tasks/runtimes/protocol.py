@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from quantmill.planning import SCORED_ROWS
-from tasks.metrics import Floats, Ints, Scores
-from tasks.trace import Head
+from tasks.metrics import Floats, Ints
+from tasks.runtimes.head import Head
 
 ROWS = SCORED_ROWS
 
@@ -41,10 +41,6 @@ class LoadedModel(Protocol):
 
     def reader(self, head: Head) -> Callable[[Floats], Any]:
         """Return what makes logits, arrays of the same kind, of head inputs (positions, hidden): in fp32."""
-        ...
-
-    def score(self, reference: Any, logits: Any, targets: Ints) -> Scores:
-        """Return the scores of such arrays; see `metrics.score`."""
         ...
 
     def start(self, ids: Ints) -> int:

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from quantmill import planning
-from tasks import architecture, memory
+from tasks.model import architecture
+from tasks.sandbox import here
 
 _ROOM = 0.7  # of the free memory that scoring may take
 
@@ -25,7 +26,7 @@ def fits_in_fp32(folder: Path, packed_bits: int | None, device: str, context: in
     needed += planning.scoring_bytes(
         context, int(config["vocab_size"]), int(config.get("hidden_size") or config["n_embd"])
     )
-    free = memory.free_bytes() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
+    free = here.free_bytes() if device == "cpu" else torch.cuda.mem_get_info(device)[0]
     fits = needed < _ROOM * free
     arithmetic = "in fp32" if fits else "in the arithmetic that the folder states"
     sys.stdout.write(f"scoring {arithmetic}: fp32 takes {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free\n")

@@ -79,7 +79,8 @@ def consuming() -> dict[str, Any]:
 def producing() -> dict[str, Any]:
     """Return what the factory answers: its own part of the store, and versions that leave it."""
     from quantmill.store.places import open_store
-    from tasks import landings, outbox
+    from tasks.landing import landings
+    from tasks.register import outbox
 
     store = open_store("home/store", 36500)
     command("export", "frozen", "gguf-q8_0", "out", json_file="")

@@ -9,8 +9,12 @@ from quantmill.recipe_file import parse_recipe
 from quantmill.report import EvaluationReport
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks import calibrate, convert, download, evaluate, quantize
-from tasks.sandbox import Sandbox
+from tasks.convert import convert
+from tasks.evaluate import evaluate
+from tasks.quantize import quantize
+from tasks.sandbox.sandbox import Sandbox
+from tasks.source import download
+from tasks.text import calibrate
 
 MIXED = [{"match": "down_proj", "bits": 8}, {"match": r"layers\.1\.self_attn", "bits": 16}]
 SPARED = [{"match": "down_proj", "bits": 16}]

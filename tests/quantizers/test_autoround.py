@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tasks.quantizers.autoround import _BlockProgress
+from tasks.quantize.methods.autoround import _BlockProgress
 
 
 def test_blocks_are_counted_from_the_log_and_never_beyond_the_last() -> None:
@@ -28,8 +28,8 @@ WORK = """
 import json, sys
 from pathlib import Path
 from quantmill.variant_request import VariantRequest
-from tasks import tensors
-from tasks.quantizers import autoround
+from tasks.model import tensors
+from tasks.quantize.methods import autoround
 
 source, windows, out, engine_says, arithmetic = sys.argv[1:]
 from auto_round.utils import device

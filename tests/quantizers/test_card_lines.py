@@ -9,7 +9,7 @@ import pytest
 
 from quantmill.manifest import Manifest
 from quantmill.report import Outcome
-from tasks import manifests
+from tasks.publish import manifests
 from tests import samples
 from tests.quantizers.bench import Bench
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from tasks import tensors
-from tasks.gptqmodel_engine import fallbacks, scrub
+from tasks.engines.gptqmodel import fallbacks, scrub
+from tasks.model import tensors
 
 
 def test_a_loss_that_is_no_number_is_a_fallback() -> None:

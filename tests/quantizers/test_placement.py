@@ -8,7 +8,7 @@ import pytest
 from quantmill.errors import EngineError, RecipeError
 from quantmill.recipe import VariantSpec
 from quantmill.recipe_file import parse_recipe
-from tasks import placement
+from tasks.engines import placement
 from tests.quantizers.bench import Bench
 
 

@@ -1,0 +1,172 @@
+"""`quantmill metrics`: the factory's figures in Prometheus' text format, asked of the Prefect server and the store.
+
+Runs are processes that live for minutes, so nobody can scrape them; but all that they did stands in the server's database
+and in the store. This reads both: one exporter for a factory, on any machine that sees them.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import PrefectException
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from flows.stages import in_words
+from quantmill.errors import QuantmillError
+from quantmill.methods import METHODS
+from quantmill.store import layout
+from quantmill.store.store import Store
+from tasks import convert, publish
+from tasks import register as outbox
+from tasks import text as calibrate
+from tasks.source import download
+
+STAGES = {
+    "download": in_words(download.fetch_snapshot),
+    "calibrate": in_words(calibrate.build_token_sets),
+    "convert": in_words(convert.convert_snapshot),
+    "quantize": "quantize ",
+    "evaluate": "evaluate ",
+    "publish": in_words(publish.commit_accepted),
+    "register": in_words(outbox.deliver),
+}
+"""Stage -> what the names of its task runs hold."""
+_OPEN = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
+_WAITING = _OPEN[:2]
+_EPOCH = "2020-01-01T00:00:00Z"
+_History = Literal["/flow_runs/history", "/task_runs/history"]
+
+
+class Exporter(Collector):
+    """Collects at each scrape; one that comes within `every_s` seconds of the last gets the same answer."""
+
+    def __init__(self, store: Store, every_s: float = 15.0) -> None:
+        """Ask nobody yet."""
+        self._store, self._every_s = store, every_s
+        self._asked, self._families = -every_s, list[Metric]()
+        self._one_asks = threading.Lock()  # each scrape has a thread of its own
+        self._sizes: dict[str, dict[str, int]] = {}
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all families; what cannot be asked at the moment is left out, and `quantmill_up` says so."""
+        with self._one_asks:
+            if time.monotonic() - self._asked >= self._every_s:
+                self._families = self._ask_all()
+                self._asked = time.monotonic()
+            return self._families
+
+    def _ask_all(self) -> list[Metric]:
+        up = GaugeMetricFamily("quantmill_up", "Whether it answered: the Prefect server, the store.", labels=["of"])
+        families: list[Metric] = [up]
+        for of, ask in {"server": self._server, "store": self._stored}.items():
+            try:
+                families += ask()
+                up.add_metric([of], 1.0)
+            except (httpx.HTTPError, PrefectException, QuantmillError, OSError):
+                up.add_metric([of], 0.0)
+        return families
+
+    def _server(self) -> list[Metric]:
+        with get_client(sync_client=True) as client:
+            return [*_variants(client), *_lines(client), *_stages(client), *_pools(client)]
+
+    def _stored(self) -> list[Metric]:
+        versions = GaugeMetricFamily("quantmill_published_versions", "Published versions in the store.")
+        size = GaugeMetricFamily("quantmill_published_bytes", "Bytes of all their files, each content once.")
+        waiting = GaugeMetricFamily("quantmill_runs_waiting_for_mlflow", "Runs that MLflow has not been told of.")
+        listed = [entry.key.split("/") for entry in self._store.objects.under(layout.MODELS)]
+        digests = {parts[-1].removesuffix(".json") for parts in listed if len(parts) == 5 and parts[3] == "versions"}
+        for digest in digests - self._sizes.keys():
+            self._sizes[digest] = {file.sha256: file.size_bytes for file in self._store.manifest(digest).files}
+        blobs = {sha256: size for digest in digests for sha256, size in self._sizes[digest].items()}
+        versions.add_metric([], sum(len(parts) == 5 and parts[3] == "versions" for parts in listed))
+        size.add_metric([], sum(blobs.values()))
+        waiting.add_metric([], len(outbox.waiting(self._store)))
+        return [versions, size, waiting]
+
+
+def _variants(client: SyncPrefectClient) -> Iterator[Metric]:
+    """Give what became of variants' runs, over all that the server remembers."""
+    total = CounterMetricFamily("quantmill_variants", "Variants' runs that ended.", labels=["method", "outcome"])
+    seconds = CounterMetricFamily("quantmill_variant_seconds", "Seconds that these ran.", labels=["method"])
+    waited = CounterMetricFamily("quantmill_variant_wait_seconds", "Seconds that they waited.", labels=["method"])
+    for method in METHODS:
+        wanted = {"flow_runs": {"tags": {"all_": ["quantmill", method]}}, "flows": _named("variant")}
+        ended = [state for state in _history(client, "/flow_runs/history", wanted) if state["state_type"] not in _OPEN]
+        for state in ended:
+            total.add_metric([method, state["state_name"]], state["count_runs"])
+        seconds.add_metric([method], sum(state["sum_estimated_run_time"] for state in ended))
+        waited.add_metric([method], sum(state["sum_estimated_lateness"] for state in ended))
+    yield from (total, seconds, waited)
+
+
+def _lines(client: SyncPrefectClient) -> Iterator[Metric]:
+    """Give what became of runs of the other flows, and what is open now."""
+    ended = CounterMetricFamily("quantmill_runs", "Runs that ended.", labels=["flow", "outcome"])
+    open_now = GaugeMetricFamily("quantmill_open_runs", "Runs that have not ended.", labels=["flow", "state"])
+    for flow in ("compress", "variant", "watch"):
+        for state in _history(client, "/flow_runs/history", {"flows": _named(flow)}):
+            into = open_now if state["state_type"] in _OPEN else ended
+            into.add_metric([flow, state["state_name"]], state["count_runs"])
+    yield from (ended, open_now)
+
+
+def _stages(client: SyncPrefectClient) -> Iterator[Metric]:
+    total = CounterMetricFamily("quantmill_stages", "Stages that ended.", labels=["stage", "outcome"])
+    seconds = CounterMetricFamily("quantmill_stage_seconds", "Seconds that these took.", labels=["stage"])
+    for stage, name in STAGES.items():
+        states = _history(client, "/task_runs/history", {"task_runs": {"name": {"like_": name}}})
+        ended = [state for state in states if state["state_type"] not in _OPEN]
+        for state in ended:
+            total.add_metric([stage, state["state_name"]], state["count_runs"])
+        seconds.add_metric([stage], sum(state["sum_estimated_run_time"] for state in ended))
+    yield from (total, seconds)
+
+
+def _pools(client: SyncPrefectClient) -> Iterator[Metric]:
+    """Give each pool's queue and its workers."""
+    waiting = GaugeMetricFamily("quantmill_waiting_runs", "Runs that wait for a place.", labels=["pool"])
+    oldest = GaugeMetricFamily(
+        "quantmill_oldest_wait_seconds", "How long the first of them has waited.", labels=["pool"]
+    )
+    workers = GaugeMetricFamily("quantmill_workers", "Workers that the server knows.", labels=["pool", "status"])
+    now = datetime.now(UTC)
+    for pool in client.request("POST", "/work_pools/filter", json={}).json():
+        name = pool["name"]
+        due = {"state": {"type": {"any_": _WAITING}}, "expected_start_time": {"before_": now.isoformat()}}
+        wanted: dict[str, Any] = {"flow_runs": due, "work_pools": {"name": {"any_": [name]}}}
+        waiting.add_metric([name], client.request("POST", "/flow_runs/count", json=wanted).json())
+        first = {"sort": "EXPECTED_START_TIME_ASC", "limit": 1}
+        ages = [
+            (now - datetime.fromisoformat(run["expected_start_time"])).total_seconds()
+            for run in client.request("POST", "/flow_runs/filter", json=wanted | first).json()
+        ]
+        oldest.add_metric([name], max(ages, default=0.0))
+        statuses = [
+            worker["status"]
+            for worker in client.request(
+                "POST", "/work_pools/{work_pool_name}/workers/filter", path_params={"work_pool_name": name}, json={}
+            ).json()
+        ]
+        for status in ("ONLINE", "OFFLINE"):
+            workers.add_metric([name, status.lower()], statuses.count(status))
+    yield from (waiting, oldest, workers)
+
+
+def _named(flow: str) -> dict[str, Any]:
+    return {"name": {"any_": [flow]}}
+
+
+def _history(client: SyncPrefectClient, route: _History, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return state -> count and seconds, as the server's database adds them up."""
+    now = datetime.now(UTC)
+    span = {"history_start": _EPOCH, "history_end": now.isoformat()}
+    whole = {"history_interval_seconds": math.ceil((now - datetime.fromisoformat(_EPOCH)).total_seconds())}
+    (bucket,) = client.request("POST", route, json=span | whole | wanted).json()
+    return list(bucket["states"])

@@ -1,0 +1,3 @@
+"""What several methods and runtimes share of an engine; inside a job."""
+
+__all__ = ["gptqmodel", "placement"]

@@ -1,0 +1,112 @@
+"""GPTQModel, which both GPTQ and AWQ run through: loading, layer-by-layer progress, and what has to be scrubbed after it."""
+
+import gc
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tasks.sandbox import Progress
+
+_RUN_DEPENDENT = ("offload_to_disk_path", "offload_to_disk", "quantizer_timestamp")
+
+
+def prepare() -> None:
+    """Set what GPTQModel reads from the environment while it is imported."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with one, its pool of two model loaders refuses to start
+    os.environ["GPTQMODEL_DISABLE_PACK_EXT"] = "1"  # else it compiles an extension at run time
+
+
+def run(
+    source: Path,
+    config: Any,
+    calibration: Path,
+    out: Path,
+    device: str,
+    arithmetic: str,
+    progress: Progress,
+    **options: Any,
+) -> Any:
+    """Quantize `source` on the calibration windows, write it to `out` and return the engine's log.
+
+    Args:
+        source: the snapshot's folder.
+        config: GPTQModel's `QuantizeConfig`.
+        calibration: a token set.
+        out: an empty folder.
+        device: where layers are quantized.
+        arithmetic: `bfloat16` or `float32`.
+        progress: told how many layers are packed.
+        options: what `quantize` of the engine takes.
+    """
+    import torch
+    from gptqmodel import GPTQModel
+    from safetensors.torch import load_file
+
+    from tasks.model import stored_types, tensors
+
+    gc.freeze()  # the engine collects garbage layer by layer, each time through all that was imported: half a second
+    layers = tensors.layer_count(source)
+    progress("layer", 0, layers)
+    model = GPTQModel.load(str(source), config, device=device, dtype=getattr(torch, arithmetic))
+    model.layer_callback = _LayerProgress(progress, layers)
+    windows = load_file(calibration)["input_ids"].long()
+    batch = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in windows]
+    model.quantize(batch, batch_size=1, **options)
+    model.save(str(out))
+    scrub(out)
+    stored_types.keep(source, out)
+    return model.quant_log
+
+
+class _LayerProgress:
+    """Tells how many layers are packed; the engine calls it from several threads, in any order."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def layer_complete(self, *, layer_idx: int, submodule_finalized: bool) -> None:  # noqa: ARG002
+        """Count a layer once it is packed."""
+        if submodule_finalized:
+            self._done += 1
+            self._progress("layer", min(self._done, self._total), self._total)
+
+
+def fallbacks(log: list[dict[str, Any]]) -> dict[str, str]:
+    """Return end of a module name -> why it was rounded to nearest: its loss is no number."""
+    found = {}
+    for entry in log:
+        try:
+            float(entry["loss"])
+        except ValueError:
+            found[f".{entry['layer']}.{entry['module']}"] = f"rounded to nearest: {entry['loss']}"
+    return found
+
+
+def dynamic(bits: dict[str, int]) -> dict[str, dict[str, int]] | None:
+    """Return the engine's rules for single modules: exactly these names; 16 bits leave a module as it is."""
+    if not bits:
+        return None
+    return {_exactly(name, width): {} if width == 16 else {"bits": width} for name, width in bits.items()}
+
+
+def _exactly(name: str, width: int) -> str:
+    sign = "-" if width == 16 else "+"
+    return f"{sign}:^{name.replace('.', chr(92) + '.')}$"
+
+
+def scrub(out: Path) -> None:
+    """Drop what differs from run to run: a random temporary path in the configs, timings in a log."""
+    (out / "quant_log.csv").unlink(missing_ok=True)
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: clean(part) for key, part in value.items() if key not in _RUN_DEPENDENT}
+        return [clean(part) for part in value] if isinstance(value, list) else value
+
+    for name in ("config.json", "quantize_config.json"):
+        if (path := out / name).exists():
+            text = json.dumps(
+                clean(json.loads(path.read_text(encoding="utf-8"))), indent=2, sort_keys=True, ensure_ascii=False
+            )
+            path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,148 @@
+"""Stage 5: an artifact is measured in a fresh process that gets its folder and nothing else of the quantize stage."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from quantmill import keys
+from quantmill.artifact import Artifact, StageResult, VariantJob
+from quantmill.errors import BlobMissing
+from quantmill.files import FileEntry
+from quantmill.report import EvaluationReport
+from quantmill.store.store import Store
+from tasks.evaluate.job import Report, Speed
+from tasks.sandbox import Sandbox
+
+REVISION = 3
+SPEED_REVISION = 1
+_OF_SPEED = ("speed", "timing", "sample", "sample_distinct_tokens", "generations")
+_ALWAYS = ("numpy", "safetensors", "tokenizers")
+_TORCH = ("torch", "transformers", "accelerate", *_ALWAYS)
+PACKAGES = {
+    "transformers": _TORCH,
+    "hqq": (*_TORCH, "hqq"),
+    "gptqmodel": (*_TORCH, "gptqmodel"),
+    "llama_cpp": ("llama-cpp-python", *_ALWAYS),
+}
+
+
+def find_report(job: VariantJob, artifact: Artifact, store: Store) -> EvaluationReport | None:
+    """Return the report of just this artifact if scores and speed were made before.
+
+    The baseline's counts only with its trace. The speed is that of the job's class of machine: a record of its own, or what
+    was measured with the scores where this was such a machine.
+    """
+    report = _find_scores(job, artifact, store)
+    if report is None:
+        return None
+    if speed := store.look_up("speed", _speed_key(job, artifact)):
+        return EvaluationReport.model_validate(report.model_dump(mode="json") | speed.value)
+    known = (job.hardware or report.speed.hardware, job.threads)
+    return report if (report.speed.hardware, report.speed.threads) == known else None
+
+
+def _find_scores(job: VariantJob, artifact: Artifact, store: Store) -> EvaluationReport | None:
+    """Return the report as the scores were made, with the speed of that time."""
+    if job.spec.method == "baseline" and not store.look_up("trace", job.trace_key):
+        return None
+    found = store.look_up("report", _key(job, artifact))
+    return EvaluationReport.model_validate(found.value) if found else None
+
+
+def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox: Sandbox) -> EvaluationReport:
+    """Return how the artifact measures; the baseline's job leaves the trace that the others are compared with.
+
+    One process makes scores and speed. Where the scores are there, it makes the speed alone: of another class of machine, or
+    because the job asks for it again.
+
+    Raises:
+        JobError: the artifact cannot be loaded or measured.
+        BlobMissing: the baseline's trace is not in the store.
+    """
+    found = find_report(job, artifact, store)
+    if found and not job.measure_again:
+        return found
+    if scores := _find_scores(job, artifact, store):
+        return _measure_speed(job, artifact, store, sandbox, scores, found)
+    is_baseline = job.spec.method == "baseline"
+    with sandbox.scratch() as place:
+        store.fetch(artifact.files, place / "out" / "artifact")
+        store.fetch((job.evaluation.file,), place / "work")
+        trace = None if is_baseline else store.look_up("trace", job.trace_key)
+        if trace:
+            store.fetch(trace.blobs, place / "out" / "trace")
+        elif not is_baseline:
+            raise BlobMissing(f"{job.name}: the baseline's trace {job.trace_key} is not in the store")
+        told = Report(trace=place / "out" / "trace" if trace else None, **_measured(job, place, sandbox))
+        with sandbox.run(told, job.name, _packages(job), job.threads) as result:
+            report = EvaluationReport(
+                name=job.name,
+                artifact_digest=artifact.digest,
+                evaluation_digest=job.evaluation.digest,
+                runtime=job.runtime,
+                evaluate_s=result.seconds,
+                **result.value,
+            )
+            if is_baseline:
+                _record(
+                    store, "trace", job.trace_key, {"head_digest": report.head_digest}, store.add_folder(result.out)
+                )
+    made = report.model_dump(mode="json")
+    held = EvaluationReport.model_validate(_record(store, "report", _key(job, artifact), made).value)
+    speed = _record(store, "speed", _speed_key(job, artifact), {name: made[name] for name in _OF_SPEED if name in made})
+    return EvaluationReport.model_validate(held.model_dump(mode="json") | speed.value)
+
+
+def _measure_speed(
+    job: VariantJob,
+    artifact: Artifact,
+    store: Store,
+    sandbox: Sandbox,
+    scores: EvaluationReport,
+    before: EvaluationReport | None,
+) -> EvaluationReport:
+    """Return the scores with a speed that is measured now. One of a quiet machine is not given up for one of a busy one."""
+    with sandbox.scratch() as place:
+        store.fetch(artifact.files, place / "out" / "artifact")
+        store.fetch((job.evaluation.file,), place / "work")
+        told = Speed(**_measured(job, place, sandbox))
+        with sandbox.run(told, job.name, _packages(job), job.threads) as result:
+            made = EvaluationReport.model_validate(scores.model_dump(mode="json") | result.value)
+    if before and made.busy and not before.busy:
+        return before
+    value = made.model_dump(mode="json")
+    _record(
+        store, "speed", _speed_key(job, artifact), {name: value[name] for name in _OF_SPEED if name in value}, anew=True
+    )
+    return made
+
+
+def _measured(job: VariantJob, place: Path, sandbox: Sandbox) -> dict[str, Any]:
+    return {
+        "artifact": place / "out" / "artifact",
+        "runtime": job.runtime,
+        "windows": place / "work" / job.evaluation.file.path,
+        "device": job.device,
+        "spec": job.spec,
+        **sandbox.timing,
+    }
+
+
+def _packages(job: VariantJob) -> tuple[str, ...]:
+    own = job.spec.maker.engines if job.runtime == "transformers" else ()
+    return tuple(sorted({*PACKAGES[job.runtime], *own}))
+
+
+def _key(job: VariantJob, artifact: Artifact) -> str:
+    """Return the report's key. It holds the bytes too: an artifact that was made again may differ (GPUs)."""
+    return keys.stage_key("report", job=job.report_key, artifact=artifact.made_digest)
+
+
+def _speed_key(job: VariantJob, artifact: Artifact) -> str:
+    return keys.stage_key("speed", job=job.speed_key, artifact=artifact.made_digest)
+
+
+def _record(
+    store: Store, stage: str, key: str, value: dict[str, Any], blobs: tuple[FileEntry, ...] = (), anew: bool = False
+) -> StageResult:
+    return store.record(StageResult(stage=stage, key=key, blobs=blobs, value=value, made_at=time.time()), anew)

@@ -1,0 +1,60 @@
+"""Stage 6: the decision. One pure function; nothing else decides what is accepted."""
+
+from quantmill.artifact import Artifact
+from quantmill.errors import with_advice
+from quantmill.recipe import GatePolicy
+from quantmill.report import EvaluationReport, Outcome, Verdict
+from tasks.gibberish import COUNTING, REPEATING, repeats, unbound_rules
+
+
+def decide(outcome: Outcome, baseline: Outcome, policy: GatePolicy) -> Verdict:
+    """Return the verdict on a variant: `failed` where there is nothing to judge, else by the limits, which are inclusive.
+
+    Gibberish is rejected under any policy: a text predicted worse than by its own token frequencies, or a sample that
+    repeats one token. Each of both rules binds only where the baseline keeps it: see `tasks/gibberish.py`.
+    """
+    if outcome.artifact is None or outcome.report is None:
+        name = outcome.error or "EngineError"
+        return Verdict(status="failed", reasons=(with_advice(name, f"{name}: {outcome.message}"),))
+    if baseline.artifact is None or baseline.report is None:
+        return Verdict(status="failed", reasons=(f"the baseline failed: {baseline.error}: {baseline.message}",))
+    reasons = [
+        *_gibberish(outcome.report, unbound_rules(baseline.report)),
+        *_limits(outcome.artifact, outcome.report, baseline.artifact, baseline.report, policy),
+    ]
+    return Verdict(status="rejected" if reasons else "accepted", reasons=tuple(reasons))
+
+
+def _gibberish(report: EvaluationReport, unbound: tuple[str, ...]) -> list[str]:
+    quality, reasons = report.quality, []
+    if not quality.perplexity <= quality.unigram_perplexity and COUNTING not in unbound:
+        reasons.append(
+            f"gibberish: perplexity {quality.perplexity:.1f} is worse than {quality.unigram_perplexity:.1f},"
+            " which counting the text's tokens gives"
+        )
+    if repeats(report) and REPEATING not in unbound:
+        reasons.append("gibberish: the generated sample repeats one token")
+    return reasons
+
+
+def _limits(
+    artifact: Artifact, report: EvaluationReport, base_artifact: Artifact, base: EvaluationReport, policy: GatePolicy
+) -> list[str]:
+    quality, reasons = report.quality, []
+    for words, value, limit in (
+        ("perplexity ratio", quality.perplexity / base.quality.perplexity, policy.max_perplexity_ratio),
+        ("mean KL", quality.mean_kl, policy.max_mean_kl),
+        ("99th percentile of KL", quality.p99_kl, policy.max_p99_kl),
+        ("size ratio", artifact.size_bytes / base_artifact.size_bytes, policy.max_size_ratio),
+    ):
+        if not value <= limit:  # a NaN is no pass
+            reasons.append(f"{words} {_unlike(value, limit)} exceeds {limit:g}")
+    if not (share := quality.top1_agreement) >= (least := policy.min_top1_agreement):
+        reasons.append(f"top-1 agreement {_unlike(share, least)} is below {least:g}")
+    return reasons
+
+
+def _unlike(value: float, limit: float) -> str:
+    """Return a figure with four digits, or as many as it takes to read unlike the limit that it misses."""
+    texts = (format(value, f".{digits}g") for digits in range(4, 18))
+    return next((text for text in texts if float(text) != limit), repr(value))

@@ -1,0 +1,136 @@
+"""The memory of what landed, in the store: which revision of which model was seen, and which run took it.
+
+    landings/<model>/<revision>.json      a revision that was seen, with the recipe for it: create-only, its writer announces it
+    landings/<model>/<revision>.run       the run that took it: create-only, whoever comes second does nothing
+
+Both names are digests. Who looks writes the first and then announces; a run that was started for a landing writes the second
+before it works. So of two watchers one announces, of two announcements one run works, and a landing with the first record
+and no second is one whose announcement got lost: the next look announces it again.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quantmill import keys
+from quantmill.artifact import COMPANIONS
+from quantmill.errors import NotFound
+from quantmill.recipe import ModelRequest, Recipe
+from quantmill.recipe_file import read_recipe
+from quantmill.store.store import Store
+from tasks.landing.places import Sight
+from tasks.landing.watchlist import WatchEntry
+
+Change = Literal["new", "weights", "tokenizer", "files"]
+_TOKENIZER = {
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "vocab.txt", "tokenizer.model",
+}  # fmt: skip
+_BESIDE = COMPANIONS | {"README.md"}
+
+
+class Landing(BaseModel):
+    """A revision of a model that landed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field(description="The model, whatever its revision.")
+    revision: str = Field(description="A commit, a version, or a digest of the files.")
+    changed: Change = Field(
+        description="Against the revision before: `new`, `weights`, `tokenizer`, or `files` where neither changed."
+    )
+    files: dict[str, str] = Field(description="Name -> what is another where the bytes are.")
+    recipe: dict[str, Any] = Field(description="What it is compressed by.")
+    seen_at: float = Field(description="Seconds since 1970.")
+
+    @property
+    def key(self) -> str:
+        """What a run is given to take it."""
+        return _key(self.model, self.revision)
+
+
+def is_known(store: Store, model: str, revision: str) -> bool:
+    """Return whether a revision was seen before."""
+    return store.objects.size(f"{_key(model, revision)}.json") is not None
+
+
+def describe(sight: Sight, entry: WatchEntry, store: Store) -> Landing | None:
+    """Return a sight as a landing; None where nothing that a variant is made of changed since the revision before.
+
+    Raises:
+        RecipeError: the entry's recipe cannot be used.
+    """
+    before = _last(store, sight.model)
+    changed = what_changed(before.files, sight.files) if before else "new"
+    if changed is None:
+        return None
+    return Landing(
+        model=sight.model,
+        revision=sight.revision,
+        changed=changed,
+        files=sight.files,
+        recipe=_recipe(entry, sight.request).model_dump(mode="json", exclude_defaults=True),
+        seen_at=time.time(),
+    )
+
+
+def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> Change | None:
+    """Return what is another by the names of the files: weights before the tokenizer before what lies beside them."""
+    names = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
+    if names - _TOKENIZER - _BESIDE:
+        return "weights"
+    return "tokenizer" if names & _TOKENIZER else "files" if names else None
+
+
+def claim(store: Store, landing: Landing) -> bool:
+    """Remember a landing; False where another watcher did: it announces it."""
+    return store.objects.create(f"{landing.key}.json", keys.canonical(landing))
+
+
+def begin(store: Store, key: str, run_id: str) -> bool:
+    """Take a landing for a run; False where another run has it. A run that is started anew keeps what it took.
+
+    Raises:
+        NotFound: nothing of that key landed.
+    """
+    if not key.startswith("landings/") or store.objects.size(f"{key}.json") is None:
+        raise NotFound(f"landing: {key!r}: nothing of that key was seen")
+    if store.objects.create(f"{key}.run", run_id.encode()):
+        return True
+    held = store.objects.read(f"{key}.run")
+    return held is not None and held.data.decode() == run_id
+
+
+def unbegun(store: Store) -> list[Landing]:
+    """Return the landings that no run took, oldest first."""
+    names = {listed.key for listed in store.objects.under("landings/")}
+    keys_ = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+    found = [_read(store, key) for key in keys_ if f"{key}.run" not in names]
+    return sorted((landing for landing in found if landing), key=lambda landing: landing.seen_at)
+
+
+def _recipe(entry: WatchEntry, request: ModelRequest) -> Recipe:
+    recipe = read_recipe(entry.recipe)
+    publish = recipe.publish.model_copy(update={"model": ""})  # named after the model that landed
+    return recipe.model_copy(update={"model": request, "publish": publish})
+
+
+def _last(store: Store, model: str) -> Landing | None:
+    folder = _key(model, "").rpartition("/")[0]
+    keys_ = [listed.key for listed in store.objects.under(f"{folder}/") if listed.key.endswith(".json")]
+    found = [landing for key in keys_ if (landing := _read(store, key.removesuffix(".json")))]
+    return max(found, key=lambda landing: landing.seen_at, default=None)
+
+
+def _read(store: Store, key: str) -> Landing | None:
+    held = store.objects.read(f"{key}.json")
+    try:
+        return Landing.model_validate_json(held.data) if held else None
+    except ValidationError:
+        return None  # of another release: the model's next revision lands as a new one
+
+
+def _key(model: str, revision: str) -> str:
+    return f"landings/{keys.digest(model)[:32]}/{keys.digest(revision)[:32]}"

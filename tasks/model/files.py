@@ -1,0 +1,223 @@
+"""Which files make a model: the allow-list, for a folder on a disk and for a listing of what lies far away.
+
+Weights come as safetensors or GGUF, everything else as JSON or text that a tokenizer reads. Pickles and code are refused,
+whatever they are called: `trust_remote_code` does not exist here. A folder is its owner's, so what does not belong into it
+is refused; of a listing the rest is left where it lies.
+"""
+
+import stat
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from quantmill import contents, safetensors_header
+from quantmill.errors import SourceError, VerificationError
+from quantmill.files import safe_path
+from tasks.model.architecture import mapping, read_config, read_json
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_TEXT = {
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json",
+    "tokenizer.model", "model.safetensors.index.json", "quantize_config.json",
+    "quantization_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", ".gitattributes",
+}  # fmt: skip
+_NEEDED = ("config.json", "tokenizer.json")
+_DROPPED = {"README.md", ".gitattributes", "special_tokens_map.json"}
+_REFUSED = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".pkl",
+    ".pickle",
+    ".py",
+    ".pyc",
+    ".so",
+    ".msgpack",
+    ".h5",
+    ".ot",
+    ".joblib",
+    ".npz",
+)
+_KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"}
+_PACKED_KINDS = {"I16", "I8", "U8"}  # of checkpoints that are quantized
+
+
+def list_files(folder: Path) -> list[str]:
+    """Return the files of a model folder that are taken in, by name.
+
+    Raises:
+        SourceError: something in the folder is not allowed.
+    """
+    names: list[str] = []
+    for path in sorted(folder.iterdir()):
+        try:
+            name, mode, end = safe_path(path.name), path.lstat().st_mode, path.resolve(strict=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise SourceError(f"model.source: {path.name!r}: {' '.join(str(error).split())[:120]}") from error
+        if name.lower() in {known.lower() for known in names}:
+            raise SourceError(f"model.source: {name}: another file's name differs in case only")
+        if stat.S_ISLNK(mode) and not end.is_relative_to(folder.resolve()) and not _hub_link(path, folder):
+            raise SourceError(f"model.source: {path.name}: a link that leaves the folder")
+        if path.is_dir():
+            continue  # subfolders hold other formats of the same model; nothing of them is read
+        if not path.is_file():
+            raise SourceError(f"model.source: {path.name}: not a plain file")
+        if path.suffix in _REFUSED:
+            raise SourceError(
+                f"model.source: {path.name}: pickles and code are refused; allowed are safetensors, GGUF and JSON"
+            )
+        if path.suffix != ".safetensors" and path.name not in _TEXT:
+            raise SourceError(
+                f"model.source: {path.name}: not an allowed file; allowed are *.safetensors, {', '.join(sorted(_TEXT))}"
+            )
+        names.append(name)
+    for needed in _NEEDED:
+        if needed not in names:
+            raise SourceError(f"model.source: {needed} is missing from {folder}")
+    dropped = {".gitattributes"} if _is_packed(folder) else _DROPPED  # a finished checkpoint is taken as it is
+    names = [name for name in names if name not in dropped]
+    check_files(folder, names)
+    return names
+
+
+def is_part(name: str) -> bool:
+    """Return whether a file of this name can belong to a model, its card and licence included."""
+    return name in _TEXT - {".gitattributes"} or ("/" not in name and name.endswith(".safetensors"))
+
+
+def texts_in(source: str, listed: Iterable[str]) -> list[str]:
+    """Return which of the names of a listing are a model's texts; its weights are those of `weights_in`.
+
+    Raises:
+        SourceError: it is no model in safetensors; the message says what was found in their place.
+    """
+    names = {name for name in listed if "/" not in name}  # subfolders hold other formats of the same model
+    for name in names:
+        _plain(source, name)
+    if not names & {SINGLE, INDEX}:
+        weights = sorted(name for name in names if PurePosixPath(name).suffix in (*_REFUSED, ".gguf", ".safetensors"))
+        found = ", ".join([name for name in weights if not name.endswith((".py", ".pyc", ".so"))][:4]) or "no weights"
+        raise SourceError(
+            f"model.source: {source}: found {found}; weights are taken as {SINGLE}, or as parts that {INDEX} names"
+        )
+    for needed in _NEEDED:
+        if needed not in names:
+            raise SourceError(f"model.source: {source}: {needed} is missing")
+    left = _DROPPED | ({INDEX} if SINGLE in names else set())  # where both are there, transformers reads the one file
+    return sorted(names & _TEXT - left)
+
+
+def weights_in(source: str, listed: Iterable[str], folder: Path) -> list[str]:
+    """Return which of the names of a listing are the model's weights; `folder` holds the index, where there is one.
+
+    Raises:
+        SourceError: the index names a part that is not listed, or a place outside.
+    """
+    names = set(listed)
+    if SINGLE in names:
+        return [SINGLE]
+    parts = sorted(set(_weight_map(folder).values()))
+    for part in parts:
+        _plain(source, part)
+        if "/" in part or part not in names or not part.endswith(".safetensors"):
+            raise SourceError(f"model.source: {source}: {INDEX}: weights file {part!r} is not there")
+    if len({part.lower() for part in parts}) < len(parts):
+        raise SourceError(f"model.source: {source}: {INDEX}: names of parts differ in case only")
+    return parts
+
+
+def _plain(source: str, name: str) -> None:
+    try:
+        safe_path(name)
+    except ValueError as error:
+        raise SourceError(f"model.source: {source}: {error}") from error
+
+
+def check_texts(folder: Path, names: Iterable[str]) -> None:
+    """Refuse a file that is not what its name says, a tokenizer that cannot be read, and a checkpoint that names code."""
+    packed = _is_packed(folder)
+    for name in sorted(names):
+        try:
+            contents.check_file(folder / name, name, incoming=not packed)  # what is taken as it is, nobody changes
+        except VerificationError as error:
+            raise SourceError(f"model.source: {error}") from error
+    _check_tokenizer(folder / "tokenizer.json")
+
+
+def check_files(folder: Path, names: list[str]) -> None:
+    """Refuse files of `folder` that are not what their names say, and parts that do not make one model."""
+    check_texts(folder, [name for name in names if not name.endswith(".safetensors")])
+    weights = [name for name in names if name.endswith(".safetensors")]
+    kinds = _KINDS | _PACKED_KINDS if _is_packed(folder) else _KINDS
+    held = {name: _tensors(folder / name, kinds) for name in weights}
+    if INDEX in names:
+        return _check_parts(held, _weight_map(folder))
+    if SINGLE not in held:
+        raise SourceError(f"model.source: {folder}: weights file {SINGLE!r} is not in the folder")
+    if strays := sorted(set(held) - {SINGLE}):
+        raise SourceError(f"model.source: {strays[0]}: no part of the model: beside {SINGLE} and without {INDEX}")
+    return None
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    index = folder / INDEX
+    return {tensor: str(part) for tensor, part in mapping(read_json(index).get("weight_map"), index).items()}
+
+
+def _check_parts(held: dict[str, set[str]], named: dict[str, str]) -> None:
+    """Refuse parts that miss, are not named, or hold other tensors than the index says."""
+    for part in sorted(set(named.values())):
+        if part not in held:
+            raise SourceError(f"model.source: {INDEX}: weights file {part!r} is not in the folder")
+    seen: dict[str, str] = {}
+    for part, tensors in sorted(held.items()):
+        if part not in named.values():
+            raise SourceError(f"model.source: {part}: no part of the model: {INDEX} does not name it")
+        for tensor in sorted(tensors):
+            if tensor in seen:
+                raise SourceError(f"model.source: {part}: holds {tensor}, which {seen[tensor]} holds too")
+            if named.get(tensor) != part:
+                raise SourceError(f"model.source: {part}: holds {tensor}, which {INDEX} does not place there")
+            seen[tensor] = part
+    if missing := sorted(set(named) - set(seen)):
+        raise SourceError(f"model.source: {INDEX}: {named[missing[0]]} does not hold {missing[0]}")
+
+
+def _hub_link(path: Path, folder: Path) -> bool:
+    """Return whether a link is the hub cache's own: `snapshots/<revision>/file` -> `../../blobs/<digest>`."""
+    blobs = folder.resolve().parent.parent / "blobs"
+    return folder.resolve().parent.name == "snapshots" and path.resolve().parent == blobs
+
+
+def _is_packed(folder: Path) -> bool:
+    return isinstance(read_config(folder).get("quantization_config"), dict)
+
+
+def _tensors(path: Path, allowed: set[str]) -> set[str]:
+    """Return the names of a file's tensors; refuse one whose header does not describe exactly its bytes, or is none."""
+    try:
+        tensors = safetensors_header.read_header(path)
+    except VerificationError as error:
+        raise SourceError(f"model.source: {path.name}: {error}") from error
+    if not tensors:
+        raise SourceError(f"model.source: {path.name}: holds no tensor")
+    if odd := sorted({tensor.dtype for tensor in tensors.values()} - allowed):
+        raise SourceError(
+            f"model.source: {path.name}: weights of type {odd[0]}; allowed are {', '.join(sorted(allowed))}"
+        )
+    return set(tensors)
+
+
+def _check_tokenizer(path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    try:
+        Tokenizer.from_file(str(path))
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Rust, and no Exception
+            raise
+        raise SourceError(
+            f"model.source: {path.name}: not a tokenizer: {' '.join(str(error).split())[:120]}"
+        ) from error

@@ -1,0 +1,86 @@
+"""The types that a safetensors artifact stores: what was not quantized keeps the source's, and the account is of the file.
+
+Engines that work in fp32 also save in fp32 what they did not quantize: half as large again under a config that says bf16.
+"""
+
+import json
+import math
+from pathlib import Path
+
+from quantmill import safetensors_header
+from quantmill.artifact import QuantizedTensor
+from quantmill.errors import EngineError
+from quantmill.safetensors_header import BITS
+from tasks.model import tensors
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_TOLERANCE = 0.01  # of the file's bytes: shapes and flags that belong to no weight
+
+
+def keep(source: Path, out: Path) -> None:
+    """Give what was not quantized the source's type again, and say that type in the config.
+
+    Exact where the engine left the values alone. Quantized weights and their scales have names that the source lacks.
+    """
+    known = _known(source)
+    for path in sorted(out.glob("*.safetensors")):
+        wrong = {
+            name: known[name].dtype
+            for name, (kind, shape) in safetensors_header.read_header(path).items()
+            if name in known and kind in _FLOATS and known[name].shape == shape and kind != known[name].dtype
+        }
+        if wrong:
+            _rewrite(path, wrong)
+    _say_type(source, out)
+
+
+def check(source: Path, out: Path, account: list[QuantizedTensor]) -> None:
+    """Raise EngineError where the account is not that of the file, or a float has another type without a mark.
+
+    The records' bytes add up to the file's tensor data within 1 %. A GGUF's account is read from its own tensors.
+    """
+    made, known = tensors.read_headers(out), _known(source)
+    if not made:
+        return
+    marked = {record.name for record in account if record.fallback}
+    for name, (kind, shape) in made.items():
+        before = known.get(name)
+        if before and before.shape == shape and kind in _FLOATS and kind != before.dtype and name not in marked:
+            raise EngineError(f"{name}: the engine left {kind}, the source has {before.dtype}")
+    stored = sum(record.bits * record.parameters for record in account) / 8
+    held = sum(BITS[kind] * math.prod(shape) for kind, shape in made.values()) / 8
+    if abs(stored - held) > _TOLERANCE * held:
+        raise EngineError(f"the account of the tensors says {stored:.0f} bytes, the files hold {held:.0f}")
+
+
+def _known(source: Path) -> tensors.Header:
+    """Return the source's tensors under their own names and those that transformers gives them."""
+    found = tensors.read_headers(source)
+    return found | {tensors.renamed(name): tensor for name, tensor in found.items()}
+
+
+def _rewrite(path: Path, types: dict[str, str]) -> None:
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    named = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    held |= {name: held[name].to(named[kind]) for name, kind in types.items()}
+    whole = path.with_name(f"{path.name}.new")
+    save_file(held, whole, metadata=metadata)
+    whole.replace(path)
+
+
+def _say_type(source: Path, out: Path) -> None:
+    stated = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    path, asked = out / "config.json", stated.get("dtype") or stated.get("torch_dtype")
+    if not asked or not path.exists():
+        return
+    config = json.loads(path.read_text(encoding="utf-8"))
+    wrong = {name: asked for name in ("dtype", "torch_dtype") if config.get(name, asked) != asked}
+    if wrong:
+        text = json.dumps(config | wrong, indent=2, sort_keys=True, ensure_ascii=False)
+        path.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,126 @@
+"""The manifest of an accepted variant: what it is, what it was made from and how it measured, with its model card."""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from quantmill import keys
+from quantmill.artifact import TokenSet, VariantJob
+from quantmill.manifest import CARD_PATH, Manifest, ManifestEvaluation, ManifestModel, Safety
+from quantmill.recipe import Recipe
+from quantmill.report import BaselineMetrics, EvaluationReport, Outcome
+from quantmill.store.store import Store
+from quantmill.texts import TextSource
+from tasks.marks import marks_of
+from tasks.publish import model_card
+
+
+def published_manifest(
+    recipe: Recipe,
+    job: VariantJob,
+    outcomes: Mapping[str, Outcome],
+    store: Store,
+    noise_floor: Mapping[str, float],
+) -> Manifest:
+    """Return the whole manifest of a variant of a run, its card stored."""
+    baseline = next((o for o in outcomes.values() if o.artifact and o.artifact.spec.method == "baseline"), None)
+    return with_card(build_manifest(recipe, job, outcomes[job.name], baseline, noise_floor), store)
+
+
+def build_manifest(
+    recipe: Recipe,
+    job: VariantJob,
+    outcome: Outcome,
+    baseline: Outcome | None = None,
+    noise_floor: Mapping[str, float] | None = None,
+) -> Manifest:
+    """Return the manifest of an accepted variant: equal inputs and decisions give equal bytes.
+
+    Its files are the artifact's; see `with_card`.
+    """
+    artifact, report = outcome.artifact, outcome.report
+    if artifact is None or report is None:
+        raise ValueError(f"{outcome.name}: nothing to publish")
+    origin, calibration = job.snapshot.origin, job.calibration
+    template = next((f.sha256 for f in artifact.files if f.path == "chat_template.jinja"), "")
+    return Manifest(
+        name=f"{recipe.model_name}/{job.name}",
+        key=job.artifact_key,
+        model=ManifestModel(
+            uri=origin.request.source, revision=origin.digest, files=origin.files, notes=job.snapshot.notes
+        ),
+        variant=job.spec.canonical() | {"format": artifact.format},
+        recipe_sha256=keys.digest(_concerns(recipe, job)),
+        calibration=calibration_of(calibration) if calibration else {},
+        toolchain=artifact.toolchain | {report.runtime: report.runtime_version},
+        hardware=artifact.hardware,
+        evaluation=ManifestEvaluation(
+            suite=report.evaluation_digest,
+            metrics=report.quality,
+            speed=report.speed,
+            bits_per_weight=artifact.bits_per_weight,
+            gate=recipe.gates.model_dump(),
+            report_sha256=keys.digest(report),
+            perplexity_ratio=_ratio(report, baseline.report if baseline else None),
+            runtime=report.runtime,
+            windows=calibration_of(job.evaluation),
+            baseline=BaselineMetrics.of(baseline).model_copy(update={"generations": ()}) if baseline else None,
+            marks=marks_of(job, outcome, noise_floor or {}, baseline),
+        ),
+        files=artifact.files,
+        safety=Safety(
+            formats=_endings(file.path for file in artifact.files),
+            chat_template_sha256=artifact.chat_template_sha256 or template,
+        ),
+        license=(job.checkpoint.license if job.checkpoint else "") or origin.license,
+    )
+
+
+def with_card(manifest: Manifest, store: Store) -> Manifest:
+    """Return the manifest with its model card among the files; the card is stored.
+
+    HQQ's artifact has a README.md that says how it is loaded: those lines go into the card, which takes its place. A
+    checkpoint that was taken as it is may have a card of its own, which is kept under another name.
+    """
+    held = {file.path: file for file in manifest.files}
+    own, loader = held.pop(CARD_PATH, None), ""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / CARD_PATH
+        if own and manifest.variant["method"] == "imported":
+            held[model_card.ORIGINAL] = own.model_copy(update={"path": model_card.ORIGINAL})
+        elif own:
+            store.fetch((own,), Path(folder))
+            loader = place.read_text(encoding="utf-8").partition("\n\n")[2]
+            place.unlink()  # it may be a link to the artifact's own
+        place.write_text(model_card.model_card(manifest, loader), encoding="utf-8")
+        held |= {file.path: file for file in store.add_folder(Path(folder))}
+    safety = Safety(formats=_endings(held), chat_template_sha256=manifest.safety.chat_template_sha256)
+    return manifest.model_copy(update={"files": tuple(held[path] for path in sorted(held)), "safety": safety})
+
+
+def _endings(paths: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({path.rpartition(".")[2] for path in paths}))
+
+
+def _ratio(report: EvaluationReport, baseline: EvaluationReport | None) -> float | None:
+    return report.quality.perplexity / baseline.quality.perplexity if baseline else None
+
+
+def calibration_of(tokens: TokenSet) -> dict[str, object]:
+    """Return what a manifest says of calibration windows; of a local text its name, not where it lay."""
+    said = {"sha256": tokens.digest, "text_sha256": tokens.text_sha256, **tokens.request.model_dump()}
+    said["source"] = _name(tokens.request)
+    if tokens.request.mix:
+        pairs = zip(tokens.request.mix, tokens.texts, strict=True)
+        said["mix"] = [{**text.model_dump(), "source": _name(text), "sha256": digest} for text, digest in pairs]
+    return said | ({"template_sha256": tokens.template_digest} if tokens.template_digest else {})
+
+
+def _name(text: TextSource) -> str:
+    return text.source if text.kind in ("builtin", "dataset") else Path(text.source).name
+
+
+def _concerns(recipe: Recipe, job: VariantJob) -> dict[str, object]:
+    """Return the part of a recipe that this variant depends on: its siblings are none of it."""
+    ignored = {"variants", "publish"} | (set() if job.calibration else {"calibration"})
+    return recipe.model_dump(mode="json", exclude=ignored) | {"variant": job.spec.canonical()}

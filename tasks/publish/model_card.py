@@ -1,0 +1,218 @@
+"""The model card: the README.md of a published folder, with the front matter that a hub of models reads.
+
+A pure function of the manifest: no time, no run and no digest of the manifest itself, so that equal inputs and decisions
+give equal bytes. It says what was measured here and marks what was not. There is no `model-index`: its figures are
+compared across models, and these hold beside this baseline on these windows only.
+"""
+
+import re
+from typing import Any
+
+import yaml
+
+from quantmill import loading, selection
+from quantmill.manifest import CARD_PATH, Manifest
+from quantmill.method_row import Method
+from quantmill.methods import METHODS
+from quantmill.selection import packer
+from tasks.model.config_forms import MISSES
+from tasks.report import plain, row
+
+ORIGINAL = "README.original.md"
+"""What the card of a checkpoint that was taken as it is gets called."""
+_LIBRARIES = {"llama_cpp": "llama.cpp", "hqq": "hqq", "gptqmodel": "gptqmodel"}
+_HUB_NAME = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)", re.ASCII)
+_LICENSES = {
+    "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "zlib", "unlicense", "wtfpl",
+    "ms-pl", "artistic-2.0", "afl-3.0", "ecl-2.0", "bsl-1.0", "mpl-2.0", "epl-2.0", "eupl-1.2", "osl-3.0", "gpl", "gpl-2.0",
+    "gpl-3.0", "agpl-3.0", "lgpl", "lgpl-2.1", "lgpl-3.0", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0",
+    "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "cdla-permissive-2.0", "odc-by",
+    "openrail", "openrail++", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
+    "bigcode-openrail-m", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "other",
+}  # fmt: skip
+"""Names that the hub takes; it refuses a card with one that it does not know, so the rest are `other` with a name."""
+
+
+def model_card(manifest: Manifest, loader: str = "") -> str:
+    """Return the card of what a manifest describes.
+
+    Args:
+        manifest: all of it but the card's own entry, which is ignored.
+        loader: how to load the folder, where the artifact says it itself: HQQ's lines.
+    """
+    method = METHODS[packer(manifest)]
+    model, _, variant = manifest.name.partition("/")
+    parts = [
+        f"# {model}: {variant}",
+        _summary(manifest, method),
+        _figures(manifest),
+        f"## How to load\n\n{loader.strip() or _loading(manifest, method)}{_missed(manifest)}",
+        f"## Calibration\n\n{_text(manifest.calibration) if manifest.calibration else 'None: the method needs no text.'}",
+        f"## Changes on the way in\n\n{_list(manifest.model.notes) or 'None.'}",
+        f"## Gates passed\n\n{_gates(manifest)}",
+        f"## Licence\n\n{_license(manifest)}",
+        f"## Provenance\n\n{_provenance(manifest)}",
+    ]
+    front = yaml.safe_dump(_front(manifest, method), sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _front(manifest: Manifest, method: Method) -> dict[str, Any]:
+    """Return the metadata; `base_model` is a name on the hub, so a source from elsewhere has none."""
+    said: dict[str, Any] = {}
+    license_name = manifest.license.lower()
+    if license_name in _LICENSES:
+        said["license"] = license_name
+    elif license_name:
+        said |= {
+            "license": "other",
+            "license_name": re.sub(r"[^a-z0-9.-]+", "-", license_name).strip("-")[:96] or "other",
+        }
+    if found := _HUB_NAME.fullmatch(manifest.model.uri):
+        said["base_model"] = found[1]
+        if method.name != "baseline":
+            said["base_model_relation"] = "quantized"
+    said |= {
+        "library_name": _LIBRARIES.get(manifest.evaluation.runtime, "transformers"),
+        "pipeline_tag": "text-generation",
+    }
+    kind = str(manifest.variant.get("type") or "").lower()
+    tags = [method.name, f"{manifest.variant['bits']}-bit", kind, manifest.variant["format"], "quantmill"]
+    return said | {"tags": list(dict.fromkeys(tag for tag in tags if tag))}
+
+
+def _summary(manifest: Manifest, method: Method) -> str:
+    said = [mark for mark in manifest.evaluation.marks if not mark.startswith(MISSES)]
+    marks = f"\n\nOf its figures: {plain(', '.join(said))}." if said else ""
+    about = f"{plain(method.title)} Source of the method: {plain(method.source)}.{marks}"
+    if checkpoint := manifest.variant.get("checkpoint"):
+        return (
+            f"A checkpoint of {plain(_source(manifest))} that was quantized elsewhere with `{method.name}`, its files as"
+            f" they were; what it said of itself is `{ORIGINAL}`, where it said anything. Digest of its files:"
+            f" `{checkpoint}`.\n\n{about}"
+        )
+    choices = {name: manifest.variant[name] for name in manifest.variant if name in ("type", *_options(method))}
+    chosen = [f"{manifest.variant['bits']} bits", *(f"{name} {str(value).lower()}" for name, value in choices.items())]
+    chosen += [f"{rule['match']} {rule['bits']} bits" for rule in manifest.variant.get("layers", ())]
+    return f"{plain(_source(manifest))} through `{method.name}` ({plain(', '.join(chosen))}).\n\n{about}"
+
+
+def _options(method: Method) -> list[str]:
+    return [option.name for option in method.options]
+
+
+def _figures(manifest: Manifest) -> str:
+    """Return the table beside the baseline, and what it was measured on."""
+    seen, base = manifest.evaluation, manifest.evaluation.baseline
+    quality, speed = seen.metrics, seen.speed
+    size = sum(file.size_bytes for file in manifest.files if file.path != CARD_PATH)
+
+    def line(title: str, form: str, value: float | None, beside: float | None, unit: float = 1.0) -> str:
+        return row([title, *("-" if figure is None else format(figure / unit, form) for figure in (value, beside))])
+
+    def of(name: str) -> float | None:
+        return getattr(base, name) if base else None
+
+    table = [
+        row(["", manifest.name.rpartition("/")[2], base.name if base else "baseline"]),
+        "|:--|--:|--:|",
+        line("perplexity", ".3f", quality.perplexity, of("perplexity")),
+        line("perplexity ratio", ".3f", seen.perplexity_ratio, 1.0),
+        line("mean KL from the baseline, nats", ".4f", quality.mean_kl, None),
+        line("99th percentile of KL, nats", ".3f", quality.p99_kl, None),
+        line("same top token", ".1%", quality.top1_agreement, None),
+        line("size, MB", ".1f", size, of("size_bytes"), 1e6),
+        line("bits per weight", ".2f", seen.bits_per_weight, of("bits_per_weight")),
+        line("decode, tokens/s", ".1f", speed.decode_tokens_per_s, of("decode_tokens_per_s")),
+        line("prefill, tokens/s", ".0f", speed.prefill_tokens_per_s, of("prefill_tokens_per_s")),
+        line("peak memory, MB", ".0f", speed.peak_memory_bytes, of("peak_memory_bytes"), 1e6),
+    ]
+    text = _text(seen.windows) if seen.windows else f"Windows {seen.suite}."
+    said = (
+        f"Quality over {quality.scored_tokens} tokens, computed in {quality.compute_dtype}. {text}\n\nSpeed and memory on"
+        f" {plain(speed.hardware)}, {speed.threads} threads, {plain(speed.kernel)}, {speed.compute_dtype}: one sequence, greedy,"
+        f" {speed.prompt_tokens} tokens read and {speed.generated_tokens} written, median of {speed.repeats}."
+    )
+    if selection.BUSY in seen.marks:
+        said += " The machine was busy with other work meanwhile: the speeds compare with nothing."
+    if base and base.hardware and (base.hardware, base.threads) != (speed.hardware, speed.threads):
+        said += f" The baseline's were measured on {plain(base.hardware)}, {base.threads} threads: they do not compare."
+    return "\n".join(table) + "\n\n" + said
+
+
+def _loading(manifest: Manifest, method: Method) -> str:
+    """Return how the library that measured it opens the folder, and a server that was seen to open such folders."""
+    runtime = loading.library(manifest)
+    packages = {"llama_cpp": {"llama-cpp-python"}, "gptqmodel": {"gptqmodel"}}.get(
+        runtime, {*method.engines, "transformers"}
+    )
+    made = manifest.toolchain
+    wanted = [f"{name}=={made[name]}" if name in made else name for name in sorted(packages)]
+    install = f"In this folder, after `pip install {' '.join(wanted)}`:\n\n"
+    code = f"{install}```python\n{loading.script(manifest)}```"
+    others = {
+        "llama_cpp": f"llama-server -m {loading.gguf_file(manifest)}",
+        "transformers": "vllm serve .  # 0.32 was seen to open such a folder on a CPU"
+        if method.name == "baseline"
+        else "",
+    }
+    command = others.get(runtime, "")
+    return f"{code}\n\nOr as a server:\n\n```sh\n{command}\n```" if command else code
+
+
+def _missed(manifest: Manifest) -> str:
+    """Return what readers of transformers 4's form miss in a config that was published as it came."""
+    missed = [mark.removeprefix(MISSES) for mark in manifest.evaluation.marks if mark.startswith(MISSES)]
+    if not missed:
+        return ""
+    return (
+        f"\n\nIts config.json is as it came, in the form of transformers 5. It lacks {plain(missed[0])}: transformers 4 and"
+        " others that read the older form take a default in its place without a word, or refuse the folder."
+    )
+
+
+def _text(said: dict[str, Any]) -> str:
+    """Return what text a token set was cut from."""
+    mixed = said.get("mix") or ()
+    names = [f"{part['source']} {part.get('weight', 1):g}" for part in mixed] or [str(said["source"])]
+    return (
+        f"Text: {plain(', '.join(names))}; {said['samples']} windows of {said['sequence_length']} tokens, seed {said['seed']}."
+        f" Digest of the windows: `{said['sha256']}`."
+    )
+
+
+def _gates(manifest: Manifest) -> str:
+    """Return the limits that it kept; a huge one does not bind."""
+    return _list([f"{name} {limit:g}" for name, limit in manifest.evaluation.gate.items() if limit < 1e6]) or "None."
+
+
+def _license(manifest: Manifest) -> str:
+    if not manifest.license:
+        return "The source states none. The base model's licence holds for this variant too."
+    return f"{plain(manifest.license)}, as the source states it. The base model's licence holds for this variant too."
+
+
+def _provenance(manifest: Manifest) -> str:
+    made = ", ".join(f"{name} {version}" for name, version in sorted(manifest.toolchain.items()))
+    facts = [
+        f"Source: {plain(_source(manifest))}",
+        f"Digest of the source's files: `{manifest.model.revision}`",
+        f"Key of the artifact: `{manifest.key}`",
+        f"Made with {plain(made)}",
+        f"Made on {plain(manifest.hardware)}",
+    ]
+    check = (
+        "`quantmill verify .` checks every byte of a folder that was pulled or exported against its manifest,"
+        " `.quantmill/manifest.json`, and with a keyring who signed it."
+    )
+    return "\n".join(f"- {fact}" for fact in facts) + f"\n\n{check}"
+
+
+def _source(manifest: Manifest) -> str:
+    """Return the source's name; of a place on a disk the last part alone."""
+    uri = manifest.model.uri
+    return uri if "://" in uri else re.split(r"[/\\]", uri.rstrip("/\\"))[-1]
+
+
+def _list(texts: Any) -> str:
+    return "\n".join(f"- {plain(text)}" for text in texts)

@@ -1,0 +1,150 @@
+"""Stage 8: accepted variants become versions in the store. Their bytes are there already, so this is a small commit."""
+
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from quantmill import keys, signing
+from quantmill.artifact import VariantJob
+from quantmill.errors import VerificationError
+from quantmill.manifest import Manifest, Provenance, StoredManifest, Version
+from quantmill.recipe import Recipe
+from quantmill.report import Outcome, Verdict
+from quantmill.store import channels
+from quantmill.store.channels import Channel, read_channel
+from quantmill.store.store import Store
+from tasks import installed as engines
+from tasks import processor
+from tasks.publish.manifests import published_manifest
+
+
+class Published(NamedTuple):
+    """What became of accepted variants."""
+
+    manifests: dict[str, str]
+    """Variant -> digest of its manifest."""
+    held_back: dict[str, str]
+    """Variant -> why it was not published."""
+
+
+def commit_accepted(
+    recipe: Recipe,
+    jobs: list[VariantJob],
+    outcomes: Mapping[str, Outcome],
+    verdicts: Mapping[str, Verdict],
+    store: Store,
+    noise_floor: Mapping[str, float],
+    forbidden: Mapping[str, str],
+    flow_run: str = "",
+    signing_key: Path | None = None,
+    started_at: float | None = None,
+) -> Published:
+    """Publish every accepted variant; what was published before stays as it is.
+
+    Args:
+        recipe: what was asked for.
+        jobs: all variants.
+        outcomes: what was made and measured, the baseline's too.
+        verdicts: what was decided.
+        store: where to.
+        noise_floor: runtime -> mean KL of the baseline's own weights.
+        forbidden: variant -> why it may not be published, by its licence.
+        flow_run: for the provenance.
+        signing_key: signs each; None: they are published unsigned.
+        started_at: when the run began, seconds since 1970.
+
+    Raises:
+        BlobMissing: a file of an artifact is not in the store any more.
+        SigningError: the process with the signing key failed; later variants are not published.
+    """
+    manifests, held_back = dict[str, str](), dict[str, str]()
+    for job in jobs:
+        if verdicts[job.name].status != "accepted":
+            continue
+        if why := forbidden.get(job.name):
+            held_back[job.name] = why
+            continue
+        manifest = published_manifest(recipe, job, outcomes, store, noise_floor)
+        if revoked := store.revocation(recipe.model_name, job.name, manifest.digest):
+            held_back[job.name] = f"not published: version {manifest.digest[:12]} was revoked: {revoked.reason}"
+            continue
+        provenance = Provenance(
+            manifest=manifest.digest,
+            recipe=recipe.model_dump(mode="json"),
+            flow_run=flow_run,
+            resolved=job.snapshot.origin.resolved,
+            lock_sha256=keys.file_sha256(engines.LOCK),
+            started_at=started_at,
+            made_at=time.time(),
+        )
+        version = Version(model=recipe.model_name, variant=job.name, manifest=manifest.digest, provenance=provenance)
+        report, kind = outcomes[job.name].report, job.processor or processor.of_this_machine()
+        arithmetic = "bfloat16" if job.device != "cpu" else processor.arithmetic(kind)
+        fresh = store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key))
+        if fresh and report and report.timing:
+            said = report.timing.model_dump(mode="json") | {"busy": report.busy, "arithmetic": arithmetic}
+            store.add_record(recipe.model_name, job.name, manifest.digest, "speed", said)
+        manifests[job.name] = manifest.digest
+    return Published(manifests, held_back)
+
+
+def promote(recipe: Recipe, manifests: Mapping[str, str], store: Store) -> int:
+    """Move the recipe's channel to these versions and return its sequence number; 0: there is no such channel.
+
+    A version that the channel held before is not made current again: whoever moved the channel on, or back, meant it.
+    """
+    model, name = recipe.model_name, recipe.publish.channel
+    held = read_channel(store, model, name) if name else None
+    if name and (fresh := missing_from(held, manifests)):
+        held = channels.promote(store, model, name, fresh, f"compress {recipe.model.source}")
+    return held.seq if held else 0
+
+
+def missing_from(channel: Channel | None, manifests: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions that a channel never held, as far as its history goes."""
+    moves = channel.moves if channel else ()
+    known = {(variant, digest) for move in moves for variant, digest in move.variants.items()}
+    return {variant: digest for variant, digest in manifests.items() if (variant, digest) not in known}
+
+
+def attest_published(
+    recipe: Recipe,
+    jobs: list[VariantJob],
+    outcomes: Mapping[str, Outcome],
+    store: Store,
+    noise_floor: Mapping[str, float],
+    signing_key: Path,
+) -> bool:
+    """Sign versions of these variants that were published before without this key; False where one is not published.
+
+    What is signed is made anew of what this run has of its own; only when and where it was made is the store's word.
+
+    Raises:
+        BlobMissing, VerificationError: the store does not hold the version's bytes any more.
+        SigningError: the process with the signing key failed.
+    """
+    for job in jobs:
+        manifest = published_manifest(recipe, job, outcomes, store, noise_floor)
+        found = store.versions(recipe.model_name, job.name)
+        version = next((version for version in found if version.manifest == manifest.digest), None)
+        if version is None:
+            return False
+        held = store.attestation(manifest.digest)
+        provenance = version.provenance.model_copy(update={"recipe": recipe.model_dump(mode="json")})
+        attestation = _attestation(manifest, provenance, store, signing_key)
+        if attestation != held:
+            store.commit(manifest, version, attestation)
+    return True
+
+
+def _attestation(manifest: Manifest, provenance: Provenance, store: Store, key: Path | None) -> bytes:
+    """Return the version's attestation: the one that it has where this key made it, else a new one; without a key none."""
+    if key is None:
+        return b""
+    if held := store.attestation(manifest.digest):
+        with suppress(VerificationError):
+            signing.verify(held, StoredManifest.of(manifest), signing.own_keyring(key))
+            return held
+    return signing.sign(manifest, provenance, key)

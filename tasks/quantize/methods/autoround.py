@@ -1,0 +1,88 @@
+"""AutoRound (arXiv:2309.05516): rounding learned by signed gradient descent, block by block, on our calibration windows."""
+
+import gc
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from quantmill.artifact import QuantizedTensor
+from quantmill.recipe import VariantSpec
+from tasks.model import stored_types, tensors
+from tasks.sandbox import Progress
+
+
+def quantize(
+    source: Path,
+    spec: VariantSpec,
+    calibration: Path | None,
+    out: Path,
+    device: str,
+    arithmetic: str,
+    progress: Progress,
+) -> list[QuantizedTensor]:
+    """Tune the rounding on the windows (its own default would fetch a data set) and write the format asked for."""
+    if calibration is None:
+        raise ValueError("autoround needs calibration windows")
+    if any(tensors.renamed(name) != name for name in tensors.linear_names(source)):
+        # Else it looks for the experts' weights under names that the checkpoint does not have, and fails.
+        os.environ["AR_DISABLE_META_LOAD"] = "1"
+    from auto_round import AutoRound
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    gc.freeze()  # the engine collects garbage several times a block, each time through all that was imported: half a second
+    chosen = tensors.choose_bits(spec.layers, source)
+    windows = load_file(calibration)["input_ids"].long()
+    windows = windows[: spec.samples or None, : spec.sequence_length or None]
+    layers = tensors.layer_count(source)
+    engine = AutoRound(
+        str(source),
+        tokenizer=AutoTokenizer.from_pretrained(source, local_files_only=True),
+        bits=spec.bits,
+        group_size=spec.group_size,
+        sym=spec.sym,
+        iters=spec.iterations,
+        lr=spec.learning_rate,
+        minmax_lr=spec.minmax_learning_rate,
+        nsamples=len(windows),
+        seqlen=windows.shape[1],
+        batch_size=min(int(spec.batch_size or 1), len(windows)),
+        low_gpu_mem_usage=spec.low_memory,
+        dataset=[{"input_ids": ids[None]} for ids in windows],
+        layer_config={name: {"bits": width} for name, width in chosen.items()} or None,
+        device_map=device if device == "cpu" else spec.device_map or device,
+        enable_torch_compile=False if device == "cpu" else None,  # from 10 steps on it would: half as long again here
+        amp=arithmetic == "bfloat16",  # else it asks the processor itself
+        seed=0,
+        trust_remote_code=False,
+    )
+    progress("block", 0, layers)
+    logging.getLogger("autoround").addHandler(_BlockProgress(progress, layers))
+    engine.quantize_and_save(str(out), format=spec.export_format)
+    progress("block", layers, layers)
+    _flatten(out)
+    stored_types.keep(source, out)
+    return tensors.account(source, out, scheme="autoround", left=tensors.left(chosen))
+
+
+class _BlockProgress(logging.Handler):
+    """Counts the blocks that the engine's log tells of: it has no other way to say how far it is."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        super().__init__()
+        self._progress, self._total, self._done = progress, total, 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "layers in the block" in record.getMessage() and self._done < self._total:
+            self._done += 1
+            self._progress("block", self._done, self._total)
+
+
+def _flatten(out: Path) -> None:
+    """Move the artifact out of the subfolder that the engine makes."""
+    if not (out / "config.json").exists():
+        (inner,) = [path for path in out.iterdir() if path.is_dir()]
+        for path in inner.iterdir():
+            shutil.move(path, out / path.name)
+        inner.rmdir()

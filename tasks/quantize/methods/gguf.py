@@ -1,0 +1,97 @@
+"""GGUF: llama.cpp's own quantizer, from the one BF16 conversion that all types of a model share.
+
+K-quants and IQ types store blocks of 256; where a row's length is no multiple, llama.cpp takes another type of about the
+same width. That is counted as a fallback: `Q2_K` of such a model is larger than its name says.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from quantmill.artifact import QuantizedTensor
+from quantmill.errors import RecipeError
+from quantmill.layer_rules import choose_bits
+from quantmill.recipe import VariantSpec
+from tasks.model.gguf import read_blocks
+from tasks.sandbox import Progress
+
+_SUPER_BLOCK = 256
+_TYPE_OF_BITS = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0", 16: "BF16"}
+
+
+def quantize(
+    source: Path,
+    spec: VariantSpec,
+    calibration: Path | None,
+    out: Path,
+    device: str,
+    arithmetic: str,
+    progress: Progress,
+) -> list[QuantizedTensor]:
+    """Write `<type>.gguf` from `model.gguf` beside the source's folder and read back what each tensor became."""
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = _file_type(str(spec.type))
+    target = out / f"model-{spec.type}.gguf"
+    chosen = _overrides(spec, source)
+    if chosen:
+        params.tt_overrides = _as_array(chosen)
+    progress("quantize", 0, 1)
+    code = llama_cpp.llama_model_quantize(str(source / "model.gguf").encode(), str(target).encode(), params)
+    if code != 0 or not target.exists():
+        raise RuntimeError(f"llama_model_quantize returned {code} for {spec.type}")
+    progress("quantize", 1, 1)
+    return read_tensors(target, str(spec.type), chosen)
+
+
+def _overrides(spec: VariantSpec, source: Path) -> dict[str, str]:
+    """Return GGUF tensor -> type where a rule of `layers` says so; rules speak the checkpoint's names."""
+    if not spec.layers:
+        return {}
+    names: dict[str, str] = json.loads((source / "names.json").read_text(encoding="utf-8"))
+    chosen = choose_bits(spec.layers, sorted(names))
+    if lone := [name for name in chosen if not names[name]]:
+        raise RecipeError(f"layers: {lone[0]} has no tensor of its own in a GGUF (experts are stored together)")
+    return {names[name]: _TYPE_OF_BITS[bits] for name, bits in chosen.items()}
+
+
+def _as_array(chosen: dict[str, str]) -> Any:
+    """Return llama.cpp's list of overrides: regular expressions, ended by an empty entry."""
+    import llama_cpp
+    from gguf import GGMLQuantizationType
+
+    entry = llama_cpp.llama_model_tensor_override
+    made = [
+        entry(f"^{name.replace('.', '[.]')}$".encode(), GGMLQuantizationType[kind].value)
+        for name, kind in chosen.items()
+    ]
+    return (entry * (len(made) + 1))(*made, entry(None, 0))
+
+
+def _file_type(name: str) -> int:
+    import llama_cpp
+
+    return int(getattr(llama_cpp, "LLAMA_FTYPE_ALL_F32" if name == "F32" else f"LLAMA_FTYPE_MOSTLY_{name}"))
+
+
+def read_tensors(path: Path, asked: str, chosen: dict[str, str] | None = None) -> list[QuantizedTensor]:
+    """Return what each tensor of a GGUF file became; `chosen`: tensors that a rule gave a type of their own."""
+    made = []
+    for tensor in read_blocks(path).tensors:
+        kind, width = tensor.tensor_type.name, int(tensor.shape[0])
+        wanted = (chosen or {}).get(tensor.name, asked)
+        blocks = "_K" in wanted or wanted.startswith(("IQ", "TQ"))
+        replaced = blocks and width % _SUPER_BLOCK and len(tensor.shape) > 1 and kind != "F32"
+        made.append(
+            QuantizedTensor(
+                name=tensor.name,
+                scheme=kind,
+                bits=8 * int(tensor.n_bytes) / int(tensor.n_elements),
+                parameters=int(tensor.n_elements),
+                fallback=f"rows of {width} are no multiple of {_SUPER_BLOCK}: {kind} took its place"
+                if replaced
+                else "",
+            )
+        )
+    return made

@@ -1,0 +1,84 @@
+"""HQQ (Badri and Shaji 2023): half-quadratic optimisation of the zero points, weights alone, through the hqq package.
+
+Its own `save_quantized` writes a pickle; the layers' state holds tensors only and goes into safetensors. The loader that
+consumers need is printed in the artifact's README.md.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from quantmill.artifact import QuantizedTensor
+from quantmill.recipe import VariantSpec
+from tasks.model import tensors
+from tasks.sandbox import Progress
+
+_LOADER = Path(__file__).resolve().parents[2] / "runtimes" / "hqq_loader.py"
+
+
+def quantize(
+    source: Path,
+    spec: VariantSpec,
+    calibration: Path | None,
+    out: Path,
+    device: str,
+    arithmetic: str,
+    progress: Progress,
+) -> list[QuantizedTensor]:
+    """Replace one linear layer after the other, all but the head, and write the state as safetensors."""
+    import torch
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, local_files_only=True)
+    chosen = tensors.choose_bits(spec.layers, source)
+    names = tensors.linear_names(source)
+    linear = {name: _plain(layer) for name, layer in model.named_modules() if name in names and _is_linear(layer)}
+    group_size = None if spec.group_size == -1 else spec.group_size
+    for index, (name, layer) in enumerate(linear.items()):
+        progress("layer", index, len(linear))
+        if (bits := chosen.get(name, spec.bits)) != 16:
+            config = BaseQuantizeConfig(nbits=bits, group_size=group_size, axis=spec.axis)
+            model.set_submodule(name, HQQLinear(layer, config, compute_dtype=torch.float16, device=device))
+    progress("layer", len(linear), len(linear))
+    _save(model, source, out, {"nbits": spec.bits, "group_size": group_size, "axis": spec.axis})
+    return tensors.account(source, out, scheme="hqq", left=tensors.left(chosen))
+
+
+def _is_linear(layer: Any) -> bool:
+    return type(layer).__name__ in ("Linear", "Conv1D")
+
+
+def _plain(layer: Any) -> Any:
+    """Return GPT-2's `Conv1D` as the linear layer that it is: its matrix is stored transposed."""
+    import torch
+
+    if type(layer).__name__ == "Linear":
+        return layer
+    inputs, outputs = layer.weight.shape
+    plain = torch.nn.Linear(inputs, outputs, bias=layer.bias is not None, dtype=layer.weight.dtype)
+    plain.weight.data = layer.weight.data.T.contiguous()
+    if layer.bias is not None:
+        plain.bias.data = layer.bias.data
+    return plain
+
+
+def _save(model: Any, source: Path, out: Path, settings: dict[str, Any]) -> None:
+    """Write weights, a config that names the method (so that nothing loads it as plain weights) and the loader."""
+    from safetensors.torch import save_file
+
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    state = {name: part.contiguous() for name, part in model.state_dict().items() if part is not None}
+    if config.get("tie_word_embeddings"):
+        for name in model._tied_weights_keys or ():
+            state.pop(name, None)
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    # Without `skip_modules` transformers fails on the folder; with it, it would make weights up and merely warn.
+    quantization = {"quant_method": "hqq", "quant_config": {"weight_quant_params": settings}}
+    text = json.dumps(config | {"quantization_config": quantization}, indent=2, sort_keys=True, ensure_ascii=False)
+    (out / "config.json").write_text(text + "\n", encoding="utf-8")
+    loader = _LOADER.read_text(encoding="utf-8")
+    words = (
+        "# How to load this model\n\nIt was quantized with HQQ. These lines load it, and call nothing of Quantmill:\n\n"
+    )
+    (out / "README.md").write_text(f'{words}```python\n{loader}\n\nmodel = load_hqq(".")\n```\n', encoding="utf-8")

@@ -1,0 +1,180 @@
+"""Stage 4: a variant's artifact folder, made in a process of its own and stored where it is made.
+
+Where a model changed in its companions alone (chat template, generation settings, licence), or a release writes its config
+otherwise, no engine works: what was made of the same weights and tokenizer gets the new ones.
+"""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+from quantmill import contents
+from quantmill.artifact import COMPANIONS, Artifact, Origin, StageResult, VariantJob
+from quantmill.errors import BlobMissing, OutOfMemory, SourceError
+from quantmill.files import FileEntry
+from quantmill.packing import Packing
+from quantmill.store.store import Store
+from tasks import installed as engines
+from tasks import processor
+from tasks.model import config_forms
+from tasks.quantize import frugal
+from tasks.quantize.job import Dress, Make, TakeOver
+from tasks.sandbox import PROGRESS, JobResult, Sandbox
+from tasks.source import places as sources
+from tasks.source import snapshots
+from tasks.tokenizer import chat as chat_templates
+
+DRESS_PACKAGES = ("gguf", "llama-cpp-python", "tokenizers", "transformers")
+
+
+def find_artifact(job: VariantJob, store: Store) -> Artifact | None:
+    """Return the job's artifact if it was made before and all its files are there."""
+    found = store.look_up("artifact", job.artifact_key)
+    return Artifact.model_validate(found.value) if found else None
+
+
+def find_body(job: VariantJob, store: Store) -> Artifact | None:
+    """Return an artifact that differs from the job's in its companions alone, if one was made before."""
+    found = store.look_up("body", job.body_key)
+    return Artifact.model_validate(found.value) if found else None
+
+
+def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
+    """Return the job's artifact, making it where it is missing.
+
+    Raises:
+        JobError: the engine failed, or this processor would make other bytes; the class says how.
+        TokenizerMismatch: a GGUF with the model's new chat template does not render it as the model does.
+        VerificationError: the engine left something in the folder that is no model's file.
+    """
+    if found := find_artifact(job, store):
+        return found
+    processor.require(job)
+    if job.checkpoint:
+        return _take_over(job, job.checkpoint, store, sandbox)
+    if made := find_body(job, store):
+        return _dress(job, made, store, sandbox)
+    starved: OutOfMemory | None = None
+    for attempt in frugal.attempts(job.spec, job.device):
+        if starved:
+            PROGRESS.warning("%s: out of memory; once more with %s", job.name, attempt.words)
+        try:
+            return _attempt(job, attempt, store, sandbox)
+        except OutOfMemory as error:
+            starved = error
+    raise starved or OutOfMemory(job.name)
+
+
+def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sandbox) -> Artifact:
+    row = job.spec.row
+    with sandbox.scratch() as place:
+        calibration = None
+        if job.calibration:
+            store.fetch((job.calibration.file,), place / "work")
+            calibration = place / "work" / job.calibration.file.path
+        told = Make(
+            spec=attempt.spec,
+            source=_source(job, store, sandbox, place),
+            companions=snapshots.local_folder(job.snapshot, sandbox),
+            calibration=calibration,
+            device=attempt.device,
+            arithmetic=job.arithmetic or "bfloat16",
+        )
+        with sandbox.run(told, job.name, row.engines, job.threads) as result:
+            made = _record(job, result, store, attempt.words)
+            _keep("body", job.body_key, made, store)
+            return made
+
+
+def _take_over(job: VariantJob, checkpoint: Origin, store: Store, sandbox: Sandbox) -> Artifact:
+    """Return the artifact of a finished checkpoint: its own files, as they were found before the run."""
+    told = TakeOver(
+        checkpoint=sources.open_source(checkpoint.request, sandbox.home).fetch(checkpoint),
+        files=tuple(file.path for file in checkpoint.files),
+        packing=cast("Packing", job.spec.packing),  # the spec of a checkpoint that was found has it
+        companions=snapshots.local_folder(job.snapshot, sandbox),
+        device=job.device,
+    )
+    with sandbox.run(told, job.name, (), job.threads) as result:
+        return _record(job, result, store)
+
+
+def _record(job: VariantJob, result: JobResult, store: Store, given_up: str = "") -> Artifact:
+    """Store what a job left, its contents checked, and its record."""
+    contents.check_folder(result.out)
+    files = store.add_folder(result.out)
+    if changed := sorted(file.path for file in set(job.checkpoint.files if job.checkpoint else ()) - set(files)):
+        raise SourceError(f"{job.name}: {changed[0]} is not what it was when the run began")
+    artifact = Artifact(
+        spec=job.spec,
+        format=job.spec.format,
+        files=files,
+        chat_template_sha256=chat_templates.sha256_in(result.out),
+        source_digest=job.snapshot.digest,
+        calibration_digest=job.calibration.digest if job.calibration else "",
+        toolchain=engines.locked(job.spec.row.engines),
+        given_up=given_up,
+        quantize_s=result.seconds,
+        peak_memory_bytes=result.peak_memory_bytes,
+        **result.value,
+    )
+    return _keep("artifact", job.artifact_key, artifact, store)
+
+
+def _dress(job: VariantJob, made: Artifact, store: Store, sandbox: Sandbox) -> Artifact:
+    """Return an artifact with the weights of `made`, the snapshot's companions, and the config in both forms."""
+    files, template = {file.path: file for file in made.files}, made.chat_template_sha256
+    with sandbox.scratch() as place:
+        if _companions(made.files) != _companions(job.snapshot.files):
+            files, template = _with_companions(job, made, place, store, sandbox)
+        config = place / "config"
+        store.fetch((files["config.json"],), config)
+        if config_forms.complete(config / "config.json"):
+            PROGRESS.info("%s: gets a config.json that transformers 4 reads too; no engine works", job.name)
+            files |= {file.path: file for file in store.add_folder(config)}
+    dressed = made.model_copy(
+        update={
+            "files": tuple(sorted(files.values(), key=lambda file: file.path)),
+            "chat_template_sha256": template,
+            "source_digest": job.snapshot.digest,
+            "dressed_from": made.made_digest,
+        }
+    )
+    return _keep("artifact", job.artifact_key, dressed, store)
+
+
+def _with_companions(
+    job: VariantJob, made: Artifact, place: Path, store: Store, sandbox: Sandbox
+) -> tuple[dict[str, FileEntry], str]:
+    """Return the files with the snapshot's companions, also within GGUF files, and the digest of the chat template."""
+    others = [file for file in made.files if file.path not in COMPANIONS]
+    ggufs = tuple(file for file in others if file.path.endswith(".gguf"))
+    store.fetch(ggufs, place / "work")
+    told = Dress(artifact=place / "work", source=snapshots.local_folder(job.snapshot, sandbox))
+    with sandbox.run(told, job.name, DRESS_PACKAGES if ggufs else ()) as result:
+        contents.check_folder(result.out)
+        kept = [file for file in others if file not in ggufs]
+        files = {file.path: file for file in (*kept, *store.add_folder(result.out))}
+        return files, chat_templates.sha256_in(result.out)
+
+
+def _companions(files: Iterable[FileEntry]) -> set[FileEntry]:
+    return {file for file in files if file.path in COMPANIONS}
+
+
+def _keep(stage: str, key: str, artifact: Artifact, store: Store) -> Artifact:
+    value = artifact.model_dump(mode="json")
+    made = StageResult(stage=stage, key=key, blobs=artifact.files, value=value, made_at=time.time())
+    return Artifact.model_validate(store.record(made).value)
+
+
+def _source(job: VariantJob, store: Store, sandbox: Sandbox, place: Path) -> Path:
+    """Return the folder that the method starts from: the snapshot's, or one with the GGUF conversion."""
+    if not job.conversion_key:
+        return snapshots.local_folder(job.snapshot, sandbox)
+    conversion = store.look_up("conversion", job.conversion_key)
+    if conversion is None:
+        raise BlobMissing(f"{job.name}: the GGUF conversion {job.conversion_key} is not in the store")
+    store.fetch(conversion.blobs, place / "out")
+    return place / "out"

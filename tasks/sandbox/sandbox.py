@@ -1,0 +1,183 @@
+"""The parent's side of a job: a process of its own, with its death told apart.
+
+A job gets a file, leaves a result file and a folder, and writes progress lines to a pipe. It leads a process group, which
+is killed as a whole on timeout or cancellation; it holds our end of its standard input, so it dies when we do. Engines
+patch each other's libraries on import, leak memory, print megabytes and get killed: none of that reaches this process.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from quantmill import disk
+from quantmill.artifact import VariantJob
+from quantmill.errors import NotCached, Stopped, TimedOut
+from quantmill.settings import Settings
+from tasks import installed as engines
+from tasks.sandbox import stopping
+from tasks.sandbox.deaths import KillWatch, raise_death
+from tasks.sandbox.here import peak_memory
+from tasks.sandbox.protocol import JobArguments, JobFile, JobResult
+from tasks.sandbox.surroundings import environment, machine_held, scratch
+
+PROGRESS = logging.getLogger("quantmill.progress")
+_POLL_S = 0.1
+
+
+class Sandbox:
+    """Runs jobs on this machine, under `HOME/scratch`, with their output in `HOME/logs`."""
+
+    def __init__(self, settings: Settings, run: str = "") -> None:
+        """Take limits and places from the settings; `run` is named in the jobs' logs. Nothing is created before the first job."""
+        self.home = settings.home.absolute()
+        self._settings, self._run = settings, run
+        self.timing = {"budget_s": settings.speed_s, "busy_limit": settings.busy_share}
+
+    @contextmanager
+    def run(
+        self, arguments: JobArguments, name: str, packages: tuple[str, ...] = (), threads: int = 0
+    ) -> Iterator[JobResult]:
+        """Run one job to its end and lend its result.
+
+        Args:
+            arguments: what it works on; `run` of their module does the job.
+            name: what it works for, shown with its progress and in the log's name.
+            packages: those whose locked versions must be installed.
+            threads: of the engine; 0: what the settings say.
+
+        Raises:
+            JobError: the class says how it died; the message names the log.
+            DiskFull: the home's disk is full.
+            Stopped: the run was stopped, before the job started or while it ran.
+        """
+        kind = arguments.kind
+        stopping.require_going(f"{name}: {kind}")
+        with disk.room_at(self.home), self.scratch() as folder:
+            log = self._log(name, kind)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            job = JobFile(
+                kind=kind,
+                module=type(arguments).__module__,
+                name=name,
+                arguments=arguments.model_dump(mode="json"),
+                folder=folder,
+                progress_fd=-1,
+                threads=threads or self._settings.engine_threads,
+                expected=engines.locked(packages),
+                alone=arguments.alone,
+            )
+            with machine_held(arguments.alone, waiting=lambda: stopping.require_going(f"{name}: {kind}")) as lock:
+                started = time.monotonic()
+                peak = self._wait(job.model_copy(update={"machine_fd": lock}), log)
+                seconds = time.monotonic() - started
+            result = json.loads((folder / "result.json").read_bytes())
+            yield JobResult(
+                value=result["value"],
+                out=folder / "out",
+                seconds=seconds,
+                peak_memory_bytes=max(peak, result["peak_memory_bytes"]),
+            )
+
+    def scratch(self) -> AbstractContextManager[Path]:
+        """Lend an empty folder on the home's disk with `out`, `work` and `tmp` in it; it is gone at the end."""
+        return scratch(self.home / "scratch")
+
+    def logs(self, jobs: list[VariantJob]) -> dict[str, Path]:
+        """Return variant -> the log of its quantize job, where there is one."""
+        paths = {job.name: self._log(job.name, "artifact") for job in jobs}
+        return {name: path for name, path in paths.items() if path.exists()}
+
+    def _log(self, name: str, kind: str) -> Path:
+        return self.home / "logs" / f"{name}-{kind}.log"
+
+    def _heading(self, job: JobFile) -> bytes:
+        """Return the first line of a job's log: whose it is, as the lines of structured logs say it."""
+        started = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return json.dumps({"time": started, "flow_run_id": self._run, "variant": job.name, "stage": job.kind}).encode()
+
+    def _wait(self, job: JobFile, log: Path) -> int:
+        """Start the process, relay its progress, return its peak memory; raise the error of its death."""
+        read_fd, write_fd = os.pipe()
+        job = job.model_copy(update={"progress_fd": write_fd})
+        job_path = job.folder / "job.json"
+        job_path.write_text(job.model_dump_json())
+        kills, peak = KillWatch(), 0
+        with log.open("wb") as output, os.fdopen(read_fd, "r", encoding="utf-8", errors="replace") as lines:
+            output.write(self._heading(job) + b"\n")
+            output.flush()
+            try:
+                process = subprocess.Popen(
+                    [str(self._settings.python or sys.executable), "-m", "tasks.sandbox.child", str(job_path)],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=job.folder / "work",
+                    env=environment(job.folder, job.threads, job.alone),
+                    pass_fds=(write_fd, job.machine_fd),
+                    start_new_session=True,
+                )
+            finally:
+                os.close(write_fd)
+            stopping.RUNNING.add(process)
+            relay = threading.Thread(target=_relay, args=(lines, job), daemon=True)
+            relay.start()
+            try:
+                deadline = time.monotonic() + self._settings.job_timeout_s
+                while process.poll() is None:
+                    if stopping.is_stopped():  # it started while the latch was set, so `stop_all` may not know it
+                        break
+                    peak = max(peak, peak_memory(process.pid))
+                    kills.look(process.pid)
+                    if time.monotonic() > deadline:
+                        raise TimedOut(f"{job.kind} took longer than {self._settings.job_timeout_s:g} s; log: {log}")
+                    time.sleep(_POLL_S)
+            finally:
+                stopping.RUNNING.discard(process)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                if process.stdin:
+                    process.stdin.close()
+                relay.join(timeout=5)
+        if stopping.is_stopped() and process.returncode != 0:
+            raise Stopped(f"{job.kind}: ended, as the run was stopped; log: {log}")
+        raise_death(job.kind, job.folder / "result.json", process.returncode, peak, kills.struck(), log)
+        return peak
+
+
+class ClosedSandbox(Sandbox):
+    """A sandbox that runs nothing: for asking whether all is done already."""
+
+    @contextmanager
+    def run(
+        self,
+        arguments: JobArguments,
+        name: str,
+        packages: tuple[str, ...] = (),  # noqa: ARG002 (the signature of what it stands in for)
+        threads: int = 0,  # noqa: ARG002
+    ) -> Iterator[JobResult]:
+        """Raise NotCached."""
+        raise NotCached(f"{name}: {arguments.kind} has not run yet")
+        yield  # what makes it a generator, as the context manager needs
+
+
+def _relay(lines: IO[str], job: JobFile) -> None:
+    """Turn the job's progress lines into log records that handlers make bars of."""
+    for line in lines:
+        try:
+            record = json.loads(line)
+            step, done, total = str(record["step"]), int(record["done"]), int(record["total"])
+        except (ValueError, KeyError, TypeError):
+            continue  # an engine that writes into a pipe it inherited
+        extra = {"variant": job.name, "stage": job.kind, "step": step, "done": done, "total": total}
+        PROGRESS.info("%s: %s %d of %d", job.name, step, done, total, extra=extra)

@@ -1,0 +1,107 @@
+"""Stage 1: a source becomes a `Snapshot`, a bf16 folder in the local cache that can be made again from its origin."""
+
+import shutil
+import time
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from quantmill import keys, planning
+from quantmill.artifact import Origin, Preview, Snapshot, StageResult
+from quantmill.errors import NotCached, NotEnoughSpace
+from quantmill.recipe import ModelRequest, Recipe
+from quantmill.store.store import Store
+from tasks import installed as engines
+from tasks.sandbox import Sandbox
+from tasks.source import checkpoints as imports
+from tasks.source import places as sources
+from tasks.source import snapshots
+
+REVISION = 2
+
+
+def inspect_source(request: ModelRequest, home: Path, fetch: bool = True) -> Origin:
+    """Return what lies at the source; a source that shows no change is not read again.
+
+    Args:
+        request: which source.
+        home: what is remembered, and what is fetched, lies under it.
+        fetch: whether weights may be fetched, where a source states no digests without.
+
+    Raises:
+        SourceError: a file is not allowed, or it is no causal language model that can be quantized.
+        DownloadError: a server does not answer, or broke off.
+        NotCached: weights would have to be fetched, and may not be.
+    """
+    source = sources.open_source(request, home)
+    memo = _memo(request, source, home)
+    try:
+        return Origin.model_validate_json(memo.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        pass
+    if source.fetches and not fetch:
+        raise NotCached(f"{request.source}: has not been fetched yet")
+    origin = source.inspect()
+    if home.exists():  # a request that is refused leaves nothing, so the home is made by the run
+        memo.parent.mkdir(parents=True, exist_ok=True)
+        memo.write_text(origin.model_dump_json(), encoding="utf-8")
+    return origin
+
+
+def preview_source(request: ModelRequest, home: Path) -> Origin | Preview:
+    """Return what can be told of a source before its weights are fetched; raises as `inspect_source` does."""
+    source = sources.open_source(request, home)
+    try:
+        return Origin.model_validate_json(_memo(request, source, home).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return source.preview()
+
+
+def inspect_checkpoints(recipe: Recipe, model: Origin, home: Path, fetch: bool = True) -> dict[str, Origin]:
+    """Return source -> the finished checkpoint there, of the variants that are taken as they are; see `imports.find`."""
+    return imports.find(recipe, model, lambda request: inspect_source(request, home, fetch))
+
+
+def preview_checkpoints(recipe: Recipe, model: Origin | Preview, home: Path) -> None:
+    """Refuse, before anything is written, what `inspect_checkpoints` would refuse."""
+    imports.find(recipe, model, lambda request: preview_source(request, home))
+
+
+def require_space(recipe: Recipe, origin: Origin | Preview, home: Path) -> None:
+    """Raise NotEnoughSpace where the disk under `home` cannot hold what the recipe makes; nothing is written."""
+    place = home.absolute()
+    while not place.exists():
+        place = place.parent
+    scored = recipe.evaluation.samples * recipe.evaluation.sequence_length
+    needed = planning.disk_bytes(origin, recipe.expand(), scored)
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise NotEnoughSpace(
+            f"{place}: {free / 1e9:.1f} GB free, the run needs about {needed / 1e9:.1f} GB; set QUANTMILL_HOME"
+        )
+
+
+def fetch_snapshot(origin: Origin, store: Store, sandbox: Sandbox) -> Snapshot:
+    """Return the snapshot of an origin; where it was taken in before, from the store's record.
+
+    Raises:
+        SourceError: the source cannot be read in full.
+        TokenizerMismatch: its tokenizer cannot be made to agree with llama.cpp's.
+    """
+    key = keys.stage_key(
+        "snapshot",
+        files=origin.digest,
+        kind=origin.kind,
+        revision=REVISION,
+        engines=engines.locked(snapshots.packages(origin)),
+    )
+    if found := store.look_up("snapshot", key):
+        return Snapshot.model_validate(found.value | {"origin": origin.model_dump()})
+    snapshot = snapshots.take_in(origin, sandbox)
+    result = StageResult(stage="snapshot", key=key, value=snapshot.model_dump(mode="json"), made_at=time.time())
+    return Snapshot.model_validate(store.record(result).value | {"origin": origin.model_dump()})
+
+
+def _memo(request: ModelRequest, source: sources.Source, home: Path) -> Path:
+    """Return where an origin is remembered: the name holds what the source shows of itself, so a change is another name."""
+    return home / "origins" / f"{keys.digest([request.model_dump(), source.stamp])}.json"

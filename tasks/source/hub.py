@@ -1,0 +1,244 @@
+"""`hf://org/name`: a model of a hub, resolved once to a commit; its files come through `huggingface_hub` into its cache.
+
+Which hub: HF_ENDPOINT. Whose token: HF_TOKEN. Both are read by `huggingface_hub` itself and appear nowhere here. The
+library resumes a broken file while it runs, and drops the part of it when it gives up; finished files stay. It compares
+sizes only, so every file is checked here: against the sha256 that the hub states for large ones, git's digest for small.
+"""
+
+import hashlib
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from quantmill import keys, locks
+from quantmill.artifact import Architecture, Origin, Preview
+from quantmill.errors import DownloadError, SourceError, VerificationError
+from quantmill.files import FileEntry
+from quantmill.recipe import ModelRequest
+from tasks.model import files as model_files
+from tasks.model.architecture import of_config
+from tasks.source import remote
+from tasks.source.hub_errors import one_line
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_TIMEOUT_S = 30
+
+
+class HubFile(NamedTuple):
+    """One file as the hub lists it."""
+
+    size_bytes: int
+    digest: str
+    """64 hex digits: the sha256 of its bytes. 40: git's digest of a blob."""
+
+
+class _Listing(NamedTuple):
+    commit: str
+    files: dict[str, HubFile]
+    license: str
+
+
+class HubSource:
+    """A model repository at a commit."""
+
+    fetches = False  # the hub states the sha256 of weights
+
+    def __init__(self, request: ModelRequest, home: Path) -> None:
+        """Take the repository's name; the hub is not asked yet."""
+        self._request, self._home, self._repo = request, home, request.source.removeprefix("hf://")
+        if not _REPO.fullmatch(self._repo) or ".." in self._repo or "--" in self._repo:
+            raise SourceError(f"model.source: {request.source}: write it as hf://org/name; the revision is a field")
+
+    @property
+    def stamp(self) -> object:
+        """The commit. A commit that was named needs no hub."""
+        revision = self._request.revision
+        return revision if _COMMIT.fullmatch(revision) else self.listing.commit
+
+    def preview(self) -> Preview:
+        """Return what its listing and its config say."""
+        with self._cache() as cache:
+            architecture, texts, weights = self._look(cache)
+            size = sum(self.listing.files[name].size_bytes for name in (*texts, *weights))
+        return Preview(kind="folder", size_bytes=size, download_bytes=size, architecture=architecture)
+
+    def inspect(self) -> Origin:
+        """Return the commit's files with their sha256; texts are fetched for that, weights are not."""
+        listing = self.listing
+        with self._cache() as cache:
+            architecture, texts, weights = self._look(cache)
+            paths = {name: self._fetch(name, cache) for name in texts}
+            model_files.check_texts(paths["config.json"].parent, texts)
+            entries = [self._entry(name, cache) for name in sorted([*texts, *weights])]
+        return Origin(
+            request=self._request,
+            kind="folder",
+            files=tuple(entries),
+            architecture=architecture,
+            license=listing.license,
+            resolved=listing.commit,
+        )
+
+    def fetch(self, origin: Origin) -> Path:
+        """Return the folder of the commit's files in the cache, after what is missing was fetched and all was checked."""
+        cache = self._home / "hub"
+        folder = self._folder(cache, origin.resolved)
+        self._drop_leftovers(cache)
+        remote.require_room(cache, sum(file.size_bytes for file in origin.files if not (folder / file.path).exists()))
+        meter, done = remote.Meter(origin.size_bytes), 0
+        for file in origin.files:
+            path = self._download(file.path, origin.resolved, cache, meter.advance)
+            _check(path, file.path, HubFile(file.size_bytes, file.sha256), self._request.source)
+            done += file.size_bytes
+            meter.reach(done)
+        model_files.check_files(folder, [file.path for file in origin.files])
+        return folder
+
+    def _look(self, cache: Path) -> tuple[Architecture, list[str], list[str]]:
+        """Return the shape, the texts and the weights of the model; only the config and an index are fetched."""
+        source, listed = self._request.source, self.listing.files
+        texts = model_files.texts_in(source, listed)
+        place = self._fetch("config.json", cache).parent
+        architecture = of_config(place)
+        if model_files.INDEX in texts:
+            self._fetch(model_files.INDEX, cache)
+        return architecture, texts, model_files.weights_in(source, listed, place)
+
+    def _entry(self, name: str, cache: Path) -> FileEntry:
+        """Return a file's entry; one of which the hub states no sha256 is small, and is fetched for it."""
+        file = self.listing.files[name]
+        sha256 = file.digest if len(file.digest) == 64 else keys.file_sha256(self._fetch(name, cache))
+        return FileEntry(path=name, size_bytes=file.size_bytes, sha256=sha256)
+
+    def _fetch(self, name: str, cache: Path) -> Path:
+        path = self._download(name, self.listing.commit, cache, lambda _: None)
+        _check(path, name, self.listing.files[name], self._request.source)
+        return path
+
+    @cached_property
+    def listing(self) -> _Listing:
+        """What the hub lists, or, where it does not answer, what lies in the cache for the commit that was named."""
+        from huggingface_hub import HfApi
+
+        revision = self._request.revision or "main"
+        try:
+            with one_line(self._request):
+                info = HfApi().model_info(self._repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
+        except DownloadError:
+            if not _COMMIT.fullmatch(revision) or not (folder := self._folder(self._home / "hub", revision)).is_dir():
+                raise
+            return _Listing(revision, {path.name: _as_cached(path) for path in folder.iterdir() if path.is_file()}, "")
+        files = {
+            file.rfilename: HubFile(file.size, file.lfs.sha256 if file.lfs else file.blob_id)
+            for file in info.siblings or []
+            if file.size is not None and file.blob_id
+        }
+        if not _COMMIT.fullmatch(str(info.sha)):
+            raise DownloadError(f"model.source: {self._request.source}: the hub names no commit of {revision}")
+        tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
+        return _Listing(str(info.sha), files, next(iter(tags), ""))
+
+    def _download(self, name: str, commit: str, cache: Path, advance: Callable[[int], None]) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        logging.getLogger("huggingface_hub").setLevel(
+            logging.ERROR
+        )  # its remarks on attempts name addresses that are signed
+        with one_line(self._request):
+            return Path(
+                hf_hub_download(self._repo, name, revision=commit, cache_dir=cache, tqdm_class=_bar_of(advance))
+            )
+
+    @contextmanager
+    def _cache(self) -> Iterator[Path]:
+        """Lend the home's cache, or a temporary one where there is no home: a request that is refused leaves nothing."""
+        if self._home.exists():
+            yield self._home / "hub"
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+    def _folder(self, cache: Path, commit: str) -> Path:
+        return cache / f"models--{self._repo.replace('/', '--')}" / "snapshots" / commit
+
+    def _drop_leftovers(self, cache: Path) -> None:
+        """Remove parts of files that a killed run left: the library never takes them up again.
+
+        A part is in use while somebody holds the lock of its file.
+        """
+        blobs = self._folder(cache, "").parent / "blobs"
+        for part in blobs.glob("*.incomplete"):
+            lock = cache / ".locks" / blobs.parent.name / f"{part.name.partition('.')[0]}.lock"
+            with suppress(OSError), locks.held(lock, wait=False):
+                part.unlink()
+
+
+def models_of(org: str) -> list[tuple[str, str, float]]:
+    """Return an organisation's models: name, commit of the main branch, when that was made in seconds since 1970.
+
+    Raises:
+        DownloadError: the hub does not answer.
+    """
+    from huggingface_hub import HfApi
+
+    with one_line(ModelRequest(source=f"hf://{org}")):
+        found = list(HfApi().list_models(author=org, full=True))
+    return [
+        (info.id.partition("/")[2], info.sha, info.last_modified.timestamp() if info.last_modified else 0.0)
+        for info in found
+        if info.sha
+    ]
+
+
+def _as_cached(path: Path) -> HubFile:
+    """Return what the cache says of a file: its blob is named by the digest that the hub stated."""
+    return HubFile(path.stat().st_size, path.resolve().name)
+
+
+def _check(path: Path, name: str, file: HubFile, source: str) -> None:
+    """Raise VerificationError where a file is not what the hub said, and drop it: the next time it is fetched again."""
+    size = path.stat().st_size
+    if (
+        size == file.size_bytes
+        and (keys.file_sha256(path) if len(file.digest) == 64 else _git_digest(path)) == file.digest
+    ):
+        return
+    for place in (path.resolve(), path):
+        place.unlink(missing_ok=True)
+    raise VerificationError(
+        f"model.source: {source}: {name}: the {size} bytes that came are not those of {file.digest}; dropped,"
+        " the same command fetches them again"
+    )
+
+
+def _git_digest(path: Path) -> str:
+    """Return what git calls a file's bytes."""
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _bar_of(advance: Callable[[int], None]) -> Any:
+    """Return a class that the library takes for a progress bar, and that counts in place of drawing."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class Counter(tqdm):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named | {"disable": True})  # type: ignore[no-untyped-call]  # theirs is not typed
+
+        def update(self, n: float | None = 1) -> None:
+            advance(int(n or 0))
+
+        # With these two, the client of the newer storage takes one bar for what came and what was written, not two.
+        def update_transfer(self, n: float) -> None:
+            pass
+
+        def set_transfer_postfix_str(self, *_: Any, **__: Any) -> None:
+            pass
+
+    return Counter

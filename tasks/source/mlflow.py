@@ -1,0 +1,164 @@
+"""`mlflow://models/name/version`: a model that MLflow's registry knows.
+
+A version that Quantmill published lies in the store: the baseline can be taken up again, a quantized variant cannot. Any
+other version is a folder of artifacts: a plain model folder, or what MLflow's transformers flavour writes. An alias is
+resolved once, and the origin keeps the version.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from quantmill import keys
+from quantmill.artifact import Origin, Preview
+from quantmill.errors import SourceError
+from quantmill.manifest import CARD_PATH, Manifest
+from quantmill.recipe import ModelRequest
+from quantmill.settings import load_settings
+from quantmill.store.places import configured_store
+from quantmill.store.store import Store
+from tasks.model import files as model_files
+from tasks.model.architecture import of_config
+from tasks.source import places as sources
+from tasks.source import remote
+from tasks.source.mlflow_shelf import ArtifactShelf
+from tasks.tracking import connect, is_empty, one_line
+
+_NAME = re.compile(r"models/(?P<name>[^/@:]+)/?(?:(?<=/)(?P<version>[0-9]+)|@(?P<alias>[\w.-]+))")
+_PUBLISHED = re.compile(r"quantmill://[^/@]+/(?P<variant>[^/@]+)@(?P<manifest>[0-9a-f]{64})")
+
+
+class MlflowSource:
+    """One version of a registered model."""
+
+    def __init__(self, request: ModelRequest, home: Path) -> None:
+        """Take the name; MLflow is not asked yet."""
+        found = _NAME.fullmatch(request.source.removeprefix("mlflow://"))
+        if not found:
+            raise SourceError(
+                f"model.source: {request.source}: write it as mlflow://models/name/version or mlflow://models/name@alias"
+            )
+        self._request, self._home = request, home
+        self._name, self._alias, self._number = found["name"], found["alias"], found["version"]
+
+    @property
+    def fetches(self) -> bool:
+        """Whether weights are fetched to know their digests: not those that lie in the store."""
+        return self._manifest is None
+
+    @property
+    def stamp(self) -> object:
+        """The version with what it points to; a version's artifacts do not change in MLflow."""
+        return [load_settings().tracking_uri, *self._version]
+
+    def preview(self) -> Preview:
+        """Return what its listing and its config say."""
+        if self._manifest is None:
+            return remote.preview(self._request.source, self._shelf)
+        origin = self.inspect()
+        return Preview(
+            kind="folder",
+            size_bytes=origin.size_bytes,
+            download_bytes=origin.download_bytes,
+            architecture=origin.architecture,
+        )
+
+    def inspect(self) -> Origin:
+        """Return the version's files with their digests; artifacts are fetched for that."""
+        resolved = "/".join((self._name, self._version[0]))
+        if self._manifest is None:
+            return sources.require_revision(remote.take(self._request, self._shelf, self._cache(resolved), resolved))
+        files = tuple(file for file in self._manifest.files if "/" not in file.path and file.path != CARD_PATH)
+        with tempfile.TemporaryDirectory() as folder:
+            self._store.fetch(tuple(file for file in files if file.path == "config.json"), Path(folder))
+            architecture = of_config(Path(folder))
+        made = Origin(
+            request=self._request,
+            kind="folder",
+            files=files,
+            architecture=architecture,
+            license=self._manifest.license,
+            resolved=resolved,
+        )
+        return sources.require_revision(made)
+
+    def fetch(self, origin: Origin) -> Path:
+        """Return a folder with just the origin's bytes; an alias that moved does not matter."""
+        self._alias, self._number = None, origin.resolved.rpartition("/")[2]
+        cache = self._cache(origin.resolved)
+        if self._manifest is None:
+            return remote.again(origin, lambda: self._shelf, cache)
+        for file in origin.files:
+            if not remote.is_entry(cache / file.path, file):
+                (cache / file.path).unlink(missing_ok=True)
+                self._store.fetch((file,), cache)
+        model_files.check_files(cache, [file.path for file in origin.files])
+        return cache
+
+    def _cache(self, resolved: str) -> Path:
+        return self._home / "fetched" / f"mlflow-{keys.digest([load_settings().tracking_uri, resolved])[:32]}"
+
+    @cached_property
+    def _version(self) -> tuple[str, str]:
+        """The version's number, and where what it is of lies."""
+        source = f"model.source: {self._request.source}"
+        uri = load_settings().tracking_uri
+        if is_empty(uri):
+            raise SourceError(f"{source}: nothing is registered yet; QUANTMILL_MLFLOW_URI names another MLflow")
+        with one_line(source):
+            client = connect(uri)
+            if self._alias:
+                found = client.get_model_version_by_alias(self._name, self._alias)
+            else:
+                found = client.get_model_version(self._name, self._number)
+            return str(found.version), str(client.get_model_version_download_uri(self._name, found.version))
+
+    @cached_property
+    def _manifest(self) -> Manifest | None:
+        """The manifest of a version that lies in the store, if it can be compressed again; None for any other place."""
+        number, place = self._version
+        if not place.startswith("quantmill:"):
+            return None
+        source = f"model.source: {self._request.source}: version {number}"
+        if not (found := _PUBLISHED.fullmatch(place)):
+            raise SourceError(f"{source} points to {place[:120]}, which names no published variant")
+        manifest = self._store.manifest(found["manifest"])
+        if manifest.variant.get("method") != "baseline":
+            what = f"is the variant {found['variant']}, compressed already"
+            raise SourceError(f"{source} {what}; its model came from {manifest.model.uri}")
+        return manifest
+
+    @property
+    def _store(self) -> Store:
+        return configured_store(load_settings())
+
+    @cached_property
+    def _shelf(self) -> ArtifactShelf:
+        return ArtifactShelf(self._request.source, load_settings().tracking_uri, *self._version)
+
+
+def newest_versions(wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, float]]:
+    """Yield the registered models that are wanted by name: name, newest version, when it was made in seconds since 1970.
+
+    What Quantmill published is passed over, or it would be compressed again for ever.
+
+    Raises:
+        SourceError: MLflow refuses.
+        DownloadError: MLflow does not answer.
+    """
+    source, uri = "mlflow://models", load_settings().tracking_uri
+    if is_empty(uri):
+        return
+    with one_line(source):
+        client, token = connect(uri), ""
+        while True:
+            page = client.search_registered_models(max_results=1000, page_token=token or None)
+            for name in (model.name for model in page if wanted(model.name)):
+                found = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"])
+                theirs = [version for version in found if not str(version.source).startswith("quantmill:")]
+                if theirs:
+                    yield name, str(theirs[0].version), theirs[0].creation_timestamp / 1000
+            if not (token := page.token):
+                return

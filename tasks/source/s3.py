@@ -1,0 +1,138 @@
+"""`s3://bucket/prefix`: a model folder in an object store, through boto3.
+
+Where it is (AWS_ENDPOINT_URL) and whose keys open it are boto3's own matters. A listing states sizes and ETags, no sha256:
+the files are fetched before their digest is known, and a file whose size and ETag stayed is not fetched again.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quantmill import keys
+from quantmill.artifact import Origin, Preview
+from quantmill.errors import DownloadError, SourceError, VerificationError
+from quantmill.recipe import ModelRequest
+from quantmill.store import s3_client
+from quantmill.store.s3_listing import pages
+from tasks.source import places as sources
+from tasks.source import remote
+
+_PIECE_BYTES = 4 << 20
+_GONE = {"NoSuchBucket", "NoSuchKey", "404"}
+
+
+class S3Source:
+    """A model folder under a prefix."""
+
+    fetches = True
+
+    def __init__(self, request: ModelRequest, home: Path, client: Any = None) -> None:
+        """Take the place; nothing is asked yet. `client` is boto3's, made from the environment where none is given."""
+        self._request, self._client = request, client
+        self._bucket, _, prefix = request.source.removeprefix("s3://").partition("/")
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        if not self._bucket or ".." in self._prefix.split("/"):
+            raise SourceError(f"model.source: {request.source}: write it as s3://bucket/prefix")
+        self._cache = home / "fetched" / f"s3-{keys.digest(request.source)[:32]}"
+
+    @property
+    def stamp(self) -> object:
+        """Names, sizes and ETags."""
+        return sorted([name, *listed] for name, listed in self.listing.items())
+
+    def preview(self) -> Preview:
+        """Return what the listing and the config say."""
+        return remote.preview(self._request.source, self)
+
+    def inspect(self) -> Origin:
+        """Fetch the folder and return its files with the digests of what came."""
+        return sources.require_revision(remote.take(self._request, self, self._cache))
+
+    def fetch(self, origin: Origin) -> Path:
+        """Return the folder in the cache with just the origin's bytes."""
+        return remote.again(origin, lambda: self, self._cache)
+
+    @cached_property
+    def listing(self) -> Mapping[str, remote.Listed]:
+        """What lies right under the prefix; subfolders hold other formats of the same model."""
+        found: dict[str, remote.Listed] = {}
+        with self._one_line(""):
+            for page in pages(self._connected, self._bucket, self._prefix, Delimiter="/"):
+                for entry in page.get("Contents", []):
+                    name = str(entry["Key"])[len(self._prefix) :]
+                    if name:  # a key that is the prefix itself is what consoles make for a folder
+                        found[name] = remote.Listed(int(entry["Size"]), str(entry["ETag"]).strip('"'))
+        if not found:
+            raise SourceError(f"model.source: {self._request.source}: nothing lies there")
+        return found
+
+    def folders(self) -> dict[str, tuple[dict[str, str], float]]:
+        """Return the folders right below the prefix: what lies right in each, and when it changed, seconds since 1970.
+
+        What lies there is file name -> size and ETag.
+        """
+        files, changed_at = dict[str, dict[str, str]](), dict[str, float]()
+        with self._one_line(""):
+            for page in pages(self._connected, self._bucket, self._prefix):
+                for entry in page.get("Contents", []):
+                    folder, _, name = str(entry["Key"])[len(self._prefix) :].partition("/")
+                    if name and "/" not in name:
+                        stamp = str(entry["ETag"]).strip('"')
+                        files.setdefault(folder, {})[name] = f"{entry['Size']} {stamp}"
+                        changed_at[folder] = max(changed_at.get(folder, 0.0), entry["LastModified"].timestamp())
+        return {folder: (held, changed_at[folder]) for folder, held in files.items()}
+
+    def read_file(self, name: str, target: Path, advance: Callable[[int], None]) -> str:
+        """Write an object to `target`, if it is still the one that was listed; return its sha256."""
+        state = hashlib.sha256()
+        with self._one_line(f"{name}: "), target.open("wb") as file:
+            etag = self.listing[name].stamp
+            answer = self._connected.get_object(Bucket=self._bucket, Key=self._prefix + name, IfMatch=f'"{etag}"')
+            for piece in answer["Body"].iter_chunks(_PIECE_BYTES):
+                state.update(piece)
+                file.write(piece)
+                advance(len(piece))
+        return state.hexdigest()
+
+    @cached_property
+    def _connected(self) -> Any:
+        if self._client is not None:
+            return self._client
+        return s3_client.connect()
+
+    @contextmanager
+    def _one_line(self, name: str) -> Iterator[None]:
+        """Raise what boto3 raises as an error of ours; its words hold addresses and key ids, and are left out."""
+        from botocore import exceptions
+
+        source = f"model.source: {self._request.source}: {name}"
+        try:
+            yield
+        except exceptions.ClientError as error:
+            raise _refused(source, str(error.response.get("Error", {}).get("Code", ""))) from error
+        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
+            raise SourceError(f"{source}no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
+        except exceptions.ParamValidationError as error:
+            raise SourceError(f"{source}not a bucket and prefix; write it as s3://bucket/prefix") from error
+        except (exceptions.FlexibleChecksumError, exceptions.ChecksumError) as error:
+            raise VerificationError(f"{source}the bytes that came are not those of the store's checksum") from error
+        except (exceptions.BotoCoreError, exceptions.HTTPClientError, ValueError) as error:
+            raise DownloadError(
+                f"{source}the store{s3_client.host_of(error)} does not answer, or broke off ({type(error).__name__});"
+                " the same command goes on"
+            ) from error
+
+
+def _refused(source: str, code: str) -> SourceError | DownloadError:
+    if cause := s3_client.cause_of(code):
+        return SourceError(f"{source}{cause}")
+    if code in s3_client.REFUSED:
+        return SourceError(f"{source}the store refuses ({code}); the credentials must be allowed to list and to read")
+    if code in _GONE:
+        return SourceError(f"{source}is not there ({code})")
+    if code in ("PreconditionFailed", "412"):
+        return SourceError(f"{source}changed while it was read; start again")
+    return DownloadError(f"{source}the store answered {code or 'an error'}; the same command goes on")

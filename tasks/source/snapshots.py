@@ -1,0 +1,76 @@
+"""The local cache of snapshots: `HOME/snapshots/<digest>`, made from the origin and made again where it is missing."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from quantmill import keys, planning
+from quantmill.artifact import Origin, Snapshot
+from quantmill.errors import SourceError
+from quantmill.files import FileEntry, files_digest
+from quantmill.variants import VariantSpec
+from quantmill.walk import plain_files
+from tasks.sandbox import Sandbox
+from tasks.source import places as sources
+from tasks.source.job import Arguments
+
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "llama-cpp-python")
+
+
+def local_folder(snapshot: Snapshot, sandbox: Sandbox) -> Path:
+    """Return the snapshot's folder on this machine; where it is missing it is made again and must come out the same."""
+    folder = sandbox.home / "snapshots" / snapshot.digest
+    if not all((path := folder / f.path).is_file() and path.stat().st_size == f.size_bytes for f in snapshot.files):
+        shutil.rmtree(folder, ignore_errors=True)
+        again = take_in(snapshot.origin, sandbox)
+        if again.digest != snapshot.digest:
+            raise SourceError(
+                f"model.source: {snapshot.origin.request.source}: became {again.digest}, was {snapshot.digest}"
+            )
+    return folder
+
+
+def packages(origin: Origin) -> tuple[str, ...]:
+    """Return the packages whose versions decide what a snapshot of the origin holds."""
+    spec = _packed(origin)
+    return (*PACKAGES, *(name for name in spec.maker.engines if name not in PACKAGES)) if spec else PACKAGES
+
+
+def _packed(origin: Origin) -> VariantSpec | None:
+    """Return the variant that the origin itself is, where it is a folder that was quantized already."""
+    packing = origin.architecture.packing
+    if packing is None or origin.kind == "gguf":
+        return None
+    return VariantSpec(method="imported", bits=packing.bits).found(packing, origin.digest)
+
+
+def take_in(origin: Origin, sandbox: Sandbox) -> Snapshot:
+    """Make the snapshot's folder in the local cache, whole or not at all."""
+    path = sources.open_source(origin.request, sandbox.home).fetch(origin)
+    spec = _packed(origin)
+    told = Arguments(
+        form="packed" if spec else origin.kind,
+        source=path,
+        files=tuple(file.path for file in origin.files),
+        packing=spec.packing if spec else None,
+        runtime=spec.runtime(origin.architecture.experts) if spec else "",
+    )
+    with sandbox.run(told, told.form, packages(origin)) as result:
+        files = _entries(result.out)
+        parameters = planning.count_parameters(sorted(result.out.glob("*.safetensors")))
+        folder = sandbox.home / "snapshots" / files_digest(files)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            waiting = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".incoming-"))
+            result.out.rename(waiting / "snapshot")
+            (waiting / "snapshot").rename(folder)
+            waiting.rmdir()
+        return Snapshot(origin=origin, files=files, parameters=parameters, **result.value)
+
+
+def _entries(folder: Path) -> tuple[FileEntry, ...]:
+    paths = plain_files(folder, lambda path: SourceError(f"model.source: {path.name}: neither a file nor a folder"))
+    return tuple(
+        FileEntry(path=p.relative_to(folder).as_posix(), size_bytes=p.stat().st_size, sha256=keys.file_sha256(p))
+        for p in paths
+    )

@@ -1,0 +1,20 @@
+"""Whether a source has a chat template, told before it is taken in."""
+
+from quantmill.recipe import ModelRequest
+from tasks.model.architecture import read_json
+from tasks.model.gguf import read_gguf
+from tasks.source import places as sources
+from tasks.tokenizer.chat import FILES
+
+
+def lacks_template(request: ModelRequest) -> bool:
+    """Return whether a source is known to have no template; one that does not lie here is not known."""
+    if request.remote:
+        return False
+    path = sources.locate(request.source)
+    if not path.is_dir():
+        return "tokenizer.chat_template" not in read_gguf(path, vocabulary=False).fields
+    if any((path / name).is_file() for name in FILES[:2]):
+        return False
+    config = path / "tokenizer_config.json"
+    return not (config.is_file() and read_json(config).get("chat_template"))

@@ -1,0 +1,175 @@
+"""Where calibration and evaluation text comes from: documents, each on one side, read no further than they are needed.
+
+What is promised of the two sides, calibration and evaluation, whatever the files, seeds, lengths and weights:
+
+- A document falls on the side that the sha256 of its words says (white space does not count), so a document is never on
+  both sides, and no file's content moves a document of another. Equal documents of one token set count once.
+- A document is a paragraph of a text (a long one: a piece of about 2,000 signs), or a row's whole text, or a row's whole
+  conversation (the words of all its messages, whoever says them).
+- So a row that is one paragraph falls where that paragraph of a text file falls, and a conversation of one message where
+  a row of its text does. Between JSONL, packed JSONL, Parquet and data sets there is no difference.
+
+What is not promised: a paragraph inside a longer row may stand on the other side in a text file, or in another row.
+Texts that differ in a word are two documents.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from quantmill import keys
+from quantmill.errors import TextError
+from quantmill.texts import DATASET, TextSource
+from tasks.builtin_text import builtin_text
+from tasks.text.rows import Document, documents, lines
+
+Role = Literal["calibration", "evaluation"]
+_LONG_SIGNS = 2000
+_LEAST_BYTES = 4 << 20
+_BYTES_A_TOKEN = 16
+_HASHED_AT_ONCE = 64 << 20
+
+
+def take(source: TextSource, role: Role, tokens: int, where: str) -> list[Document]:
+    """Return the documents of one side, in the source's order, each once.
+
+    Reading ends when the side holds 16 bytes for each of `tokens`, at least 4 MiB: memory depends on what is asked
+    for, not on the file. What lies behind is never seen; a file that is sorted by topic wants to be shuffled first.
+
+    Args:
+        source: what to read.
+        role: which side.
+        tokens: how many are wanted of it.
+        where: the place in the recipe, for messages: `calibration.` or `calibration.mix[1].`.
+
+    Raises:
+        TextError: it is missing, not what its name says, or holds no text on this side.
+    """
+    limit = max(_LEAST_BYTES, _BYTES_A_TOKEN * tokens)
+    if source.kind == "dataset":
+        from tasks.text import rows_hub as hub_rows
+
+        return hub_rows.take(source, role, limit, where)
+    return on_side(_documents(source, where), role, limit)
+
+
+def on_side(found: Iterable[Document], role: Role, limit: int) -> list[Document]:
+    """Return the documents on the side of `role`, each once, up to about `limit` bytes of words."""
+    kept, held = dict[str, Document](), 0
+    for document in found:
+        if side_of_words(document.words) == role and document.words not in kept:
+            kept[document.words] = document
+            held += len(document.words.encode())
+            if held >= limit:
+                break
+    return list(kept.values())
+
+
+def side_of_words(words: str) -> Role:
+    """Return the side that a document falls on."""
+    return "evaluation" if hashlib.sha256(words.encode()).digest()[0] % 2 else "calibration"
+
+
+def paragraphs(text: Iterable[str]) -> Iterator[Document]:
+    """Yield what stands between blank lines, longer stretches in pieces of about 2,000 signs that end with a line.
+
+    Args:
+        text: its lines, without their ends.
+    """
+    held, signs = list[str](), 0
+    for line in chain(_parted(text), [None]):
+        if line is None:
+            yield from _document("\n".join(held).strip("\n"))
+            held, signs = [], 0
+            continue
+        for part in (line + "\n").splitlines():
+            held.append(part)
+            signs += len(part)
+            if signs >= _LONG_SIGNS:
+                yield from _document("\n".join(held))
+                held, signs = [], 0
+
+
+def _parted(text: Iterable[str]) -> Iterator[str | None]:
+    """Yield the lines with None in place of each blank line that parts two blocks; a block's first line never does."""
+    first, blank = True, None
+    for line in text:
+        if blank is not None:
+            yield None
+            first, blank = True, None
+        if not first and not line.strip(" \t\r"):
+            blank = line
+            continue
+        first = False
+        yield line
+    if blank is not None:
+        yield blank  # the last line parts nothing
+
+
+def _document(text: str) -> Iterator[Document]:
+    if words := " ".join(text.split()):
+        yield Document(words, text)
+
+
+def _documents(source: TextSource, where: str) -> Iterator[Document]:
+    if source.kind == "builtin":
+        return paragraphs(builtin_text().split("\n"))
+    path = locate(source, where)
+    if source.kind == "text":
+        return paragraphs(lines(path, False, where))
+    return documents(path, source.kind, source.field, where)
+
+
+def locate(source: TextSource, where: str) -> Path:
+    """Return the path of a file of text or rows.
+
+    Raises:
+        TextError: there is none, or it is no plain file.
+    """
+    shown = f"{where}source: {source.source[:80]}"
+    try:
+        path = Path(source.source).expanduser()
+        if not path.exists():
+            raise TextError(f"{shown}: no such file or directory")
+        if not path.is_file():
+            raise TextError(f"{shown}: not a plain file")
+    except OSError as error:
+        raise TextError(f"{shown}: {(error.strerror or 'cannot be read').lower()}") from error
+    except (RuntimeError, ValueError) as error:
+        raise TextError(f"{shown}: {error}") from error
+    return path
+
+
+def identity(source: TextSource, where: str, home: Path) -> dict[str, str]:
+    """Return what a source is, so that equal identities give equal documents; `sha256` stands for its bytes.
+
+    A file's bytes are read through, though not its rows; a large one's digest is remembered by its size and times.
+    A data set's commit says what it holds: nothing is asked of the hub.
+    """
+    if source.kind == "builtin":
+        return {"kind": "builtin", "sha256": hashlib.sha256(builtin_text().encode()).hexdigest()}
+    if source.kind == "dataset":
+        name = source.source.removeprefix(DATASET)
+        place = {"name": name, "subset": source.subset, "split": source.split, "revision": source.revision}
+        return {"kind": "dataset", "field": source.field, "sha256": keys.digest(place)}
+    return {"kind": source.kind, "field": source.field, "sha256": _file_digest(locate(source, where), where, home)}
+
+
+def _file_digest(path: Path, where: str, home: Path) -> str:
+    try:
+        state = path.stat()
+        if state.st_size <= _HASHED_AT_ONCE:
+            return keys.file_sha256(path)
+        seen = [str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+        memo = home / "texts" / keys.digest(seen)
+        if not memo.exists():
+            memo.parent.mkdir(parents=True, exist_ok=True)
+            whole = memo.with_suffix(f".{os.getpid()}")
+            whole.write_text(keys.file_sha256(path), encoding="utf-8")
+            whole.replace(memo)  # never half of a digest
+        return memo.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TextError(f"{where}source: {path}: {(error.strerror or 'cannot be read').lower()}") from error

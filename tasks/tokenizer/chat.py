@@ -1,0 +1,139 @@
+"""The model's chat template: whether there is one, what its digest is, and (inside a job) what it makes of conversations.
+
+A template is code from whoever made the model. transformers runs it in Jinja's sandbox, which keeps it from Python's objects, and
+that inside a job, within limits of time and memory: a sandbox stops no loop. Each model's is tried when the model is taken in.
+"""
+
+import datetime
+import hashlib
+import math
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from quantmill import gguf_header, keys
+from quantmill.artifact import Snapshot
+from quantmill.errors import SourceError, TextError
+from tasks.model.architecture import read_json
+
+PACKAGES = ("jinja2", "tokenizers", "transformers")
+FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+_CPU_S = 5  # for one conversation; templates take milliseconds
+_MEMORY_BYTES = 2 << 30
+_TALK = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello to you"}]
+_DAY = datetime.datetime(2024, 7, 26)
+
+
+def digest(snapshot: Snapshot) -> str:
+    """Return the digest of the files that a template and the special tokens in it come from."""
+    return keys.digest({file.path: file.sha256 for file in snapshot.files if file.path in FILES})
+
+
+def sha256_in(folder: Path) -> str:
+    """Return the digest of the chat template that a folder's users get, wherever it is kept; empty: there is none.
+
+    Of a file its bytes', of text inside a JSON file or a GGUF that text's in UTF-8, of several by name their JSON's.
+    """
+    if (path := folder / FILES[0]).is_file():
+        return keys.file_sha256(path)
+    held = [read_json(path).get("chat_template") for name in FILES[1:] if (path := folder / name).is_file()]
+    held += [gguf_header.read_header(path).chat_template for path in sorted(folder.glob("*.gguf"))]
+    found = next(filter(None, held), None)
+    return hashlib.sha256(found.encode()).hexdigest() if isinstance(found, str) else keys.digest(found) if found else ""
+
+
+def render(folder: Path, conversations: list[list[dict[str, str]]], where: str) -> list[str]:
+    """Return each conversation as the model's tokenizer renders it, without an opening for an answer. Inside a job only.
+
+    A text that opens with the BOS token loses it where the tokenizer puts one before every text itself: windows do
+    that too. Templates that print the date print 26 July 2024, or the windows would be others every day.
+
+    Raises:
+        TextError: there is no template, or it refuses a conversation.
+        SourceError: it takes more time or memory than any template needs.
+    """
+    from jinja2 import TemplateError
+    from transformers import AutoTokenizer
+    from transformers.utils import chat_template_utils
+
+    chat_template_utils.datetime = _Clock
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if not tokenizer.chat_template:
+        raise TextError(f"{where}: the model has no chat template")
+    bare, dressed = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    opens = bool(tokenizer.bos_token) and dressed[:1] == [tokenizer.bos_token_id] != bare[:1]
+    rendered = []
+    for number, messages in enumerate(conversations, start=1):
+        try:
+            with limits():
+                text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
+        except (TemplateError, ValueError, TypeError, RecursionError) as error:
+            words = " ".join(str(error).split())[:200]
+            shown = messages[0]["content"][:40] if messages else ""
+            raise TextError(f"{where}: the chat template refuses document {number} ({shown!r}): {words}") from error
+        rendered.append(text.removeprefix(str(tokenizer.bos_token)) if opens else text)
+    return rendered
+
+
+def try_out(folder: Path) -> None:
+    """Render a short conversation, for what a template does to whoever opens the model. Inside a job only.
+
+    Raises:
+        SourceError: it takes more time or memory than any template needs.
+    """
+    from jinja2 import TemplateError
+    from transformers import AutoTokenizer
+
+    if not sha256_in(folder):
+        return
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with limits(), suppress(TemplateError, ValueError, TypeError):  # what it refuses is told where it is needed
+        tokenizer.apply_chat_template(_TALK, tokenize=False, add_generation_prompt=True)
+
+
+@contextmanager
+def limits() -> Iterator[None]:
+    """End what is rendered in here after some seconds of processor time, or with gigabytes of memory. Inside a job only.
+
+    A calculation that Python cannot be interrupted in (9 ** (9 ** 9)) takes the job with it: the kernel ends the process.
+
+    Raises:
+        SourceError: it went beyond; `model.source` is whose template it is.
+    """
+
+    def stop(*_: object) -> None:
+        raise SourceError(f"model.source: the chat template runs for more than {_CPU_S} s; it is not rendered")
+
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = {kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_CPU, resource.RLIMIT_AS)}
+    handler = signal.signal(signal.SIGPROF, stop)
+    try:
+        _lower(resource.RLIMIT_CPU, math.ceil(used) + 2 * _CPU_S)
+        _lower(resource.RLIMIT_AS, held + _MEMORY_BYTES)
+        signal.setitimer(signal.ITIMER_PROF, _CPU_S)
+        yield
+    except MemoryError as error:
+        raise SourceError("model.source: the chat template takes gigabytes of memory; it is not rendered") from error
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
+        for kind, limit in before.items():
+            resource.setrlimit(kind, limit)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Lower a soft limit, unless it is lower already."""
+    soft, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (limit if soft == resource.RLIM_INFINITY else min(limit, soft), hard))
+
+
+class _Clock:
+    """Stands in for `datetime` in the template's functions."""
+
+    @staticmethod
+    def now(*_: Any) -> datetime.datetime:
+        return _DAY

@@ -1,0 +1,111 @@
+"""MLflow's client, and what it raises as one line: of what is read there, and of what is recorded there."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantmill import disk, locks
+from quantmill.errors import DownloadError, QuantmillError, RegistrationError, SourceError
+from quantmill.settings import load_settings
+from tasks.tracking import database
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_LOCKED_S = 5.0  # as long as one writer of MLflow may need
+
+
+def connect(uri: str) -> "MlflowClient":
+    """Return a client of MLflow."""
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def one_line(source: str) -> Iterator[None]:
+    """Raise what MLflow raises as an error of ours; its words hold addresses, and are left out.
+
+    Raises:
+        SourceError: there is no such thing, or MLflow refuses.
+        DownloadError: MLflow does not answer, or broke off.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        code: Any = error.error_code
+        if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise SourceError(f"{source}: MLflow has no such model, version, alias or artifact") from error
+        if code in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
+            raise SourceError(
+                f"{source}: MLflow refuses ({code}); its credentials come from MLFLOW_TRACKING_*"
+            ) from error
+        raise DownloadError(
+            f"{source}: MLflow does not answer, or broke off ({code}); the same command goes on"
+        ) from error
+    except OSError as error:
+        if disk.is_full(error):
+            raise disk.told(error, load_settings().home.absolute()) from error
+        raise DownloadError(f"{source}: broke off ({type(error).__name__}); the same command goes on") from error
+
+
+@contextmanager
+def failing_in_a_line(uri: str, outcome: str) -> Iterator["MlflowClient"]:
+    """Lend a client of MLflow; whatever it raises becomes one line that ends with `outcome`.
+
+    Against SQLite and other databases the client opens them itself, and passes on what sqlalchemy, alembic and drivers raise.
+
+    Raises:
+        RegistrationError: MLflow cannot be reached, refuses, or its database is locked, damaged or of another release.
+    """
+    try:
+        with _alone(uri):
+            from mlflow import MlflowClient
+
+            if (file := database.database(uri)) and file.exists():
+                _require_usable(file)
+                database.follow(file)
+            yield MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except QuantmillError:
+        raise  # of the store
+    except Exception as error:
+        secret, at, place = uri.rpartition("@")
+        words = " ".join(str(error).replace(secret + at, "").split())[:300]  # the client's words hold the password too
+        raise RegistrationError(f"MLflow at {place}: {words or type(error).__name__}; {outcome}") from error
+
+
+def _require_usable(database: Path) -> None:
+    """Raise `sqlite3.Error` at once where a file is locked or is no database: MLflow would try for minutes."""
+    with closing(sqlite3.connect(database, timeout=_LOCKED_S, isolation_level=None)) as opened:
+        opened.execute("BEGIN IMMEDIATE")
+        opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        opened.execute("ROLLBACK")
+
+
+def _alone(uri: str) -> AbstractContextManager[None]:
+    """Keep other processes from an SQLite file: the first to open a new one migrates it, which breaks where two do."""
+    file = database.database(uri)
+    return _held(file.parent) if file else nullcontext()
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with locks.held(folder / ".lock"):
+        yield
+
+
+def require_answer(uri: str, outcome: str) -> None:
+    """Raise RegistrationError where MLflow does not answer."""
+    with failing_in_a_line(uri, outcome) as client:
+        client.search_experiments(max_results=1)
+
+
+def is_empty(uri: str) -> bool:
+    """Return whether nothing was ever registered there: to ask would make an empty database."""
+    file = database.database(uri)
+    return file is not None and not file.exists()

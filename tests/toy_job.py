@@ -1,0 +1,24 @@
+"""A job that tests give to a sandbox; what it does is in the interpreter that runs it, or put in place of `run`."""
+
+from pathlib import Path
+from typing import Any
+
+from tasks.sandbox.protocol import JobArguments, Progress
+
+
+class Arguments(JobArguments):
+    """Nothing to work on, of any kind."""
+
+    kind: str = "artifact"
+
+
+class Alone(Arguments):
+    """The same with the machine to itself."""
+
+    alone = True
+    kind: str = "report"
+
+
+def run(arguments: Arguments, out: Path, progress: Progress) -> dict[str, Any]:
+    """Fail: tests put something in its place."""
+    raise NotImplementedError
