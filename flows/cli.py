@@ -146,10 +146,8 @@ def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
     from flows.jobs import choose_device
     from flows.sendable import require_somebody_to_ask
-    from tasks import support
-    from tasks import text as calibrate
-    from tasks.source import download
-    from tasks.source import places as sources
+    from tasks import support, text
+    from tasks.source import download, places
 
     if settings.signing_key:
         try:
@@ -161,22 +159,22 @@ def check(recipe: Recipe, settings: Settings) -> None:
     _ = recipe.model_name  # raises where there is none
     if settings.pools is None:
         choose_device(recipe.device)
-    calibrate.check_texts(recipe)
+    text.check_texts(recipe)
     origin = download.preview_source(recipe.model, settings.home)
-    calibrate.require_context(recipe, origin.architecture)
+    text.require_context(recipe, origin.architecture)
     specs = recipe.expand(origin.architecture.linear_inputs)
     download.preview_checkpoints(recipe, origin, settings.home)
     if origin.kind == "folder" and not recipe.model.remote:
-        support.require(specs, sources.locate(recipe.model.source))
+        support.require(specs, places.locate(recipe.model.source))
 
 
 def require_work(recipe: Recipe, settings: Settings) -> None:
     """Refuse a run that would fill a disk, or whose data sets or chat template cannot do: what only a run needs."""
-    from tasks import text as calibrate
+    from tasks import text
     from tasks.source import download
 
     origin = download.preview_source(recipe.model, settings.home)
-    calibrate.check_all(recipe)
+    text.check_all(recipe)
     on_disk = [] if "://" in settings.store_uri else [Path(settings.store_uri)]
     for place in {settings.home, *on_disk}:
         download.require_space(recipe, origin, place)

@@ -15,8 +15,7 @@ from flows import approval, conversions, jobs, sendable
 from flows.dispatch import Dispatcher
 from flows.pools import Pool, check_pools, read_pools
 from flows.recall import recall, recall_run, remember_run, run_key
-from flows.show import pages as artifacts
-from flows.show import progress
+from flows.show import pages, progress
 from flows.stages import Stages, is_deployed
 from quantmill.errors import QuantmillError, RecipeError, error_named
 from quantmill.recipe import Recipe
@@ -24,15 +23,9 @@ from quantmill.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import convert, publish, report, support
-from tasks import convert as long_text
-from tasks import judge as gate
-from tasks import judge as summarize
-from tasks import register as outbox
-from tasks import text as calibrate
+from tasks import convert, judge, publish, register, report, support, text
 from tasks.landing import landings
-from tasks.model import architecture, config_forms
-from tasks.model import licences as licenses
+from tasks.model import architecture, config_forms, licences
 from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, Sandbox
 from tasks.source import download, snapshots
@@ -70,17 +63,17 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
     sendable.require_somebody_to_ask(recipe, is_deployed())
     pools = await pools_in_use(settings)
     if is_deployed() and not measure_again and (done := await asyncio.to_thread(recall_run, recipe, settings)):
-        await stages.run(artifacts.leave_report, done, settings)
+        await stages.run(pages.leave_report, done, settings)
         return done
-    with artifacts.progress_shown(PROGRESS):
+    with pages.progress_shown(PROGRESS):
         origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
         checkpoints = await stages.run(download.inspect_checkpoints, recipe, origin, sandbox.home)
         snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
         folder = snapshots.local_folder(snapshot, sandbox)
-        calibrate.require_context(recipe, architecture.of_config(folder))
+        text.require_context(recipe, architecture.of_config(folder))
         support.require(recipe.expand(), folder)
         tokens = await stages.run(
-            calibrate.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
+            text.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
         )
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
         sendable.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
@@ -89,13 +82,13 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
         if baseline.report is None:
             raise error_named(baseline.error, f"baseline: {baseline.message}")
-        unconverted, judge = await _convert(plan, baseline, stages, store, sandbox)
+        unconverted, judged = await _convert(plan, baseline, stages, store, sandbox)
         known = unconverted | {baseline.name: baseline}
         ready = {job.name: job for job in plan.others if job.name not in known}
-        outcomes = judge(known | await stages.watch("variants", dispatcher.build_all(list(ready.values()))))
-        verdicts = {job.name: gate.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
+        outcomes = judged(known | await stages.watch("variants", dispatcher.build_all(list(ready.values()))))
+        verdicts = {job.name: judge.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
         verdicts = await approval.ask(recipe, outcomes, verdicts)
-        run_id, forbidden = str(flow_run.id or ""), licenses.forbidden(plan.variants, settings.licenses)
+        run_id, forbidden = str(flow_run.id or ""), licences.forbidden(plan.variants, settings.licenses)
         floor = jobs.noise_floor(plan, baseline, outcomes)
         published = await stages.run(
             publish.commit_accepted,
@@ -110,7 +103,7 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
             settings.signing_key,
             stages.began_at,
         )
-        summary = summarize.summarize(
+        summary = judge.summarize(
             recipe,
             plan.variants,
             baseline,
@@ -122,26 +115,26 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
             stages.timings,
         )
         logs, key = sandbox.logs(plan.variants), run_key(recipe, outcomes, forbidden)
-        entry = await stages.run(outbox.keep, recipe, summary, outcomes, logs, store, key)
+        entry = await stages.run(register.keep, recipe, summary, outcomes, logs, store, key)
         seq = await stages.run(publish.promote, recipe, published.manifests, store)
         moved = {"channel": recipe.publish.channel, "channel_seq": seq}
         summary = summary.model_copy(update={"timings": dict(stages.timings)} | moved)
         remember_run(recipe, summary, outcomes, forbidden, store)
         report.write(summary, recipe.gates, settings.home)
-        await stages.run(artifacts.leave_report, summary, settings)
+        await stages.run(pages.leave_report, summary, settings)
         FINISHED.get()(summary)
         return await _registered(summary, entry, stages, store, settings)
 
 
 async def _registered(summary: RunSummary, entry: str, stages: Stages, store: Store, settings: Settings) -> RunSummary:
     """Tell MLflow, last of all: nothing that it does or raises keeps a run from its end. Return the summary with its run."""
-    delivery = await stages.run(outbox.deliver, store, settings.tracking_uri)
+    delivery = await stages.run(register.deliver, store, settings.tracking_uri)
     for problem in delivery.problems:
         progress.say(problem)
     if run := delivery.runs.get(entry, ""):
         summary = summary.model_copy(update={"mlflow_run": run})
         report.write_summary(summary, settings.home)  # with the timings that the run is remembered with
-        await stages.run(artifacts.leave_mlflow_link, summary, settings)
+        await stages.run(pages.leave_mlflow_link, summary, settings)
     return summary.model_copy(update={"timings": dict(stages.timings)})
 
 
@@ -164,16 +157,16 @@ async def _convert(
     snapshot, needed = plan.baseline.snapshot, [job for job in plan.others if job.conversion_key]
     config = config_forms.read_stored(baseline.artifact, store)
     tokens = conversions.tokens_to_check(plan, config)
-    checked = long_text.find_long_text(plan.conversion_key, tokens, store) if tokens else None
+    checked = convert.find_long_text(plan.conversion_key, tokens, store) if tokens else None
     try:
         if (tokens and not checked) or not all(recall(job, store) or find_body(job, store) for job in needed):
             key, name = plan.conversion_key, plan.conversion_name
             made = await stages.run(convert.convert_snapshot, snapshot, key, name, store, sandbox)
             if tokens:
-                checked = await stages.run(long_text.score_long_text, snapshot, made, tokens, store, sandbox)
+                checked = await stages.run(convert.score_long_text, snapshot, made, tokens, store, sandbox)
     except QuantmillError as error:
         return {
             job.name: Outcome(name=job.name, error=type(error).__name__, message=str(error)) for job in needed
         }, dict
-    judge = partial(conversions.judge, plan, baseline, config, checked)
-    return {name: outcome for name, outcome in judge({}).items() if outcome.error}, judge
+    judged = partial(conversions.judge, plan, baseline, config, checked)
+    return {name: outcome for name, outcome in judged({}).items() if outcome.error}, judged

@@ -8,8 +8,7 @@ from quantmill.artifact import VariantJob
 from quantmill.errors import ConversionMismatch
 from quantmill.report import Outcome
 from quantmill.store.store import Store
-from tasks import arithmetic
-from tasks import support as gguf_arithmetic
+from tasks import arithmetic, support
 from tasks.convert import LongText, find_long_text
 from tasks.model import config_forms
 
@@ -28,7 +27,7 @@ def limits(compute_dtype: str) -> tuple[float, float]:
 
 def tokens_to_check(plan: Plan, config: Mapping[str, Any]) -> int:
     """Return how long a text the conversion is to be checked on; 0: the evaluation windows show all that there is."""
-    wanted = gguf_arithmetic.longer_text(_name(config), dict(config)) if plan.conversion_key else 0
+    wanted = support.longer_text(_name(config), dict(config)) if plan.conversion_key else 0
     return wanted if wanted > plan.baseline.evaluation.request.sequence_length else 0
 
 
@@ -65,15 +64,13 @@ def judge(
     notable, most = limits(baseline.report.quality.compute_dtype)
     length = plan.baseline.evaluation.request.sequence_length
     marks = list[str]()
-    end, key = gguf_arithmetic.right_up_to(_name(config), dict(config))
+    end, key = support.right_up_to(_name(config), dict(config))
     if end:
         marks.append(f"right up to {end} tokens ({key})")
     own = list[str]()
     for kl, where in _divergences(plan, outcomes, checked, length):
         if not kl <= most:
-            return judged | _failed(
-                plan, outcomes, kl, most, where, gguf_arithmetic.likely_cause(_name(config), dict(config))
-            )
+            return judged | _failed(plan, outcomes, kl, most, where, support.likely_cause(_name(config), dict(config)))
         if kl > notable:
             own.append(f"noise floor {kl:.1e} over {where}")
     if checked and checked.why:

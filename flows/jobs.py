@@ -12,8 +12,7 @@ from quantmill.machine import class_of
 from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, VariantSpec, default_model_name
 from quantmill.report import Outcome
-from tasks import arithmetic, convert, evaluate, processor
-from tasks import installed as engines
+from tasks import arithmetic, convert, evaluate, installed, processor
 from tasks.model import config_forms
 
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
@@ -220,7 +219,7 @@ def _told(spec: VariantSpec, device: str, kind: str) -> tuple[str, str]:
 
 def _conversion_key(source: str, name: str) -> str:
     return keys.stage_key(
-        "conversion", source=source, name=name, revision=convert.REVISION, engines=engines.locked(convert.PACKAGES)
+        "conversion", source=source, name=name, revision=convert.REVISION, engines=installed.locked(convert.PACKAGES)
     )
 
 
@@ -240,10 +239,10 @@ def _artifact_key(
         device=work.device,
         threads=work.threads if row.thread_dependent else 0,
         revision=row.revision,
-        engines=engines.locked(row.engines),
+        engines=installed.locked(row.engines),
         **told,
     )
 
 
 def _measured_by(runtime: str, packages: tuple[str, ...]) -> dict[str, object]:
-    return {"revision": evaluate.REVISION, "engines": engines.locked(tuple({*evaluate.PACKAGES[runtime], *packages}))}
+    return {"revision": evaluate.REVISION, "engines": installed.locked(tuple({*evaluate.PACKAGES[runtime], *packages}))}

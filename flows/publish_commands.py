@@ -29,11 +29,11 @@ def register() -> None:
     """
     settings, store = load_settings(), existing_store()
     with embedded_environment(settings), show_progress():
-        from tasks import register as registry
+        from tasks.register import show_revocations
 
         tell_mlflow(settings)
         waits = len(waiting_runs())
-        shown = sum(registry.show_revocations(store, model, settings.tracking_uri) for model in store.models())
+        shown = sum(show_revocations(store, model, settings.tracking_uri) for model in store.models())
     typer.echo(f"{waits} runs wait for MLflow; {shown} revoked versions are newly shown there")
     if waits:
         raise typer.Exit(1)
@@ -51,22 +51,22 @@ def export(
 
     A revoked version is refused, and so is a place that holds something else. HF_TOKEN opens the hub.
     """
-    from tasks.publish import export as sending
+    from tasks import publish
 
     settings = load_settings()
     keyring = Keyring.load(settings.keyring) if settings.keyring else None
     with embedded_environment(settings):
-        typer.echo(sending.export(existing_store(), model, variant, target, private, keyring))
+        typer.echo(publish.export(existing_store(), model, variant, target, private, keyring))
 
 
 def tell_mlflow(settings: Settings) -> int:
     """Deliver the runs that wait for MLflow, say what came of it, and return how many MLflow was told of."""
-    from tasks import register as outbox
+    from tasks.register import deliver
 
     store = existing_store()
     if not waiting_runs():
         return 0
-    delivery = outbox.deliver(store, settings.tracking_uri)
+    delivery = deliver(store, settings.tracking_uri)
     for line in (*delivery.problems, f"{len(delivery.runs)} waiting runs registered in MLflow"):
         say(line)
     return len(delivery.runs)
@@ -74,9 +74,9 @@ def tell_mlflow(settings: Settings) -> int:
 
 def waiting_runs() -> list[str]:
     """Return the names of the runs that MLflow has not been told of."""
-    from tasks import register as outbox
+    from tasks.register import waiting
 
-    return outbox.waiting(existing_store())
+    return waiting(existing_store())
 
 
 @wraps(store_commands.revoke)
@@ -85,10 +85,10 @@ def revoke(model: str, version: str, reason: str, store_uri: str = "", json_file
     store_commands.take_back(model, version, reason, store_uri, json_file)
     settings = load_settings()
     with embedded_environment(settings):
-        from tasks import register as registry
+        from tasks.register import show_revocations
 
         try:
-            shown = registry.show_revocations(existing_store(store_uri), model, settings.tracking_uri)
+            shown = show_revocations(existing_store(store_uri), model, settings.tracking_uri)
         except RegistrationError as error:  # it is revoked all the same
             typer.echo(str(error), err=True)
         else:

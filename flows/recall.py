@@ -16,12 +16,9 @@ from quantmill.settings import Settings
 from quantmill.store.channels import read_channel
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import publish, report
-from tasks import register as outbox
-from tasks import text as calibrate
+from tasks import publish, register, report, text
 from tasks.evaluate import find_report
-from tasks.model import config_forms
-from tasks.model import licences as licenses
+from tasks.model import config_forms, licences
 from tasks.quantize import find_artifact
 from tasks.sandbox import ClosedSandbox
 from tasks.source import download
@@ -44,14 +41,14 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         origin = download.inspect_source(recipe.model, closed.home, fetch=False)
         checkpoints = download.inspect_checkpoints(recipe, origin, closed.home, fetch=False)
         snapshot = download.fetch_snapshot(origin, store, closed)
-        tokens = calibrate.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
+        tokens = text.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
     except NotCached:
         return None
     pools = read_pools(settings.pools) if settings.pools else ()
     plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
     recalled = {job.name: recall(job, store) for job in (plan.baseline, *plan.others)}
     outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
-    key = run_key(recipe, outcomes, licenses.forbidden(plan.variants, settings.licenses))
+    key = run_key(recipe, outcomes, licences.forbidden(plan.variants, settings.licenses))
     done = store.look_up("run", key)
     if done is None or len(outcomes) < len(recalled):
         return None
@@ -68,7 +65,7 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
             return None
     except (ValidationError, NotFound, VerificationError, BlobMissing):
         return None  # damaged or gone: the run makes it whole
-    told = outbox.run_of(key, store) or summary.mlflow_run
+    told = register.run_of(key, store) or summary.mlflow_run
     summary = summary.model_copy(update={"channel_seq": seq, "mlflow_run": told})
     written = settings.home / "reports" / summary.model / "summary.json"
     if not written.exists() or written.read_bytes() != report.document(summary):

@@ -22,19 +22,17 @@ from quantmill.errors import QuantmillError
 from quantmill.methods import METHODS
 from quantmill.store import layout
 from quantmill.store.store import Store
-from tasks import convert, publish
-from tasks import register as outbox
-from tasks import text as calibrate
+from tasks import convert, publish, register, text
 from tasks.source import download
 
 STAGES = {
     "download": in_words(download.fetch_snapshot),
-    "calibrate": in_words(calibrate.build_token_sets),
+    "calibrate": in_words(text.build_token_sets),
     "convert": in_words(convert.convert_snapshot),
     "quantize": "quantize ",
     "evaluate": "evaluate ",
     "publish": in_words(publish.commit_accepted),
-    "register": in_words(outbox.deliver),
+    "register": in_words(register.deliver),
 }
 """Stage -> what the names of its task runs hold."""
 _OPEN = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
@@ -87,7 +85,7 @@ class Exporter(Collector):
         blobs = {sha256: size for digest in digests for sha256, size in self._sizes[digest].items()}
         versions.add_metric([], sum(len(parts) == 5 and parts[3] == "versions" for parts in listed))
         size.add_metric([], sum(blobs.values()))
-        waiting.add_metric([], len(outbox.waiting(self._store)))
+        waiting.add_metric([], len(register.waiting(self._store)))
         return [versions, size, waiting]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantmill.errors import SourceError
-from tasks import support as gguf_support
+from tasks import support
 from tasks.model import architecture, tensors
 from tasks.sandbox import Progress
 
@@ -63,7 +63,7 @@ def _conversion(source: Path) -> "ConversionContext":
 
     try:
         # Modules of the converter name architectures that came after the locked gguf; the classes that do are not used.
-        for kind in gguf_support.missing_kinds(_class_name(source)):
+        for kind in support.missing_kinds(_class_name(source)):
             setattr(gguf.MODEL_ARCH, kind, None)
         # Without auto_update it never asks the network for a newer converter.
         return get_conversion(source, auto_update=False)

@@ -8,7 +8,7 @@ from quantmill import keys
 from quantmill.artifact import Snapshot, StageResult
 from quantmill.errors import OutOfMemory, TimedOut
 from quantmill.store.store import Store
-from tasks import installed as engines
+from tasks import installed
 from tasks.convert.job import Compare
 from tasks.sandbox import Sandbox
 from tasks.source import snapshots
@@ -64,5 +64,5 @@ def score_long_text(
 
 def _key(conversion_key: str, tokens: int) -> str:
     return keys.stage_key(
-        "longtext", conversion=conversion_key, tokens=tokens, revision=REVISION, engines=engines.locked(PACKAGES)
+        "longtext", conversion=conversion_key, tokens=tokens, revision=REVISION, engines=installed.locked(PACKAGES)
     )

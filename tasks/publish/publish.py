@@ -15,8 +15,7 @@ from quantmill.report import Outcome, Verdict
 from quantmill.store import channels
 from quantmill.store.channels import Channel, read_channel
 from quantmill.store.store import Store
-from tasks import installed as engines
-from tasks import processor
+from tasks import installed, processor
 from tasks.publish.manifests import published_manifest
 
 
@@ -75,7 +74,7 @@ def commit_accepted(
             recipe=recipe.model_dump(mode="json"),
             flow_run=flow_run,
             resolved=job.snapshot.origin.resolved,
-            lock_sha256=keys.file_sha256(engines.LOCK),
+            lock_sha256=keys.file_sha256(installed.LOCK),
             started_at=started_at,
             made_at=time.time(),
         )

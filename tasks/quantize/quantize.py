@@ -15,15 +15,13 @@ from quantmill.errors import BlobMissing, OutOfMemory, SourceError
 from quantmill.files import FileEntry
 from quantmill.packing import Packing
 from quantmill.store.store import Store
-from tasks import installed as engines
-from tasks import processor
+from tasks import installed, processor
 from tasks.model import config_forms
 from tasks.quantize import frugal
 from tasks.quantize.job import Dress, Make, TakeOver
 from tasks.sandbox import PROGRESS, JobResult, Sandbox
-from tasks.source import places as sources
-from tasks.source import snapshots
-from tasks.tokenizer import chat as chat_templates
+from tasks.source import places, snapshots
+from tasks.tokenizer import chat
 
 DRESS_PACKAGES = ("gguf", "llama-cpp-python", "tokenizers", "transformers")
 
@@ -90,7 +88,7 @@ def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sa
 def _take_over(job: VariantJob, checkpoint: Origin, store: Store, sandbox: Sandbox) -> Artifact:
     """Return the artifact of a finished checkpoint: its own files, as they were found before the run."""
     told = TakeOver(
-        checkpoint=sources.open_source(checkpoint.request, sandbox.home).fetch(checkpoint),
+        checkpoint=places.open_source(checkpoint.request, sandbox.home).fetch(checkpoint),
         files=tuple(file.path for file in checkpoint.files),
         packing=cast("Packing", job.spec.packing),  # the spec of a checkpoint that was found has it
         companions=snapshots.local_folder(job.snapshot, sandbox),
@@ -110,10 +108,10 @@ def _record(job: VariantJob, result: JobResult, store: Store, given_up: str = ""
         spec=job.spec,
         format=job.spec.format,
         files=files,
-        chat_template_sha256=chat_templates.sha256_in(result.out),
+        chat_template_sha256=chat.sha256_in(result.out),
         source_digest=job.snapshot.digest,
         calibration_digest=job.calibration.digest if job.calibration else "",
-        toolchain=engines.locked(job.spec.row.engines),
+        toolchain=installed.locked(job.spec.row.engines),
         given_up=given_up,
         quantize_s=result.seconds,
         peak_memory_bytes=result.peak_memory_bytes,
@@ -156,7 +154,7 @@ def _with_companions(
         contents.check_folder(result.out)
         kept = [file for file in others if file not in ggufs]
         files = {file.path: file for file in (*kept, *store.add_folder(result.out))}
-        return files, chat_templates.sha256_in(result.out)
+        return files, chat.sha256_in(result.out)
 
 
 def _companions(files: Iterable[FileEntry]) -> set[FileEntry]:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 
 from quantmill import disk
 from quantmill.errors import QuantmillError
-from tasks import installed as engines
+from tasks import installed
 from tasks.sandbox import here
 from tasks.sandbox.here import peak_memory
 from tasks.sandbox.protocol import JobFile
@@ -59,8 +59,8 @@ def main() -> int:
 
     code, result = 0, dict[str, Any]()
     try:
-        engines.check_installed(job.expected)
-        engines.hide_unasked(job.expected)
+        installed.check_installed(job.expected)
+        installed.hide_unasked(job.expected)
         module = importlib.import_module(job.module)
         arguments = TypeAdapter(module.Arguments).validate_python(job.arguments)
         here.MACHINE_FD = job.machine_fd

@@ -23,7 +23,7 @@ from quantmill import disk
 from quantmill.artifact import VariantJob
 from quantmill.errors import NotCached, Stopped, TimedOut
 from quantmill.settings import Settings
-from tasks import installed as engines
+from tasks import installed
 from tasks.sandbox import stopping
 from tasks.sandbox.deaths import KillWatch, raise_death
 from tasks.sandbox.here import peak_memory
@@ -73,7 +73,7 @@ class Sandbox:
                 folder=folder,
                 progress_fd=-1,
                 threads=threads or self._settings.engine_threads,
-                expected=engines.locked(packages),
+                expected=installed.locked(packages),
                 alone=arguments.alone,
             )
             with machine_held(arguments.alone, waiting=lambda: stopping.require_going(f"{name}: {kind}")) as lock:

@@ -11,11 +11,9 @@ from quantmill.artifact import Origin, Preview, Snapshot, StageResult
 from quantmill.errors import NotCached, NotEnoughSpace
 from quantmill.recipe import ModelRequest, Recipe
 from quantmill.store.store import Store
-from tasks import installed as engines
+from tasks import installed
 from tasks.sandbox import Sandbox
-from tasks.source import checkpoints as imports
-from tasks.source import places as sources
-from tasks.source import snapshots
+from tasks.source import checkpoints, places, snapshots
 
 REVISION = 2
 
@@ -33,7 +31,7 @@ def inspect_source(request: ModelRequest, home: Path, fetch: bool = True) -> Ori
         DownloadError: a server does not answer, or broke off.
         NotCached: weights would have to be fetched, and may not be.
     """
-    source = sources.open_source(request, home)
+    source = places.open_source(request, home)
     memo = _memo(request, source, home)
     try:
         return Origin.model_validate_json(memo.read_bytes())
@@ -50,7 +48,7 @@ def inspect_source(request: ModelRequest, home: Path, fetch: bool = True) -> Ori
 
 def preview_source(request: ModelRequest, home: Path) -> Origin | Preview:
     """Return what can be told of a source before its weights are fetched; raises as `inspect_source` does."""
-    source = sources.open_source(request, home)
+    source = places.open_source(request, home)
     try:
         return Origin.model_validate_json(_memo(request, source, home).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -59,12 +57,12 @@ def preview_source(request: ModelRequest, home: Path) -> Origin | Preview:
 
 def inspect_checkpoints(recipe: Recipe, model: Origin, home: Path, fetch: bool = True) -> dict[str, Origin]:
     """Return source -> the finished checkpoint there, of the variants that are taken as they are; see `imports.find`."""
-    return imports.find(recipe, model, lambda request: inspect_source(request, home, fetch))
+    return checkpoints.find(recipe, model, lambda request: inspect_source(request, home, fetch))
 
 
 def preview_checkpoints(recipe: Recipe, model: Origin | Preview, home: Path) -> None:
     """Refuse, before anything is written, what `inspect_checkpoints` would refuse."""
-    imports.find(recipe, model, lambda request: preview_source(request, home))
+    checkpoints.find(recipe, model, lambda request: preview_source(request, home))
 
 
 def require_space(recipe: Recipe, origin: Origin | Preview, home: Path) -> None:
@@ -93,7 +91,7 @@ def fetch_snapshot(origin: Origin, store: Store, sandbox: Sandbox) -> Snapshot:
         files=origin.digest,
         kind=origin.kind,
         revision=REVISION,
-        engines=engines.locked(snapshots.packages(origin)),
+        engines=installed.locked(snapshots.packages(origin)),
     )
     if found := store.look_up("snapshot", key):
         return Snapshot.model_validate(found.value | {"origin": origin.model_dump()})
@@ -102,6 +100,6 @@ def fetch_snapshot(origin: Origin, store: Store, sandbox: Sandbox) -> Snapshot:
     return Snapshot.model_validate(store.record(result).value | {"origin": origin.model_dump()})
 
 
-def _memo(request: ModelRequest, source: sources.Source, home: Path) -> Path:
+def _memo(request: ModelRequest, source: places.Source, home: Path) -> Path:
     """Return where an origin is remembered: the name holds what the source shows of itself, so a change is another name."""
     return home / "origins" / f"{keys.digest([request.model_dump(), source.stamp])}.json"

@@ -21,8 +21,7 @@ from quantmill.store.places import configured_store
 from quantmill.store.store import Store
 from tasks.model import files as model_files
 from tasks.model.architecture import of_config
-from tasks.source import places as sources
-from tasks.source import remote
+from tasks.source import places, remote
 from tasks.source.mlflow_shelf import ArtifactShelf
 from tasks.tracking import connect, is_empty, one_line
 
@@ -69,7 +68,7 @@ class MlflowSource:
         """Return the version's files with their digests; artifacts are fetched for that."""
         resolved = "/".join((self._name, self._version[0]))
         if self._manifest is None:
-            return sources.require_revision(remote.take(self._request, self._shelf, self._cache(resolved), resolved))
+            return places.require_revision(remote.take(self._request, self._shelf, self._cache(resolved), resolved))
         files = tuple(file for file in self._manifest.files if "/" not in file.path and file.path != CARD_PATH)
         with tempfile.TemporaryDirectory() as folder:
             self._store.fetch(tuple(file for file in files if file.path == "config.json"), Path(folder))
@@ -82,7 +81,7 @@ class MlflowSource:
             license=self._manifest.license,
             resolved=resolved,
         )
-        return sources.require_revision(made)
+        return places.require_revision(made)
 
     def fetch(self, origin: Origin) -> Path:
         """Return a folder with just the origin's bytes; an alias that moved does not matter."""

@@ -13,7 +13,7 @@ from quantmill.errors import RequestError, SourceError
 from quantmill.files import FileEntry, safe_path
 from quantmill.recipe import ModelRequest
 from tasks.model import files as model_files
-from tasks.model import licences as licenses
+from tasks.model import licences
 from tasks.model.architecture import of_config, of_gguf
 
 
@@ -116,7 +116,7 @@ class LocalSource:
         path = self._path
         if path.is_dir():
             files = {name: path / name for name in model_files.list_files(path)}
-            return "folder", files, of_config(path), licenses.stated_in(path)
+            return "folder", files, of_config(path), licences.stated_in(path)
         if path.suffix != ".gguf":
             raise SourceError(f"model.source: {self._request.source}: a single file must be a .gguf")
         shape, license_name = of_gguf(path)

@@ -17,8 +17,7 @@ from quantmill.errors import DownloadError, SourceError, VerificationError
 from quantmill.recipe import ModelRequest
 from quantmill.store import s3_client
 from quantmill.store.s3_listing import pages
-from tasks.source import places as sources
-from tasks.source import remote
+from tasks.source import places, remote
 
 _PIECE_BYTES = 4 << 20
 _GONE = {"NoSuchBucket", "NoSuchKey", "404"}
@@ -49,7 +48,7 @@ class S3Source:
 
     def inspect(self) -> Origin:
         """Fetch the folder and return its files with the digests of what came."""
-        return sources.require_revision(remote.take(self._request, self, self._cache))
+        return places.require_revision(remote.take(self._request, self, self._cache))
 
     def fetch(self, origin: Origin) -> Path:
         """Return the folder in the cache with just the origin's bytes."""

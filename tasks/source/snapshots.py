@@ -11,7 +11,7 @@ from quantmill.files import FileEntry, files_digest
 from quantmill.variants import VariantSpec
 from quantmill.walk import plain_files
 from tasks.sandbox import Sandbox
-from tasks.source import places as sources
+from tasks.source import places
 from tasks.source.job import Arguments
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "llama-cpp-python")
@@ -46,7 +46,7 @@ def _packed(origin: Origin) -> VariantSpec | None:
 
 def take_in(origin: Origin, sandbox: Sandbox) -> Snapshot:
     """Make the snapshot's folder in the local cache, whole or not at all."""
-    path = sources.open_source(origin.request, sandbox.home).fetch(origin)
+    path = places.open_source(origin.request, sandbox.home).fetch(origin)
     spec = _packed(origin)
     told = Arguments(
         form="packed" if spec else origin.kind,

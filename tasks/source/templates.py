@@ -3,7 +3,7 @@
 from quantmill.recipe import ModelRequest
 from tasks.model.architecture import read_json
 from tasks.model.gguf import read_gguf
-from tasks.source import places as sources
+from tasks.source import places
 from tasks.tokenizer.chat import FILES
 
 
@@ -11,7 +11,7 @@ def lacks_template(request: ModelRequest) -> bool:
     """Return whether a source is known to have no template; one that does not lie here is not known."""
     if request.remote:
         return False
-    path = sources.locate(request.source)
+    path = places.locate(request.source)
     if not path.is_dir():
         return "tokenizer.chat_template" not in read_gguf(path, vocabulary=False).fields
     if any((path / name).is_file() for name in FILES[:2]):

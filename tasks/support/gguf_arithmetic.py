@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from tasks import package_source
-from tasks.support import gguf as gguf_support
+from tasks.support import gguf
 
 Rule = Callable[[str, dict[str, Any]], str]
 PAST = 512
@@ -161,7 +161,7 @@ def _default(model_type: str, key: str) -> str:
 @cache
 def _code(name: str) -> str:
     """Return the code of the converter's class for an architecture and of those that it inherits, less what all share."""
-    classes = _classes(gguf_support.module_of(name))
+    classes = _classes(gguf.module_of(name))
     found = [node for node in classes if any(f"'{name}'" in ast.unparse(mark) for mark in node.decorator_list)][:1]
     for node in found:
         bases = {ast.unparse(base) for base in node.bases}

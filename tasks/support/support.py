@@ -13,8 +13,7 @@ from quantmill.errors import RecipeError
 from quantmill.variants import VariantSpec
 from tasks import package_source
 from tasks.model import architecture, tensors
-from tasks.support import gguf as gguf_support
-from tasks.support import gguf_arithmetic
+from tasks.support import gguf, gguf_arithmetic
 
 _MINORITY = 0.5  # a method that would leave more than this of the decoder's weights as they are is refused
 
@@ -43,7 +42,7 @@ def refusal(method: str, model: Architecture, folder: Path) -> str:
     (docs/methods.md): the engine fails after work began, or leaves most of the weights as they are.
     """
     if method == "gguf":
-        return gguf_support.obstacle(model.name, folder) or gguf_arithmetic.refusal(
+        return gguf.obstacle(model.name, folder) or gguf_arithmetic.refusal(
             model.name, architecture.read_config(folder)
         )
     if method in ("gptq", "awq") and (known := gptqmodel_types()) and model.model_type not in known:

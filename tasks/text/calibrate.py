@@ -20,14 +20,14 @@ from quantmill.methods import METHODS
 from quantmill.recipe import Recipe, TokenRequest
 from quantmill.store.store import Store
 from quantmill.texts import Share
-from tasks import installed as engines
+from tasks import installed
 from tasks.sandbox import Sandbox
 from tasks.source import snapshots, templates
-from tasks.text import sources as text_sources
+from tasks.text import sources
 from tasks.text.job import Arguments
 from tasks.text.rows import Document
 from tasks.text.sources import Role
-from tasks.tokenizer import chat as chat_templates
+from tasks.tokenizer import chat
 
 REVISION = 1
 PACKAGES = ("tokenizers", "safetensors")
@@ -111,7 +111,7 @@ def read_parts(request: TokenRequest, role: Role, far: bool = True) -> Iterator[
         if share.text.kind == "dataset" and not far:
             continue
         where, tokens = f"{role}.{share.field}", share.windows * request.sequence_length
-        found = text_sources.take(share.text, role, tokens, where)
+        found = sources.take(share.text, role, tokens, where)
         part = Part(share, [document for document in found if document.words not in seen])
         seen.update(document.words for document in part.documents)
         name = f"{where}source: {share.text.source}"
@@ -135,7 +135,7 @@ def build_token_sets(
 
 
 def _build(request: TokenRequest, role: Role, snapshot: Snapshot, store: Store, sandbox: Sandbox) -> TokenSet:
-    identities = [text_sources.identity(share.text, f"{role}.{share.field}", sandbox.home) for share in request.shares]
+    identities = [sources.identity(share.text, f"{role}.{share.field}", sandbox.home) for share in request.shares]
     key = _key(request, role, identities, snapshot)
     if found := store.look_up("tokens", key):
         return TokenSet.model_validate(found.value | {"request": request.model_dump()})
@@ -144,7 +144,7 @@ def _build(request: TokenRequest, role: Role, snapshot: Snapshot, store: Store, 
     for part in read_parts(request, role):
         text = part.text
         if part.templated:
-            text, template = _rendered(part, role, tokenizer.parent, sandbox), chat_templates.digest(snapshot)
+            text, template = _rendered(part, role, tokenizer.parent, sandbox), chat.digest(snapshot)
         asked = {"source": part.share.text.source, "samples": part.share.windows}
         windows += cut_windows(text, tokenizer, request.model_copy(update=asked), role)
     texts = tuple(identity["sha256"] for identity in identities)
@@ -174,8 +174,8 @@ def _key(request: TokenRequest, role: Role, identities: list[dict[str, str]], sn
         text = keys.digest([[found, share.windows, share.text.chat_template] for found, share in parts])
         reading = {"reading": READING}
         if any(share.text.chat_template or share.text.in_rows for share in shares):  # rows may hold messages
-            reading["template"] = chat_templates.digest(snapshot)
-            packages += chat_templates.PACKAGES
+            reading["template"] = chat.digest(snapshot)
+            packages += chat.PACKAGES
         if any(share.text.kind == "dataset" for share in shares):
             packages += ("datasets",)
     return keys.stage_key(
@@ -185,7 +185,7 @@ def _key(request: TokenRequest, role: Role, identities: list[dict[str, str]], sn
         text=text,
         tokenizer=snapshot.tokenizer_digest,
         revision=REVISION,
-        engines=engines.locked(packages),
+        engines=installed.locked(packages),
         **reading,
     )
 
@@ -198,7 +198,7 @@ def _rendered(part: Part, role: Role, folder: Path, sandbox: Sandbox) -> str:
         path.write_text(json.dumps(talks), encoding="utf-8")
         where = f"{role}.{part.share.field}source: {part.share.text.source}"
         told = Arguments(folder=folder, conversations=path, where=where)
-        with sandbox.run(told, role, chat_templates.PACKAGES) as result:
+        with sandbox.run(told, role, chat.PACKAGES) as result:
             return "".join(json.loads((result.out / "rendered.json").read_bytes()))
 
 

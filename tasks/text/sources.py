@@ -50,9 +50,9 @@ def take(source: TextSource, role: Role, tokens: int, where: str) -> list[Docume
     """
     limit = max(_LEAST_BYTES, _BYTES_A_TOKEN * tokens)
     if source.kind == "dataset":
-        from tasks.text import rows_hub as hub_rows
+        from tasks.text import rows_hub
 
-        return hub_rows.take(source, role, limit, where)
+        return rows_hub.take(source, role, limit, where)
     return on_side(_documents(source, where), role, limit)
 
 

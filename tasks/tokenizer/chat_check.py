@@ -5,7 +5,7 @@ transformers renders one side, llama-cpp-python's formatter the other. Of severa
 
 from typing import TYPE_CHECKING, Any, cast
 
-from tasks.tokenizer import chat as chat_templates
+from tasks.tokenizer import chat
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
@@ -55,7 +55,7 @@ def _of_gguf(vocabulary: "Llama") -> dict[str, str]:
 def _parting_of(tokenizer: "PreTrainedTokenizerBase", vocabulary: "Llama", ours: str, theirs: str) -> str | None:
     for talk in _TALKS:
         for generation in (True, False):
-            with chat_templates.limits():
+            with chat.limits():
                 one = _render_folder(tokenizer, ours, talk, generation)
                 other = _render_gguf(vocabulary, theirs, talk, generation)
             if one == other or (ours == theirs and None in (one, other)):
