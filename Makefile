@@ -48,7 +48,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 # The recipe's JSON schema, for editors that complete and check YAML.
 schema: $(VENV)/installed
-	$(BIN)/python -c "import json; from quantmill.recipe_file import editor_schema; print(json.dumps(editor_schema(), indent=2))" \
+	$(BIN)/python -c "import json; from quantmill.recipe.recipe_file import editor_schema; print(json.dumps(editor_schema(), indent=2))" \
 	    > deployments/recipes/recipe.schema.json
 
 # The dashboard's pictures in the documents: what its test saw. Paths in them are those of the folder.

@@ -10,9 +10,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from quantmill.s3.client import connect
 from quantmill.store.folder import FolderObjects
 from quantmill.store.s3 import S3Objects
-from quantmill.store.s3_client import connect
 from quantmill.store.store import Store
 from tests.s3_server import s3_server
 

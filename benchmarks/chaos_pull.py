@@ -19,10 +19,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from quantmill.client import pull, resolve, verify
+from quantmill.client.client import pull, resolve, verify
 from quantmill.errors import QuantmillError
-from quantmill.files import FileEntry
-from quantmill.manifest import Manifest
+from quantmill.files.entries import FileEntry
+from quantmill.records.manifest import Manifest
 from quantmill.store.folder import FolderObjects
 from quantmill.store.objects import OnBytes, ignore
 from quantmill.store.store import Store

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from quantmill.artifact import Artifact, Snapshot, TokenSet
+from quantmill.records.artifact import Artifact, Snapshot, TokenSet
 from quantmill.settings import load_settings
 from quantmill.store.places import configured_store
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.drill import jobs_of, look, states
 from benchmarks.scheduling_factory import artifact_file, build, point_at_no_ops
-from quantmill.report import Outcome
+from quantmill.records.report import Outcome
 from tests.service import Service
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from benchmarks import architectures, matrix_page, matrix_work
 from benchmarks.architectures import ARCHITECTURES
 from quantmill.errors import QuantmillError
+from quantmill.recipe.texts import TextSource, TokenRequest
 from quantmill.settings import load_settings
-from quantmill.texts import TextSource, TokenRequest
 from tasks.support import support
 from tasks.text import calibrate
 from tasks.text import sources as text_sources

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.architectures import ARCHITECTURES
-from quantmill.method_row import AS_IT_IS, Method
-from quantmill.methods import IMATRIX_TYPES, METHODS
+from quantmill.recipe.method_row import AS_IT_IS, Method
+from quantmill.recipe.methods import IMATRIX_TYPES, METHODS
 
 COMMAND = "make matrix"
 TRIED = tuple(name for name in METHODS if name not in ("baseline", "imported"))

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from quantmill import planning
-from quantmill.methods import IMATRIX_TYPES, METHODS
-from quantmill.recipe import VariantSpec
-from quantmill.variant_request import VariantRequest
+from quantmill.recipe.methods import IMATRIX_TYPES, METHODS
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.recipe.variant_request import VariantRequest
+from quantmill.records import planning
 from tasks import metrics
 from tasks.convert import job as convert_job
 from tasks.convert.job import Convert

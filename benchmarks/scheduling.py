@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.scheduling_factory import artifact_file, build, factory
-from quantmill import planning
-from quantmill.artifact import VariantJob
-from quantmill.files import FileEntry
+from quantmill.files.entries import FileEntry
+from quantmill.records import planning
+from quantmill.records.artifact import VariantJob
 from tests import samples
 from tests.service import Service
 

@@ -12,9 +12,9 @@ from prefect.states import Completed
 
 import flows.variant  # noqa: F401 (its imports are a part of what a run costs)
 from flows.recall import recall
-from quantmill import keys
-from quantmill.artifact import StageResult, VariantJob
-from quantmill.files import FileEntry
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.records.artifact import StageResult, VariantJob
 from quantmill.settings import load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store

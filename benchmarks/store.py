@@ -19,7 +19,7 @@ import time
 import venv
 from pathlib import Path
 
-from quantmill.client import pull, resolve
+from quantmill.client.client import pull, resolve
 from quantmill.store.places import open_store
 from tests.s3_server import s3_server
 from tests.samples import manifest, version

@@ -22,9 +22,9 @@ import numpy as np
 import yaml
 
 from benchmarks.tiny_training import Training, add_outliers, embeddings, new_model, train
-from quantmill import keys
+from quantmill.files import keys
+from quantmill.recipe.texts import TextSource, TokenRequest
 from quantmill.settings import load_settings
-from quantmill.texts import TextSource, TokenRequest
 from tasks import installed as engines
 from tasks.metrics import arrays as metrics
 from tasks.source import places as sources

@@ -12,8 +12,8 @@ from prefect.flow_runs import asuspend_flow_run
 from prefect.input import RunInput, adelete_flow_run_input, afilter_flow_run_input, keyset_from_base_key
 from pydantic import Field
 
-from quantmill.recipe import Recipe
-from quantmill.report import Outcome, Verdict
+from quantmill.recipe.recipe import Recipe
+from quantmill.records.report import Outcome, Verdict
 
 
 class Approval(RunInput):

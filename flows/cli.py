@@ -12,11 +12,12 @@ from flows import publish_commands, stops
 from flows.server.environment import embedded_environment, home_made
 from flows.show import screen
 from flows.show.progress import say, show_progress
-from quantmill import answers, signing
+from quantmill import signing
+from quantmill.commands import answers
 from quantmill.errors import SettingsError, SigningError
-from quantmill.recipe import Recipe
-from quantmill.recipe_file import read_recipe
-from quantmill.report import RunSummary
+from quantmill.recipe.recipe import Recipe
+from quantmill.recipe.recipe_file import read_recipe
+from quantmill.records.report import RunSummary
 from quantmill.settings import Settings, load_settings
 
 

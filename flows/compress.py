@@ -18,8 +18,8 @@ from flows.recall import recall, recall_run, remember_run, run_key
 from flows.show import pages, progress
 from flows.stages import Stages, is_deployed
 from quantmill.errors import QuantmillError, RecipeError, error_named
-from quantmill.recipe import Recipe
-from quantmill.report import Outcome, RunSummary
+from quantmill.recipe.recipe import Recipe
+from quantmill.records.report import Outcome, RunSummary
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store

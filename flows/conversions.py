@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from flows.jobs import Plan
-from quantmill.artifact import VariantJob
 from quantmill.errors import ConversionMismatch
-from quantmill.report import Outcome
+from quantmill.records.artifact import VariantJob
+from quantmill.records.report import Outcome
 from quantmill.store.store import Store
 from tasks import arithmetic, support
 from tasks.convert import LongText, find_long_text

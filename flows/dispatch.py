@@ -8,9 +8,9 @@ from flows.jobs import places
 from flows.pools import Pool, PoolRuns
 from flows.recall import recall
 from flows.variant import variant
-from quantmill import planning
-from quantmill.artifact import VariantJob
-from quantmill.report import Outcome
+from quantmill.records import planning
+from quantmill.records.artifact import VariantJob
+from quantmill.records.report import Outcome
 from quantmill.settings import load_settings
 from quantmill.store.store import Store
 from tasks.evaluate import is_quiet_now

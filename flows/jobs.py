@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows.pools import Pool, candidates
-from quantmill import keys, planning
-from quantmill.artifact import Origin, Snapshot, TokenSet, VariantJob
 from quantmill.errors import RecipeError
+from quantmill.files import keys
 from quantmill.machine import class_of
-from quantmill.methods import METHODS
-from quantmill.recipe import Recipe, VariantSpec, default_model_name
-from quantmill.report import Outcome
+from quantmill.recipe.methods import METHODS
+from quantmill.recipe.recipe import Recipe, VariantSpec, default_model_name
+from quantmill.records import planning
+from quantmill.records.artifact import Origin, Snapshot, TokenSet, VariantJob
+from quantmill.records.report import Outcome
 from tasks import arithmetic, convert, evaluate, installed, processor
 from tasks.model import config_forms
 

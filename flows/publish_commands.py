@@ -8,8 +8,8 @@ import typer
 
 from flows.server.environment import embedded_environment
 from flows.show.progress import say, show_progress
-from quantmill import store_commands
-from quantmill.answers import ModelName, existing_store
+from quantmill.commands import store as store_commands
+from quantmill.commands.answers import ModelName, existing_store
 from quantmill.errors import RegistrationError
 from quantmill.settings import Settings, load_settings
 from quantmill.signing import Keyring

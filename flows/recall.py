@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from flows import conversions, jobs
 from flows.pools import read_pools
-from quantmill import keys
-from quantmill.artifact import StageResult, VariantJob
 from quantmill.errors import BlobMissing, NotCached, NotFound, VerificationError
-from quantmill.recipe import Recipe
-from quantmill.report import Outcome, RunSummary
+from quantmill.files import keys
+from quantmill.recipe.recipe import Recipe
+from quantmill.records.artifact import StageResult, VariantJob
+from quantmill.records.report import Outcome, RunSummary
 from quantmill.settings import Settings
 from quantmill.store.channels import read_channel
 from quantmill.store.places import configured_store

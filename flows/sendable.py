@@ -4,7 +4,7 @@ import json
 
 from flows.jobs import Plan
 from quantmill.errors import RecipeError, RequestError
-from quantmill.recipe import Recipe
+from quantmill.recipe.recipe import Recipe
 
 
 def require_sendable(plan: Plan, most_bytes: int) -> None:

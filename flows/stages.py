@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.tasks import Task
 
-from quantmill import disk
+from quantmill.machine import disk
 from quantmill.settings import load_settings
 from tasks.sandbox import stopping
 

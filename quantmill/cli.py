@@ -14,13 +14,18 @@ from typing import Annotated, NoReturn
 import typer
 from rich.table import Table
 
-from quantmill import __version__, collect_command, consumer_commands, disk, store_commands, watch_command
-from quantmill.answers import JsonFile, a_place, answer, require_text, told
+from quantmill import __version__
+from quantmill.commands import client as consumer_commands
+from quantmill.commands import collect as collect_command
+from quantmill.commands import store as store_commands
+from quantmill.commands import watch as watch_command
+from quantmill.commands.answers import JsonFile, a_place, answer, require_text, told
+from quantmill.commands.tables import printable
 from quantmill.errors import QuantmillError, with_advice
-from quantmill.method_row import AS_IT_IS, Method
-from quantmill.methods import IMATRIX_TYPES, METHODS
+from quantmill.machine import disk
+from quantmill.recipe.method_row import AS_IT_IS, Method
+from quantmill.recipe.methods import IMATRIX_TYPES, METHODS
 from quantmill.settings import load_settings
-from quantmill.tables import printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -86,9 +91,9 @@ def create_keys(
     name: Annotated[str, typer.Option("--name", help="What the two files are called.")] = "quantmill",
 ) -> None:
     """Make a key pair for signing: DIR/NAME.private.pem, for this user alone, and DIR/keyring/NAME.pem for consumers."""
-    from quantmill import key_pairs
+    from quantmill import signing
 
-    pair = key_pairs.create(out, name)
+    pair = signing.create(out, name)
     typer.echo(f"Key {pair.keyid}")
     typer.echo(f"  sign what is published:   export QUANTMILL_SIGNING_KEY={shlex.quote(str(pair.private.absolute()))}")
     typer.echo(

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantmill.errors import SettingsError
-from quantmill.files import require_place, s3_place, sqlite_uri
+from quantmill.files.paths import require_place, s3_place, sqlite_uri
 
 _OF_KUBERNETES = re.compile(
     r"QUANTMILL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR))=.*"

@@ -1,6 +1,6 @@
 """What gibberish is: a text predicted worse than by counting its tokens, or a sample that repeats one token."""
 
-from quantmill.report import EvaluationReport
+from quantmill.records.report import EvaluationReport
 
 ENOUGH_TOKENS = 16
 """A sample that is shorter may repeat one token by chance: the rule on repeats does not apply."""

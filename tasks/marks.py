@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from quantmill import selection
-from quantmill.artifact import Artifact, Snapshot, VariantJob
-from quantmill.report import Outcome
+from quantmill.records import selection
+from quantmill.records.artifact import Artifact, Snapshot, VariantJob
+from quantmill.records.report import Outcome
 from tasks import arithmetic
 from tasks.gibberish import too_short, unbound_rules
 

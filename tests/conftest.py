@@ -22,7 +22,7 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix=f"{worker}-")
 
 from flows.server.embedded import prefect_api
-from quantmill.recipe import ModelRequest
+from quantmill.recipe.recipe import ModelRequest
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks.sandbox.sandbox import Sandbox

@@ -5,9 +5,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from quantmill.artifact import COMPANIONS
-from quantmill.files import FileEntry
-from quantmill.manifest import Manifest, ManifestEvaluation
+from quantmill.files.entries import FileEntry
+from quantmill.records.artifact import COMPANIONS
+from quantmill.records.manifest import Manifest, ManifestEvaluation
 from quantmill.store import channels
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

@@ -1,11 +1,11 @@
 """Made-up outcomes for tests of what comes after a measurement."""
 
-from quantmill import keys
-from quantmill.artifact import Architecture, Artifact, Origin, QuantizedTensor, Snapshot, TokenSet, VariantJob
-from quantmill.files import FileEntry
-from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
-from quantmill.recipe import ModelRequest, TokenRequest, VariantSpec
-from quantmill.report import EvaluationReport, Outcome, Quality, Speed
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.recipe.recipe import ModelRequest, TokenRequest, VariantSpec
+from quantmill.records.artifact import Architecture, Artifact, Origin, QuantizedTensor, Snapshot, TokenSet, VariantJob
+from quantmill.records.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
+from quantmill.records.report import EvaluationReport, Outcome, Quality, Speed
 
 DIGEST = "ab" * 32
 

@@ -15,8 +15,8 @@ from prefect.flow_engine import run_flow_async
 from prefect.states import AwaitingRetry, Cancelled, Scheduled
 
 from flows import approval
-from quantmill.recipe import Recipe
-from quantmill.report import Verdict
+from quantmill.recipe.recipe import Recipe
+from quantmill.records.report import Verdict
 from tests import samples
 
 pytestmark = pytest.mark.slow

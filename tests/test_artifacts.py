@@ -22,8 +22,8 @@ from rich.console import Console
 from flows.show import pages as artifacts
 from flows.show import screen
 from flows.show.pages import ProgressRelay, leave_mlflow_link, leave_report
-from quantmill.recipe import GatePolicy
-from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
+from quantmill.recipe.recipe import GatePolicy
+from quantmill.records.report import BaselineMetrics, RunSummary, VariantSummary
 from quantmill.settings import Settings
 from tasks.report import report
 

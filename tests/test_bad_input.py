@@ -191,7 +191,7 @@ def test_a_chat_template_that_the_model_lacks_is_missed_before_the_run(tmp_path:
 )  # fmt: skip
 def test_model_folders(tmp_path: Path, config: dict[str, Any], files: dict[str, Any], words: str) -> None:
     from quantmill.errors import SourceError
-    from quantmill.recipe import ModelRequest
+    from quantmill.recipe.recipe import ModelRequest
     from tasks.source.places import open_source
 
     with pytest.raises(SourceError, match=r"^model\.source: ") as raised:
@@ -287,7 +287,7 @@ def test_no_room_is_said_before_the_start(tmp_path: Path, monkeypatch: pytest.Mo
     from types import SimpleNamespace
 
     from quantmill.errors import NotEnoughSpace
-    from quantmill.recipe_file import parse_recipe
+    from quantmill.recipe.recipe_file import parse_recipe
     from tasks.source import download
 
     recipe = parse_recipe(GOOD)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.report import Timing
+from quantmill.records.report import Timing
 from tasks.evaluate.busy import Stretch, System
 
 

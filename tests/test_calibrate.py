@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from quantmill import keys
 from quantmill.errors import TextError
-from quantmill.recipe import TokenRequest
+from quantmill.files import keys
+from quantmill.recipe.recipe import TokenRequest
 from tasks.builtin_text import builtin_text
 from tasks.text import sources as text_sources
 from tasks.text.calibrate import cut_windows, read_parts

@@ -7,8 +7,8 @@ import pytest
 
 import tasks.publish.publish
 from quantmill.errors import NotFound, RequestError, VerificationError
-from quantmill.manifest import Revocation
-from quantmill.recipe import Recipe
+from quantmill.recipe.recipe import Recipe
+from quantmill.records.manifest import Revocation
 from quantmill.store import channels
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from quantmill import keys
 from quantmill.errors import Killed, SourceError, TextError
+from quantmill.files import keys
 from quantmill.settings import Settings
 from tasks.sandbox.sandbox import Sandbox
 from tasks.text.job import Arguments

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import quantmill.client
-from quantmill import key_pairs, keys, signing
-from quantmill.client import pull, resolve, verify
+import quantmill.client.client
+from quantmill.client.client import pull, resolve, verify
+from quantmill.client.pulled import Place
 from quantmill.errors import NotEnoughSpace, NotFound, RequestError, StoreError, VerificationError
-from quantmill.manifest import Manifest
-from quantmill.pulled import Place
-from quantmill.signing import Keyring
+from quantmill.files import keys
+from quantmill.records.manifest import Manifest
+from quantmill.signing import key_pairs, signing
+from quantmill.signing.signing import Keyring
 from quantmill.store import channels
 from quantmill.store.store import Store
 from tests.published import describe, folder, publish, stable, store_in

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.client import pull, resolve, verify
+from quantmill.client.client import pull, resolve, verify
+from quantmill.client.pulled import Place
+from quantmill.client.watch import Watch
 from quantmill.errors import StoreError, VerificationError
-from quantmill.manifest import Manifest
-from quantmill.pulled import Place
+from quantmill.records.manifest import Manifest
 from quantmill.store import channels
 from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from quantmill.watch import Watch
 from tests.published import publish, stable
 from tests.s3_server import S3Server
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from quantmill import keys
-from quantmill.artifact import StageResult
 from quantmill.cli import app
 from quantmill.errors import StoreError, VerificationError
-from quantmill.files import FileEntry
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.records.artifact import StageResult
 from quantmill.store import channels, leases
 from quantmill.store.collect import Rules, collect, find
 from quantmill.store.folder import FolderObjects

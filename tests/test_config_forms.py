@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import CONFIG_MAPPING
 
-from quantmill.artifact import Artifact
+from quantmill.records.artifact import Artifact
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from tasks.model import config_forms

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from quantmill import contents, gguf_header, safetensors_header
 from quantmill.errors import StoreError, VerificationError
-from quantmill.files import FileEntry, safe_path
+from quantmill.files import contents, gguf_header, safetensors_header
+from quantmill.files.entries import FileEntry
+from quantmill.files.paths import safe_path
 from quantmill.store.places import open_store
 from tests import samples
 from tests.conftest import SMOLLM2

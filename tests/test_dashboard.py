@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
-from quantmill.recipe import Recipe
+from quantmill.recipe.recipe import Recipe
 from tests.debian import debian_package
 from tests.service import Embedded, Service
 

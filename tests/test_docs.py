@@ -7,8 +7,8 @@ import pytest
 
 import quantmill
 from quantmill.errors import JobError
-from quantmill.method_row import AS_IT_IS
-from quantmill.methods import IMATRIX_TYPES, METHODS
+from quantmill.recipe.method_row import AS_IT_IS
+from quantmill.recipe.methods import IMATRIX_TYPES, METHODS
 from quantmill.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quantmill.manifest import Manifest
+from quantmill.records.manifest import Manifest
 from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from quantmill import client
+from quantmill.client import client
 from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
-from quantmill.manifest import MANIFEST_PATH, Manifest, Revocation
+from quantmill.records.manifest import MANIFEST_PATH, Manifest, Revocation
 from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import boundaries, chaos_publish
-from quantmill.artifact import StageResult
 from quantmill.errors import QuantmillError, StoreError, VerificationError
-from quantmill.files import FileEntry
-from quantmill.store import channels, s3_client
+from quantmill.files.entries import FileEntry
+from quantmill.records.artifact import StageResult
+from quantmill.s3 import client as s3_client
+from quantmill.store import channels
 from quantmill.store.collect import Rules, collect
 from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store

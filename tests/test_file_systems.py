@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.server import embedded
-from quantmill import locks
 from quantmill.cli import app
-from quantmill.files import sync
+from quantmill.files.paths import sync
+from quantmill.machine import locks
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks.sandbox.surroundings import machine_held, scratch

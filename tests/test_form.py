@@ -12,7 +12,7 @@ from flows.pools.pools import read_pools
 from flows.server.deployments import FILE, read_deployments
 from flows.server.form import form_of
 from quantmill.errors import RequestError
-from quantmill.recipe import Recipe
+from quantmill.recipe.recipe import Recipe
 from tests.line import ROOT
 
 SCHEMA = form_of(compress)

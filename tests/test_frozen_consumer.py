@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from quantmill import key_pairs, keys, signing
-from quantmill.manifest import Manifest, Provenance, Version
+from quantmill.files import keys
+from quantmill.records.manifest import Manifest, Provenance, Version
+from quantmill.signing import key_pairs, signing
 from quantmill.store import channels
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

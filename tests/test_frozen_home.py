@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from flows import jobs, recall
-from quantmill.machine import MachineClass
-from quantmill.recipe_file import read_recipe
-from quantmill.report import Outcome
+from quantmill.machine.classes import MachineClass
+from quantmill.recipe.recipe_file import read_recipe
+from quantmill.records.report import Outcome
 from quantmill.settings import load_settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from quantmill.errors import OutOfMemory
+from quantmill.recipe.variant_request import VariantRequest
+from quantmill.recipe.variants import VariantSpec
 from quantmill.settings import Settings
-from quantmill.variant_request import VariantRequest
-from quantmill.variants import VariantSpec
 from tasks.marks import marks_of
 from tasks.quantize import frugal
 from tasks.sandbox.sandbox import JobResult, Sandbox

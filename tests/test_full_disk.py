@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from quantmill import disk
 from quantmill.errors import DiskFull, NotEnoughSpace
+from quantmill.machine import disk
 from tests.users import ROOT
 
 needs_mount = pytest.mark.skipif(

@@ -7,8 +7,8 @@ import pytest
 
 from flows.jobs import Plan, noise_floor
 from quantmill.errors import OutOfMemory
-from quantmill.recipe import GatePolicy
-from quantmill.report import Outcome
+from quantmill.recipe.recipe import GatePolicy
+from quantmill.records.report import Outcome
 from tasks.judge.gate import decide
 from tasks.marks import marks_of
 from tests.samples import job, outcome

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import architectures
 from flows import conversions, jobs
-from quantmill.recipe import GatePolicy, ModelRequest, Recipe, TokenRequest, VariantRequest
-from quantmill.report import Outcome
+from quantmill.recipe.recipe import GatePolicy, ModelRequest, Recipe, TokenRequest, VariantRequest
+from quantmill.records.report import Outcome
 from tasks.convert.long_text import LongText
 from tasks.judge.gate import decide
 from tasks.marks import marks_of

@@ -87,7 +87,7 @@ def test_code_and_formats_that_are_no_rows_of_text_are_refused(tmp_path: Path) -
 def test_the_endpoint_and_the_token_are_the_environment_s(repository: Path, tmp_path: Path) -> None:
     """Against a stand-in: the pinned commit alone is asked for, only the files that are needed, with the token."""
     code = (
-        "import sys, json; from quantmill.errors import TextError; from quantmill.texts import TextSource\n"
+        "import sys, json; from quantmill.errors import TextError; from quantmill.recipe.texts import TextSource\n"
         "from tasks.text import sources as text_sources\n"
         "for asked in json.loads(sys.argv[1]):\n"
         "    try:\n"

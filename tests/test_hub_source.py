@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from quantmill.artifact import Origin, Snapshot
-from quantmill.recipe_file import parse_recipe
+from quantmill.recipe.recipe_file import parse_recipe
+from quantmill.records.artifact import Origin, Snapshot
 from tests.hub_server import HubServer
 from tests.test_bad_input import CONFIG, ONE_WEIGHT, model_folder, sharded_folder
 
@@ -21,9 +21,9 @@ TOKEN = "hf_abcdefghijklmnop"
 _ASK = """
 import json, logging, sys
 from pathlib import Path
-from quantmill.artifact import Origin
+from quantmill.records.artifact import Origin
 from quantmill.errors import QuantmillError
-from quantmill.recipe import ModelRequest
+from quantmill.recipe.recipe import ModelRequest
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks.source import download, snapshots
@@ -285,7 +285,7 @@ def test_names_that_are_wrong(
 def test_the_download_counts_among_the_bytes_that_a_run_needs(
     hub: HubServer, client: Client, files: dict[str, bytes]
 ) -> None:
-    from quantmill import planning
+    from quantmill.records import planning
 
     hub.commit(REPO, files)
     origin = Origin.model_validate(client.ask("inspect"))

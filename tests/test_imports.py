@@ -8,9 +8,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from quantmill.errors import QuantmillError, RecipeError, SourceError, TokenizerMismatch
-from quantmill.packing import Packing
-from quantmill.recipe import Recipe
-from quantmill.recipe_file import parse_recipe
+from quantmill.recipe.packing import Packing
+from quantmill.recipe.recipe import Recipe
+from quantmill.recipe.recipe_file import parse_recipe
 from tasks.model import packing
 from tasks.quantize import imported
 from tasks.source import download

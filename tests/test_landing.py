@@ -13,8 +13,8 @@ from uuid import uuid4
 import pytest
 import yaml
 
-from quantmill.manifest import Manifest
-from quantmill.recipe_file import parse_recipe
+from quantmill.recipe.recipe_file import parse_recipe
+from quantmill.records.manifest import Manifest
 from quantmill.store.places import open_store
 from tasks.landing import landings
 from tasks.landing.landings import Landing

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from quantmill.errors import DownloadError, NotFound, QuantmillError, RequestError
-from quantmill.recipe_file import parse_recipe
+from quantmill.recipe.recipe_file import parse_recipe
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.artifact import Origin
-from quantmill.recipe import ModelRequest
+from quantmill.recipe.recipe import ModelRequest
+from quantmill.records.artifact import Origin
 from quantmill.settings import Settings, load_settings
 from tasks.model import licences as licenses
 from tests import samples

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quantmill.files import FileEntry
+from quantmill.files.entries import FileEntry
 from quantmill.store.places import open_store
 from tests.conftest import SMOLLM2
 from tests.line import Line, processes_of
@@ -138,7 +138,7 @@ def test_deleting_a_weights_blob_remakes_exactly_that_variant(first: dict[str, A
 
 def test_another_calibration_text_remakes_only_what_it_calibrates(line: Line, tmp_path: Path) -> None:
     from flows import jobs
-    from quantmill.recipe_file import parse_recipe
+    from quantmill.recipe.recipe_file import parse_recipe
     from quantmill.settings import Settings
     from tasks.sandbox.sandbox import Sandbox
     from tasks.source import download
@@ -261,8 +261,8 @@ def test_prefect_holds_the_run_and_its_artifacts(first: dict[str, Any], line: Li
 
 
 def test_the_disk_held_what_was_planned(first: dict[str, Any], line: Line) -> None:
-    from quantmill.planning import disk_bytes
-    from quantmill.recipe_file import parse_recipe
+    from quantmill.recipe.recipe_file import parse_recipe
+    from quantmill.records.planning import disk_bytes
     from tasks.source import download
 
     recipe = parse_recipe(RECIPE)

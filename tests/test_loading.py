@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from quantmill import loading
-from quantmill.files import FileEntry
-from quantmill.manifest import Manifest
-from quantmill.where import asked_program
+from quantmill.client import loading
+from quantmill.client.where import asked_program
+from quantmill.files.entries import FileEntry
+from quantmill.records.manifest import Manifest
 from tests import samples
 
 GGUF: dict[str, Any] = {"method": "gguf", "bits": 4, "format": "gguf"}

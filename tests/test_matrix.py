@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import matrix_page, matrix_work
 from benchmarks.architectures import ARCHITECTURES
-from quantmill.methods import METHODS
+from quantmill.recipe.methods import METHODS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 

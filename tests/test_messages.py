@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from quantmill.answers import told
+from quantmill.commands.answers import told
 from quantmill.errors import SettingsError, StoreError
-from quantmill.store.s3_client import connect, one_line
+from quantmill.s3.client import connect, one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 

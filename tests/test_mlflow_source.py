@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from quantmill.errors import DownloadError, NotCached, SourceError
-from quantmill.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
-from quantmill.recipe import ModelRequest, default_model_name
+from quantmill.recipe.recipe import ModelRequest, default_model_name
+from quantmill.records.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import open_store
 from tasks.sandbox.sandbox import Sandbox

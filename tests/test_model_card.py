@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from quantmill.files import FileEntry
-from quantmill.manifest import Manifest
-from quantmill.report import BaselineMetrics
+from quantmill.files.entries import FileEntry
+from quantmill.records.manifest import Manifest
+from quantmill.records.report import BaselineMetrics
 from quantmill.store.places import open_store
 from tasks.publish import manifests
 from tasks.publish.model_card import model_card

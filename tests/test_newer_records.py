@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from quantmill import key_pairs, keys, signing
 from quantmill.cli import app
-from quantmill.client import pull, resolve, verify
+from quantmill.client.client import pull, resolve, verify
+from quantmill.client.watch import Watch
 from quantmill.errors import LayoutTooNew, VerificationError
-from quantmill.key_pairs import KeyPair
-from quantmill.manifest import Manifest, Provenance, Revocation, StoredManifest, Version
-from quantmill.signing import Keyring
+from quantmill.files import keys
+from quantmill.records.manifest import Manifest, Provenance, Revocation, StoredManifest, Version
+from quantmill.signing import key_pairs, signing
+from quantmill.signing.key_pairs import KeyPair
+from quantmill.signing.signing import Keyring
 from quantmill.store import channels, layout
 from quantmill.store.collect import Rules, find
 from quantmill.store.places import open_store
 from quantmill.store.store import Store
-from quantmill.watch import Watch
 from tests.published import describe, folder, publish, stable
 from tests.samples import version
 
@@ -144,7 +145,7 @@ def test_fault_30_a_newer_layout_is_named_and_what_is_current_serves(
         if next(rounds) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("quantmill.watch.time.sleep", stop_later)
+    monkeypatch.setattr("quantmill.client.watch.time.sleep", stop_later)
     with pytest.raises(KeyboardInterrupt):
         watched.run()
     assert [line.partition(": ")[0] for line in said] == [said[0].partition(": ")[0], *["LayoutTooNew"] * 3]

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from typer.testing import CliRunner
 
 from flows import publish_commands
-from quantmill.manifest import Revocation
+from quantmill.records.manifest import Revocation
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

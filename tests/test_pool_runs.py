@@ -18,7 +18,7 @@ from flows.dispatch import Dispatcher
 from flows.pools import runs as pool_runs
 from flows.pools.pools import Pool
 from flows.pools.run_watch import RunWatch
-from quantmill.report import Outcome
+from quantmill.records.report import Outcome
 from quantmill.store.places import open_store
 from tests import samples
 

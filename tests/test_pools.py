@@ -8,10 +8,10 @@ import yaml
 
 from flows import jobs, sendable
 from flows.pools.pools import Pool, candidates, read_pools
-from quantmill.artifact import Snapshot, TokenSet
 from quantmill.errors import RequestError
-from quantmill.recipe_file import parse_recipe
-from quantmill.variant_request import VariantRequest
+from quantmill.recipe.recipe_file import parse_recipe
+from quantmill.recipe.variant_request import VariantRequest
+from quantmill.records.artifact import Snapshot, TokenSet
 
 CPU: dict[str, Any] = {"name": "cpu", "memory": "16GB"}
 GPU: dict[str, Any] = {"name": "gpu-24", "device": "cuda", "memory": "24GB", "methods": ["gptq", "awq", "bitsandbytes"]}

@@ -7,9 +7,9 @@ import pytest
 
 from flows import jobs
 from flows.pools.pools import Pool
-from quantmill.artifact import VariantJob
 from quantmill.errors import ProcessorMismatch
-from quantmill.recipe_file import parse_recipe
+from quantmill.recipe.recipe_file import parse_recipe
+from quantmill.records.artifact import VariantJob
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks import processor

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantmill.errors import RecipeError
-from quantmill.methods import METHODS
-from quantmill.recipe import Recipe, default_model_name
-from quantmill.recipe_file import editor_schema, parse_recipe, read_recipe
+from quantmill.recipe.methods import METHODS
+from quantmill.recipe.recipe import Recipe, default_model_name
+from quantmill.recipe.recipe_file import editor_schema, parse_recipe, read_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 

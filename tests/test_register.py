@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from quantmill.artifact import Artifact, QuantizedTensor
 from quantmill.errors import RegistrationError
-from quantmill.files import FileEntry
-from quantmill.recipe import Recipe, VariantSpec
-from quantmill.report import BaselineMetrics, EvaluationReport, Outcome, Quality, RunSummary, Speed, VariantSummary
+from quantmill.files.entries import FileEntry
+from quantmill.recipe.recipe import Recipe, VariantSpec
+from quantmill.records.artifact import Artifact, QuantizedTensor
+from quantmill.records.report import (
+    BaselineMetrics,
+    EvaluationReport,
+    Outcome,
+    Quality,
+    RunSummary,
+    Speed,
+    VariantSummary,
+)
 from tasks.register.models import alias
 from tasks.register.runs import register_run
 from tests.mlflow_server import MlflowServer

@@ -2,9 +2,9 @@
 
 import pytest
 
-from quantmill.recipe import GatePolicy
-from quantmill.report import BaselineMetrics, RunSummary, VariantSummary
-from quantmill.selection import better_choice, pareto_front, picks
+from quantmill.recipe.recipe import GatePolicy
+from quantmill.records.report import BaselineMetrics, RunSummary, VariantSummary
+from quantmill.records.selection import better_choice, pareto_front, picks
 from tasks.report import report
 from tasks.report.markdown import plain
 

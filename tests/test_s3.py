@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.client import resolve
+from quantmill.client.client import resolve
 from quantmill.errors import QuantmillError, StoreError
-from quantmill.files import FileEntry
+from quantmill.files.entries import FileEntry
 from quantmill.store import channels
 from quantmill.store.cache import BlobCache
 from quantmill.store.collect import Rules, find
@@ -76,7 +76,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_stored(s3: str, tmp_path: P
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from quantmill.files import FileEntry
+from quantmill.files.entries import FileEntry
 from quantmill.store.s3 import S3Objects
 from quantmill.store.s3_parts import Parts
 Parts.threads = 1

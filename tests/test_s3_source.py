@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from quantmill.errors import DownloadError, NotCached, NotEnoughSpace, RequestError, SourceError
-from quantmill.recipe import ModelRequest
+from quantmill.recipe.recipe import ModelRequest
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks.sandbox.sandbox import Sandbox

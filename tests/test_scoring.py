@@ -11,11 +11,11 @@ import torch
 import transformers
 from safetensors.numpy import save_file
 
-from quantmill import planning
-from quantmill.artifact import Architecture
 from quantmill.errors import RecipeError
-from quantmill.recipe_file import parse_recipe
-from quantmill.variants import VariantSpec
+from quantmill.recipe.recipe_file import parse_recipe
+from quantmill.recipe.variants import VariantSpec
+from quantmill.records import planning
+from quantmill.records.artifact import Architecture
 from tasks.evaluate import score, trace
 from tasks.metrics import arrays as metrics
 from tasks.runtimes.llama_cpp import LlamaCpp

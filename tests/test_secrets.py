@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from quantmill import key_pairs, signing
-from quantmill.key_pairs import KeyPair
-from quantmill.signing import Keyring
+from quantmill.signing import key_pairs, signing
+from quantmill.signing.key_pairs import KeyPair
+from quantmill.signing.signing import Keyring
 from quantmill.store.places import open_store
 from tests.line import Line
 from tests.mlflow_server import MlflowServer

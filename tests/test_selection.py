@@ -7,12 +7,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from quantmill import where
+from quantmill.client import where
+from quantmill.client.where import COMPARISONS, FIELDS, parse
 from quantmill.errors import NotFound, RequestError
-from quantmill.manifest import Manifest
-from quantmill.methods import METHODS
-from quantmill.selection import BUSY, LOADERS, Candidate, best, loaders, of_manifest, picks, rivals_in_speed
-from quantmill.where import COMPARISONS, FIELDS, parse
+from quantmill.recipe.methods import METHODS
+from quantmill.records.manifest import Manifest
+from quantmill.records.selection import BUSY, LOADERS, Candidate, best, loaders, of_manifest, picks, rivals_in_speed
 from tests.samples import manifest
 
 GGUF: dict[str, Any] = {
@@ -146,7 +146,7 @@ def test_speeds_compare_on_quiet_machines_of_one_class() -> None:
 
 
 def test_a_run_of_busy_figures_picks_no_fastest() -> None:
-    from quantmill.report import VariantSummary
+    from quantmill.records.report import VariantSummary
 
     figures = {
         "method": "gguf",

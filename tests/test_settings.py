@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from quantmill.errors import SettingsError
-from quantmill.files import require_place
+from quantmill.files.paths import require_place
 from quantmill.settings import Settings, load_settings
 
 

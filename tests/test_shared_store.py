@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from quantmill import contents, tree
 from quantmill.cli import app
+from quantmill.client import tree
 from quantmill.errors import QuantmillError, StoreError, VerificationError
+from quantmill.files import contents
+from quantmill.s3.listing import pages
 from quantmill.store import channels
 from quantmill.store.collect import Rules, collect
 from quantmill.store.places import open_store
-from quantmill.store.s3_listing import pages
 from quantmill.store.sharing import Sharing
 from tasks.source import snapshots
 from tests.proxy import Fault, Proxy, proxy
@@ -235,7 +236,7 @@ def test_no_listing_of_a_folder_passes_over_what_it_cannot_read(open_place: Path
         for path in (ROOT / source).rglob("*.py"):
             text = path.read_text()
             assert not any(word in text for word in (".rglob(", "os.walk(", 'glob("**')), (
-                f"{path}: see quantmill/walk.py"
+                f"{path}: see quantmill/files/walk.py"
             )
             assert "list_objects_v2" not in text or path.name == "s3_listing.py", f"{path}: see s3_listing.py"
 

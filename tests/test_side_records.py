@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from quantmill import keys
 from quantmill.cli import app
 from quantmill.errors import LayoutTooNew, VerificationError
+from quantmill.files import keys
 from quantmill.store.collect import Rules, collect, find
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

@@ -21,14 +21,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from quantmill import key_pairs, signing
 from quantmill.errors import RequestError, SettingsError, SigningError, VerificationError
-from quantmill.files import FileEntry
-from quantmill.key_pairs import KeyPair
-from quantmill.manifest import Manifest, Provenance, StoredManifest
+from quantmill.files.entries import FileEntry
+from quantmill.records.manifest import Manifest, Provenance, StoredManifest
 from quantmill.settings import load_settings
-from quantmill.signing import Keyring
-from quantmill.statement import statement as statement_of
+from quantmill.signing import key_pairs, signing
+from quantmill.signing.key_pairs import KeyPair
+from quantmill.signing.signing import Keyring
+from quantmill.signing.statement import statement as statement_of
 from tests import samples
 
 FILES = (
@@ -168,8 +168,8 @@ def test_fault_15_the_signature_of_another_manifest(
     ],
 )
 def test_a_trusted_signature_over_another_statement(change, said: str, keyring: Keyring, pair: KeyPair) -> None:
-    from quantmill.signer import load, sign
-    from quantmill.statement import statement
+    from quantmill.signing.signer import load, sign
+    from quantmill.signing.statement import statement
 
     said_of = statement(MANIFEST, provenance())
     change(said_of)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from quantmill.errors import RequestError
-from quantmill.recipe import ModelRequest
+from quantmill.recipe.recipe import ModelRequest
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks.sandbox.sandbox import Sandbox

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from tokenizers import Tokenizer, models
 
-from quantmill import keys
-from quantmill.artifact import StageResult
-from quantmill.report import Speed, Timing
-from quantmill.selection import BUSY
+from quantmill.files import keys
+from quantmill.records.artifact import StageResult
+from quantmill.records.report import Speed, Timing
+from quantmill.records.selection import BUSY
 from quantmill.store.places import open_store
 from tasks.evaluate import evaluate, speed
 from tasks.judge import gate
@@ -103,7 +103,7 @@ def test_work_beside_the_measurement_is_seen(folder: Path, others: float, busy: 
 
 
 def test_a_short_sample_that_repeats_one_token_is_not_gibberish() -> None:
-    from quantmill.recipe import GatePolicy
+    from quantmill.recipe.recipe import GatePolicy
 
     base, policy = outcome("baseline", size=1000, perplexity=16.0), GatePolicy(max_perplexity_ratio=2, max_mean_kl=1)
     for tokens, status in ((16, "rejected"), (15, "accepted")):
@@ -116,7 +116,7 @@ def test_a_short_sample_that_repeats_one_token_is_not_gibberish() -> None:
 
 
 def test_busy_is_a_mark_that_where_knows() -> None:
-    from quantmill.where import parse
+    from quantmill.client.where import parse
 
     assert [term.value for term in parse("mark!=busy")] == [BUSY]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
-from quantmill.files import FileEntry
+from quantmill.files.entries import FileEntry
+from quantmill.records.artifact import StageResult
 from quantmill.store.layout import blob_key
 from quantmill.store.places import open_store
 from quantmill.store.store import Store

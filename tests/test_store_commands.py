@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from quantmill import key_pairs, keys, signing
 from quantmill.cli import app
 from quantmill.errors import NotFound, QuantmillError, RequestError
-from quantmill.manifest import Manifest
-from quantmill.signer import PAYLOAD_TYPE
+from quantmill.files import keys
+from quantmill.records.manifest import Manifest
+from quantmill.signing import key_pairs, signing
+from quantmill.signing.signer import PAYLOAD_TYPE
 from quantmill.store import channels
 from quantmill.store.store import Store
 from tests.published import publish, store_in

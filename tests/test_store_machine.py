@@ -18,11 +18,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from quantmill import keys
-from quantmill.artifact import StageResult
 from quantmill.errors import NotFound
-from quantmill.files import FileEntry
-from quantmill.manifest import Manifest, Revocation
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.records.artifact import StageResult
+from quantmill.records.manifest import Manifest, Revocation
 from quantmill.store import channels
 from quantmill.store.collect import Rules, collect
 from quantmill.store.folder import FolderObjects

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from quantmill.errors import RecipeError
-from quantmill.recipe_file import parse_recipe
+from quantmill.recipe.recipe_file import parse_recipe
 from tasks.model import architecture, tensors
 from tasks.support import gguf as gguf_support
 from tasks.support import support

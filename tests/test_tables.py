@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from quantmill.commands.tables import Column, fitting
 from quantmill.store.places import open_store
-from quantmill.tables import Column, fitting
 from tests import samples
 
 COLUMNS = [Column("variant", right=False), Column("size"), Column("ratio", 2), Column("speed", 1)]

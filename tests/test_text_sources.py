@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantmill.errors import TextError
-from quantmill.texts import TextSource
+from quantmill.recipe.texts import TextSource
 from tasks.text import sources as text_sources
 from tasks.text.rows import Document
 from tasks.text.sources import Role
@@ -203,7 +203,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_large_file_is_hashed_once(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from quantmill import keys
+    from quantmill.files import keys
 
     monkeypatch.setattr(text_sources, "_HASHED_AT_ONCE", 10)
     path, hashed = write(tmp_path / "a.jsonl", [{"text": "A first text."}]), []

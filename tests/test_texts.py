@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantmill import keys
 from quantmill.errors import RecipeError
-from quantmill.recipe import Recipe, TokenRequest
-from quantmill.recipe_file import parse_recipe
-from quantmill.texts import apportion
+from quantmill.files import keys
+from quantmill.recipe.recipe import Recipe, TokenRequest
+from quantmill.recipe.recipe_file import parse_recipe
+from quantmill.recipe.texts import apportion
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from benchmarks import tiny_model
 from benchmarks.tiny_training import Training, add_outliers
-from quantmill.recipe import ModelRequest
+from quantmill.recipe.recipe import ModelRequest
 from tasks.metrics import arrays as metrics
 from tasks.source import places as sources
 from tasks.tokenizer import check as tokenizer_check

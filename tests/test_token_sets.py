@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from quantmill import keys
-from quantmill.artifact import Architecture, Origin, Snapshot, TokenSet
 from quantmill.errors import NotCached, TextError
-from quantmill.files import FileEntry
-from quantmill.recipe import ModelRequest, Recipe
-from quantmill.recipe_file import parse_recipe
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.recipe.recipe import ModelRequest, Recipe
+from quantmill.recipe.recipe_file import parse_recipe
+from quantmill.records.artifact import Architecture, Origin, Snapshot, TokenSet
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks.builtin_text import builtin_text
@@ -259,7 +259,7 @@ def test_looking_up_and_checking_files_imports_no_library_of_rows_or_templates(b
     """A rerun where nothing is missing answers at once."""
     source = rows(tmp_path / "a.jsonl", "a")
     code = (
-        "import sys; from pathlib import Path; from quantmill.recipe import TokenRequest\n"
+        "import sys; from pathlib import Path; from quantmill.recipe.recipe import TokenRequest\n"
         "from tasks.text import calibrate, sources as text_sources\n"
         "file = TokenRequest(source=sys.argv[1], samples=2, sequence_length=16)\n"
         "hub = TokenRequest(source='dataset://org/name', revision='0' * 40)\n"

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from quantmill import call, store_commands
-from quantmill.client import verify
+from quantmill.client.client import verify
+from quantmill.client.pulled import Place
+from quantmill.client.watch import Watch, pause_s
+from quantmill.commands import store as store_commands
 from quantmill.errors import NotFound, QuantmillError, RequestError, VerificationError
-from quantmill.manifest import Manifest
-from quantmill.pulled import Place
+from quantmill.machine import call
+from quantmill.records.manifest import Manifest
 from quantmill.store import channels
 from quantmill.store.store import Store
-from quantmill.watch import Watch, pause_s
 from tests.published import describe, folder, publish, stable, store_in
 from tests.samples import version
 

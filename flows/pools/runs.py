@@ -19,9 +19,9 @@ from prefect.runtime import flow_run as this_run
 
 from flows.pools.pools import Pool
 from flows.pools.run_watch import RunWatch, patiently
-from quantmill.artifact import VariantJob
 from quantmill.errors import RecipeError, RequestError
-from quantmill.recipe import default_model_name
+from quantmill.recipe.recipe import default_model_name
+from quantmill.records.artifact import VariantJob
 
 FLOW = "variant"
 TRIES = 3

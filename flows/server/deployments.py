@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from flows.pools import Pool
 from flows.server.form import form_of
 from quantmill.errors import RequestError
-from quantmill.yaml_file import read_yaml
+from quantmill.files.yaml_file import read_yaml
 
 FILE = Path(__file__).resolve().parents[2] / "deployments" / "prefect.yaml"
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # intervals are counted from here: the same schedule at every bootstrap

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from flows.server.embedded_server import READY
-from quantmill import disk
 from quantmill.errors import DiskFull, ServerError, SettingsError
-from quantmill.files import sqlite_uri
+from quantmill.files.paths import sqlite_uri
+from quantmill.machine import disk
 
 # The first start migrates an empty database: 15 s on two busy cores; it waits while another process migrates it.
 _START_S = 180.0

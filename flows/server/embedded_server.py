@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from quantmill import locks
+from quantmill.machine import locks
 
 READY = "ready "
 """Opens the line that tells the parent the port."""

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from flows.stages import in_words
 from quantmill.errors import QuantmillError
-from quantmill.methods import METHODS
+from quantmill.recipe.methods import METHODS
 from quantmill.store import layout
 from quantmill.store.store import Store
 from tasks import convert, publish, register, text

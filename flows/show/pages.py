@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 from uuid import UUID
 
-from quantmill.report import RunSummary
+from quantmill.records.report import RunSummary
 from quantmill.settings import Settings
 from tasks import report
 

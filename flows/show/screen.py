@@ -8,13 +8,14 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.table import Table
 
-from quantmill import signing, tables
+from quantmill import signing
+from quantmill.commands import tables
+from quantmill.commands.tables import Column
 from quantmill.errors import VerificationError
-from quantmill.files import sqlite_uri
-from quantmill.report import RunSummary, VariantSummary
+from quantmill.files.paths import sqlite_uri
+from quantmill.records.report import RunSummary, VariantSummary
 from quantmill.settings import Settings
 from quantmill.store.places import configured_store
-from quantmill.tables import Column
 
 _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red"}
 _COLUMNS = [

@@ -15,9 +15,9 @@ from rich.table import Table
 from infra.stack import logins, order, parts, seaweedfs, site
 from infra.stack.processes import Part, Processes, adopt_orphans, end_children
 from infra.stack.site import Site
+from quantmill.commands.tables import screen
 from quantmill.errors import QuantmillError, RequestError, ServerError
 from quantmill.settings import load_settings
-from quantmill.tables import screen
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 _EXAMPLES = """[bold]Examples[/bold]

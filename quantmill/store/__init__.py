@@ -1,1 +1,3 @@
-"""Stores: where bytes and records live. `objects` says what a place must do, `store` and `channels` build on it."""
+"""Stores: where bytes and records are kept. `objects` says what a place must do, `store` and `channels` build on it."""
+
+__all__ = ["channels", "collect", "layout", "objects", "places", "side_records", "store", "stored"]

@@ -4,7 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from quantmill.errors import BlobMissing, DiskFull, VerificationError
-from quantmill.files import FileEntry
+from quantmill.files.entries import FileEntry
 from quantmill.store.folder import FolderObjects
 from quantmill.store.objects import OnBytes
 

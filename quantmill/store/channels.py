@@ -12,10 +12,11 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quantmill import keys, stored
 from quantmill.errors import NotFound, RequestError, StoreError, VerificationError
-from quantmill.files import safe_name
-from quantmill.manifest import Revocation
+from quantmill.files import keys
+from quantmill.files.paths import safe_name
+from quantmill.records.manifest import Revocation
+from quantmill.store import stored
 from quantmill.store.layout import MODELS
 from quantmill.store.store import Store
 

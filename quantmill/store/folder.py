@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from quantmill import disk, keys, locks, walk
 from quantmill.errors import BlobMissing, DiskFull, StoreError, VerificationError
-from quantmill.files import FileEntry, safe_path, sync
+from quantmill.files import keys, walk
+from quantmill.files.entries import FileEntry
+from quantmill.files.paths import safe_path, sync
+from quantmill.machine import disk, locks
 from quantmill.store.layout import FOLDERS
 from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
 from quantmill.store.placing import close, copy_checked, link

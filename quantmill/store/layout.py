@@ -15,7 +15,7 @@ sweep.json                                               a garbage collection at
 """
 
 from quantmill.errors import StoreError
-from quantmill.files import safe_name, safe_path
+from quantmill.files.paths import safe_name, safe_path
 
 MODELS = "models/"
 FOLDERS = ("attestations", "blobs", "landings", "leases", "manifests", "models", "outbox", "stages")

@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quantmill import keys
 from quantmill.errors import DiskFull, StoreError
+from quantmill.files import keys
 from quantmill.store.objects import Listed, Objects, read_listed
 
 LEASE_S = 900.0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from quantmill.errors import StoreError, VerificationError
-from quantmill.files import FileEntry
+from quantmill.files.entries import FileEntry
 
 _MARKS = 200_000  # brackets and commas: what is wrong with each of millions of parts takes gigabytes to say
 _READS = 10

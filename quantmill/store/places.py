@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from quantmill.errors import SettingsError
-from quantmill.files import s3_place
+from quantmill.files.paths import s3_place
 from quantmill.settings import Settings
 from quantmill.store.cache import BlobCache
 from quantmill.store.folder import FolderObjects

@@ -4,9 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-from quantmill import keys
 from quantmill.errors import VerificationError
-from quantmill.files import sync
+from quantmill.files import keys
+from quantmill.files.paths import sync
 
 
 def link(source: Path, target: Path) -> bool:

@@ -13,13 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantmill import disk
 from quantmill.errors import BlobMissing, StoreError, VerificationError
-from quantmill.files import FileEntry, safe_path
+from quantmill.files.entries import FileEntry
+from quantmill.files.paths import safe_path
+from quantmill.machine import disk
+from quantmill.s3.client import code_of, connect, one_line, status_of, was_retried
+from quantmill.s3.listing import pages
 from quantmill.store.objects import RECORD_BYTES, Held, Listed, OnBytes, ignore
-from quantmill.store.s3_client import code_of, connect, one_line, status_of, was_retried
 from quantmill.store.s3_download import Download
-from quantmill.store.s3_listing import pages
 from quantmill.store.s3_parts import Parts
 from quantmill.store.s3_upload import SINGLE_BYTES, Upload, abort, parts_of, unfinished
 

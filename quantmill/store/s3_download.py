@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import StoreError
-from quantmill.files import FileEntry, sync
+from quantmill.files.entries import FileEntry
+from quantmill.files.paths import sync
 from quantmill.store.objects import OnBytes
 from quantmill.store.s3_parts import PART_BYTES, Parts
 

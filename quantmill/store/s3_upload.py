@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import StoreError, VerificationError
+from quantmill.s3.client import code_of, status_of
 from quantmill.store.objects import OnBytes
-from quantmill.store.s3_client import code_of, status_of
 from quantmill.store.s3_parts import Parts, part_bytes
 
 SINGLE_BYTES = 64 << 20

@@ -13,9 +13,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from quantmill import disk
 from quantmill.errors import QuantmillError, StoreError
-from quantmill.files import sync
+from quantmill.files.paths import sync
+from quantmill.machine import disk
 
 _HERE = -100  # AT_FDCWD: paths are taken from the working directory
 _NO_REPLACE = 1  # RENAME_NOREPLACE of renameat2(2)

@@ -13,8 +13,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from quantmill import keys, stored
 from quantmill.errors import LayoutTooNew, StoreError, VerificationError
+from quantmill.files import keys
+from quantmill.store import stored
 from quantmill.store.layout import records_folder
 from quantmill.store.objects import Objects, require_modest
 

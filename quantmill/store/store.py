@@ -12,18 +12,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from quantmill import keys, stored
-from quantmill.artifact import StageResult
 from quantmill.errors import BlobMissing, NotFound, StoreError, VerificationError
-from quantmill.files import FileEntry, safe_path
-from quantmill.manifest import Manifest, Revocation, StoredManifest, Version
-from quantmill.store import layout, side_records
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.files.paths import safe_path
+from quantmill.files.walk import plain_files
+from quantmill.records.artifact import StageResult
+from quantmill.records.manifest import Manifest, Revocation, StoredManifest, Version
+from quantmill.store import layout, side_records, stored
 from quantmill.store.cache import BlobCache
 from quantmill.store.layout import blob_key, digest_in
 from quantmill.store.leases import Leases
 from quantmill.store.objects import Objects, OnBytes, ignore
 from quantmill.store.side_records import SideRecord
-from quantmill.walk import plain_files
 
 _FILES_AT_ONCE = 4
 

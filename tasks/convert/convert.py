@@ -2,7 +2,7 @@
 
 import time
 
-from quantmill.artifact import Snapshot, StageResult
+from quantmill.records.artifact import Snapshot, StageResult
 from quantmill.store.store import Store
 from tasks.convert.job import Convert
 from tasks.sandbox import Sandbox

@@ -4,9 +4,9 @@ import time
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from quantmill import keys
-from quantmill.artifact import Snapshot, StageResult
 from quantmill.errors import OutOfMemory, TimedOut
+from quantmill.files import keys
+from quantmill.records.artifact import Snapshot, StageResult
 from quantmill.store.store import Store
 from tasks import installed
 from tasks.convert.job import Compare

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from quantmill.variants import VariantSpec
+from quantmill.recipe.variants import VariantSpec
 
 
 def of(spec: VariantSpec, device: str) -> dict[str, Any]:

@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from quantmill import keys
-from quantmill.artifact import Artifact, StageResult, VariantJob
 from quantmill.errors import BlobMissing
-from quantmill.files import FileEntry
-from quantmill.report import EvaluationReport
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.records.artifact import Artifact, StageResult, VariantJob
+from quantmill.records.report import EvaluationReport
 from quantmill.store.store import Store
 from tasks.evaluate.job import Report, Speed
 from tasks.sandbox import Sandbox

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from quantmill.variants import VariantSpec
+from quantmill.recipe.variants import VariantSpec
 from tasks.sandbox import JobArguments, Progress, here
 
 if TYPE_CHECKING:

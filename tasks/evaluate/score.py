@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy
 
 from quantmill.errors import Gibberish
-from quantmill.report import Quality
+from quantmill.records.report import Quality
 from tasks import metrics
 from tasks.evaluate import trace
 from tasks.metrics import Floats, Ints

@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 from tokenizers import Tokenizer
 
-from quantmill.report import Generation, Speed, Timing
+from quantmill.records.report import Generation, Speed, Timing
 from tasks.evaluate.busy import Readings, Stretch
 from tasks.metrics import Ints
 from tasks.runtimes import LoadedModel, Machine

@@ -13,8 +13,8 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from quantmill import keys
 from quantmill.errors import TraceMismatch
+from quantmill.files import keys
 from tasks import arithmetic
 from tasks.metrics import Floats, Ints
 from tasks.runtimes import Head, Transform

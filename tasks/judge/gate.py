@@ -1,9 +1,9 @@
 """Stage 6: the decision. One pure function; nothing else decides what is accepted."""
 
-from quantmill.artifact import Artifact
 from quantmill.errors import with_advice
-from quantmill.recipe import GatePolicy
-from quantmill.report import EvaluationReport, Outcome, Verdict
+from quantmill.recipe.recipe import GatePolicy
+from quantmill.records.artifact import Artifact
+from quantmill.records.report import EvaluationReport, Outcome, Verdict
 from tasks.gibberish import COUNTING, REPEATING, repeats, unbound_rules
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from quantmill import selection
-from quantmill.artifact import VariantJob
-from quantmill.recipe import Recipe
-from quantmill.report import BaselineMetrics, Outcome, RunSummary, VariantSummary, Verdict
+from quantmill.recipe.recipe import Recipe
+from quantmill.records import selection
+from quantmill.records.artifact import VariantJob
+from quantmill.records.report import BaselineMetrics, Outcome, RunSummary, VariantSummary, Verdict
 from tasks.marks import marks_of
 
 

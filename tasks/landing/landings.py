@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quantmill import keys
-from quantmill.artifact import COMPANIONS
 from quantmill.errors import NotFound
-from quantmill.recipe import ModelRequest, Recipe
-from quantmill.recipe_file import read_recipe
+from quantmill.files import keys
+from quantmill.recipe.recipe import ModelRequest, Recipe
+from quantmill.recipe.recipe_file import read_recipe
+from quantmill.records.artifact import COMPANIONS
 from quantmill.store.store import Store
 from tasks.landing.places import Sight
 from tasks.landing.watchlist import WatchEntry

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from quantmill import keys
 from quantmill.errors import DownloadError, QuantmillError
-from quantmill.recipe import ModelRequest
+from quantmill.files import keys
+from quantmill.recipe.recipe import ModelRequest
 from tasks.landing.watchlist import WatchEntry
 from tasks.model import files as model_files
 from tasks.source import download

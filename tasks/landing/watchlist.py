@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from quantmill.yaml_file import read_yaml
+from quantmill.files.yaml_file import read_yaml
 
 _KINDS = ("hf", "s3", "mlflow")
 

@@ -1,5 +1,3 @@
 """What a model's files say: architecture, weights, configs, licences; which files make a model."""
 
-from tasks.model import architecture, config_forms, experts, files, gguf, licences, stored_types, tensors
-
 __all__ = ["architecture", "config_forms", "experts", "files", "gguf", "licences", "stored_types", "tensors"]

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from quantmill import contents
-from quantmill.artifact import Architecture
 from quantmill.errors import SourceError, VerificationError
-from quantmill.packing import Packing
+from quantmill.files import contents
+from quantmill.recipe.packing import Packing
+from quantmill.records.artifact import Architecture
 from tasks.model import packing
 
 _INNER = ("intermediate_size", "ffn_dim", "n_inner")

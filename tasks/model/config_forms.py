@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from quantmill.artifact import Artifact
-from quantmill.recipe import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.records.artifact import Artifact
 from quantmill.store.store import Store
 from tasks import package_source
 from tasks.model.architecture import read_config

@@ -9,9 +9,9 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from quantmill import contents, safetensors_header
 from quantmill.errors import SourceError, VerificationError
-from quantmill.files import safe_path
+from quantmill.files import contents, safetensors_header
+from quantmill.files.paths import safe_path
 from tasks.model.architecture import mapping, read_config, read_json
 
 INDEX = "model.safetensors.index.json"

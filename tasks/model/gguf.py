@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantmill import gguf_header
 from quantmill.errors import SourceError, VerificationError
+from quantmill.files import gguf_header
 
 if TYPE_CHECKING:
     from gguf import GGUFReader

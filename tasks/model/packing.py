@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantmill.errors import SourceError
-from quantmill.method_row import MethodName
-from quantmill.packing import Packing
+from quantmill.recipe.method_row import MethodName
+from quantmill.recipe.packing import Packing
 
 _METHODS: dict[str, MethodName] = {
     "gptq": "gptq",

@@ -7,10 +7,10 @@ import json
 import math
 from pathlib import Path
 
-from quantmill import safetensors_header
-from quantmill.artifact import QuantizedTensor
 from quantmill.errors import EngineError
-from quantmill.safetensors_header import BITS
+from quantmill.files import safetensors_header
+from quantmill.files.safetensors_header import BITS
+from quantmill.records.artifact import QuantizedTensor
 from tasks.model import tensors
 
 _FLOATS = ("F64", "F32", "F16", "BF16")

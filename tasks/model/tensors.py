@@ -4,10 +4,11 @@ import json
 import math
 from pathlib import Path
 
-from quantmill import layer_rules, safetensors_header
-from quantmill.artifact import QuantizedTensor
-from quantmill.layer_rules import LayerRule
-from quantmill.safetensors_header import Tensor
+from quantmill.files import safetensors_header
+from quantmill.files.safetensors_header import Tensor
+from quantmill.recipe import layer_rules
+from quantmill.recipe.layer_rules import LayerRule
+from quantmill.records.artifact import QuantizedTensor
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _FLOATS = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16"}

@@ -7,9 +7,10 @@ and, where it was signed, `.quantmill/attestation.dsse.json`. A place that holds
 import tempfile
 from pathlib import Path
 
-from quantmill import signing, tree
+from quantmill import signing
+from quantmill.client import tree
 from quantmill.errors import NotFound, RequestError
-from quantmill.manifest import ATTESTATION_PATH, MANIFEST_PATH, StoredManifest
+from quantmill.records.manifest import ATTESTATION_PATH, MANIFEST_PATH, StoredManifest
 from quantmill.signing import Keyring
 from quantmill.store.layout import blob_key
 from quantmill.store.store import Store

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from quantmill import keys
 from quantmill.errors import RequestError, StoreError, VerificationError
+from quantmill.files import keys
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _KEPT = ".gitattributes"  # the hub's own: which files are large

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import RequestError, StoreError
-from quantmill.store import s3_client
-from quantmill.store.s3_listing import pages
+from quantmill.s3 import client as s3_client
+from quantmill.s3.listing import pages
 
 
 def place(target: str) -> tuple[str, str]:

@@ -4,13 +4,13 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from quantmill import keys
-from quantmill.artifact import TokenSet, VariantJob
-from quantmill.manifest import CARD_PATH, Manifest, ManifestEvaluation, ManifestModel, Safety
-from quantmill.recipe import Recipe
-from quantmill.report import BaselineMetrics, EvaluationReport, Outcome
+from quantmill.files import keys
+from quantmill.recipe.recipe import Recipe
+from quantmill.recipe.texts import TextSource
+from quantmill.records.artifact import TokenSet, VariantJob
+from quantmill.records.manifest import CARD_PATH, Manifest, ManifestEvaluation, ManifestModel, Safety
+from quantmill.records.report import BaselineMetrics, EvaluationReport, Outcome
 from quantmill.store.store import Store
-from quantmill.texts import TextSource
 from tasks.marks import marks_of
 from tasks.publish import model_card
 

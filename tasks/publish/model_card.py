@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from quantmill import loading, selection
-from quantmill.manifest import CARD_PATH, Manifest
-from quantmill.method_row import Method
-from quantmill.methods import METHODS
-from quantmill.selection import packer
+from quantmill.client import loading
+from quantmill.recipe.method_row import Method
+from quantmill.recipe.methods import METHODS
+from quantmill.records import selection
+from quantmill.records.manifest import CARD_PATH, Manifest
+from quantmill.records.selection import packer
 from tasks.model.config_forms import MISSES
 from tasks.report import plain, row
 

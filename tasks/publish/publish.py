@@ -6,12 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from quantmill import keys, signing
-from quantmill.artifact import VariantJob
+from quantmill import signing
 from quantmill.errors import VerificationError
-from quantmill.manifest import Manifest, Provenance, StoredManifest, Version
-from quantmill.recipe import Recipe
-from quantmill.report import Outcome, Verdict
+from quantmill.files import keys
+from quantmill.recipe.recipe import Recipe
+from quantmill.records.artifact import VariantJob
+from quantmill.records.manifest import Manifest, Provenance, StoredManifest, Version
+from quantmill.records.report import Outcome, Verdict
 from quantmill.store import channels
 from quantmill.store.channels import Channel, read_channel
 from quantmill.store.store import Store

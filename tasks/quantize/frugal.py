@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from quantmill.variants import VariantSpec
+from quantmill.recipe.variants import VariantSpec
 
 
 class Attempt(NamedTuple):

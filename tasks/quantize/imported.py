@@ -3,9 +3,9 @@
 import shutil
 from pathlib import Path
 
-from quantmill.artifact import QuantizedTensor
 from quantmill.errors import TokenizerMismatch
-from quantmill.packing import Packing
+from quantmill.recipe.packing import Packing
+from quantmill.records.artifact import QuantizedTensor
 from tasks.model import tensors
 from tasks.model.gguf import read_blocks
 from tasks.sandbox import Progress

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from quantmill.artifact import COMPANIONS
-from quantmill.packing import Packing
-from quantmill.variants import VariantSpec
+from quantmill.recipe.packing import Packing
+from quantmill.recipe.variants import VariantSpec
+from quantmill.records.artifact import COMPANIONS
 from tasks.sandbox import JobArguments, Progress, here
 
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-from quantmill import contents
-from quantmill.artifact import COMPANIONS, Artifact, Origin, StageResult, VariantJob
 from quantmill.errors import BlobMissing, OutOfMemory, SourceError
-from quantmill.files import FileEntry
-from quantmill.packing import Packing
+from quantmill.files import contents
+from quantmill.files.entries import FileEntry
+from quantmill.recipe.packing import Packing
+from quantmill.records.artifact import COMPANIONS, Artifact, Origin, StageResult, VariantJob
 from quantmill.store.store import Store
 from tasks import installed, processor
 from tasks.model import config_forms

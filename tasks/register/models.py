@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from quantmill.report import RunSummary, VariantSummary
+from quantmill.records.report import RunSummary, VariantSummary
 from quantmill.store.store import Store
 from tasks.tracking import failing_in_a_line, is_empty
 

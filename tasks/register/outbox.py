@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from quantmill.artifact import StageResult
 from quantmill.errors import QuantmillError, RegistrationError
-from quantmill.recipe import Recipe
-from quantmill.report import Outcome, RunSummary
+from quantmill.recipe.recipe import Recipe
+from quantmill.records.artifact import StageResult
+from quantmill.records.report import Outcome, RunSummary
 from quantmill.store.store import Store
 from tasks import report
 from tasks.register import models as registry

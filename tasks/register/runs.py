@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantmill.recipe import Recipe
-from quantmill.report import Outcome, RunSummary, VariantSummary
+from quantmill.recipe.recipe import Recipe
+from quantmill.records.report import Outcome, RunSummary, VariantSummary
 from tasks.register import models as registry
 from tasks.tracking import database, failing_in_a_line
 

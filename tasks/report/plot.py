@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from quantmill.recipe import GatePolicy
-from quantmill.report import RunSummary, VariantSummary
+from quantmill.recipe.recipe import GatePolicy
+from quantmill.records.report import RunSummary, VariantSummary
 
 if TYPE_CHECKING:
     import numpy as np

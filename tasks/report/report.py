@@ -8,8 +8,8 @@ import html as markup
 from collections.abc import Sequence
 from pathlib import Path
 
-from quantmill.recipe import GatePolicy
-from quantmill.report import RunSummary, VariantSummary
+from quantmill.recipe.recipe import GatePolicy
+from quantmill.records.report import RunSummary, VariantSummary
 from tasks.report.markdown import plain
 from tasks.report.markdown import row as cells
 from tasks.report.plot import plot

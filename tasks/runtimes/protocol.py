@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from quantmill.planning import SCORED_ROWS
+from quantmill.records.planning import SCORED_ROWS
 from tasks.metrics import Floats, Ints
 from tasks.runtimes.head import Head
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from quantmill import planning
+from quantmill.records import planning
 from tasks.model import architecture
 from tasks.sandbox import here
 

@@ -1,6 +1,5 @@
 """Runs jobs in processes of their own: an engine that leaks, patches or dies harms nothing but its own job."""
 
-from tasks.sandbox import here, stopping
 from tasks.sandbox.protocol import JobArguments, JobResult, Progress
 from tasks.sandbox.sandbox import PROGRESS, ClosedSandbox, Sandbox
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from quantmill import disk
 from quantmill.errors import QuantmillError
+from quantmill.machine import disk
 from tasks import installed
 from tasks.sandbox import here
 from tasks.sandbox.here import peak_memory

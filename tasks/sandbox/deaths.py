@@ -6,8 +6,8 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from quantmill import disk
 from quantmill.errors import DiskFull, EngineError, Killed, OutOfMemory, error_named
+from quantmill.machine import disk
 
 
 class KillWatch:

@@ -5,8 +5,7 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
-from quantmill import locks
-from quantmill.machine import processor
+from quantmill.machine import locks, processor
 from tasks.sandbox.deaths import memory_events
 
 MACHINE_FD = -1  # the lock by which this job has the machine

@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from quantmill import disk
-from quantmill.artifact import VariantJob
 from quantmill.errors import NotCached, Stopped, TimedOut
+from quantmill.machine import disk
+from quantmill.records.artifact import VariantJob
 from quantmill.settings import Settings
 from tasks import installed
 from tasks.sandbox import stopping

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from quantmill import locks
+from quantmill.machine import locks
 
 _SECRET = ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "AUTH_STRING", "NOTIFY_URL")
 _SECRET_VALUE = re.compile(r"://[^/\s]*@|[?&][\w-]*(?:signature|token|key|sig)=", re.IGNORECASE)

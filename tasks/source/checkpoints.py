@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from quantmill.artifact import Architecture, Origin, Preview
 from quantmill.errors import QuantmillError, RecipeError
-from quantmill.recipe import ModelRequest, Recipe
+from quantmill.recipe.recipe import ModelRequest, Recipe
+from quantmill.records.artifact import Architecture, Origin, Preview
 
 _Found = TypeVar("_Found", bound=Origin | Preview)
 _SHAPE = ("layers", "hidden_size", "vocabulary_size")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from quantmill import keys, planning
-from quantmill.artifact import Origin, Preview, Snapshot, StageResult
 from quantmill.errors import NotCached, NotEnoughSpace
-from quantmill.recipe import ModelRequest, Recipe
+from quantmill.files import keys
+from quantmill.recipe.recipe import ModelRequest, Recipe
+from quantmill.records import planning
+from quantmill.records.artifact import Origin, Preview, Snapshot, StageResult
 from quantmill.store.store import Store
 from tasks import installed
 from tasks.sandbox import Sandbox

@@ -15,11 +15,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quantmill import keys, locks
-from quantmill.artifact import Architecture, Origin, Preview
 from quantmill.errors import DownloadError, SourceError, VerificationError
-from quantmill.files import FileEntry
-from quantmill.recipe import ModelRequest
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.machine import locks
+from quantmill.recipe.recipe import ModelRequest
+from quantmill.records.artifact import Architecture, Origin, Preview
 from tasks.model import files as model_files
 from tasks.model.architecture import of_config
 from tasks.source import remote

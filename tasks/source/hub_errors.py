@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from quantmill import disk
 from quantmill.errors import DownloadError, SourceError
-from quantmill.recipe import ModelRequest
+from quantmill.machine import disk
+from quantmill.recipe.recipe import ModelRequest
 from quantmill.settings import load_settings
 
 _GO_ON = "the same command goes on; a 40-hex model.revision whose files were fetched needs no hub"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from quantmill.packing import Packing
+from quantmill.recipe.packing import Packing
 from tasks.sandbox import JobArguments, Progress, here
 
 

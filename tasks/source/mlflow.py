@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
-from quantmill import keys
-from quantmill.artifact import Origin, Preview
 from quantmill.errors import SourceError
-from quantmill.manifest import CARD_PATH, Manifest
-from quantmill.recipe import ModelRequest
+from quantmill.files import keys
+from quantmill.recipe.recipe import ModelRequest
+from quantmill.records.artifact import Origin, Preview
+from quantmill.records.manifest import CARD_PATH, Manifest
 from quantmill.settings import load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantmill import keys
+from quantmill.files import keys
 from tasks.source import remote
 from tasks.tracking import one_line
 

@@ -7,11 +7,12 @@ import importlib.util
 from pathlib import Path
 from typing import Protocol
 
-from quantmill import keys
-from quantmill.artifact import Architecture, Origin, Preview
 from quantmill.errors import RequestError, SourceError
-from quantmill.files import FileEntry, safe_path
-from quantmill.recipe import ModelRequest
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.files.paths import safe_path
+from quantmill.recipe.recipe import ModelRequest
+from quantmill.records.artifact import Architecture, Origin, Preview
 from tasks.model import files as model_files
 from tasks.model import licences
 from tasks.model.architecture import of_config, of_gguf

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from quantmill import disk, keys, locks
-from quantmill.artifact import Origin, Preview
 from quantmill.errors import NotEnoughSpace, SourceError
-from quantmill.files import FileEntry
-from quantmill.recipe import ModelRequest
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.machine import disk, locks
+from quantmill.recipe.recipe import ModelRequest
+from quantmill.records.artifact import Origin, Preview
 from tasks.model import files as model_files
 from tasks.model.architecture import of_config
 from tasks.sandbox import PROGRESS, stopping

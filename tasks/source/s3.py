@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantmill import keys
-from quantmill.artifact import Origin, Preview
 from quantmill.errors import DownloadError, SourceError, VerificationError
-from quantmill.recipe import ModelRequest
-from quantmill.store import s3_client
-from quantmill.store.s3_listing import pages
+from quantmill.files import keys
+from quantmill.recipe.recipe import ModelRequest
+from quantmill.records.artifact import Origin, Preview
+from quantmill.s3 import client as s3_client
+from quantmill.s3.listing import pages
 from tasks.source import places, remote
 
 _PIECE_BYTES = 4 << 20

@@ -4,12 +4,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from quantmill import keys, planning
-from quantmill.artifact import Origin, Snapshot
 from quantmill.errors import SourceError
-from quantmill.files import FileEntry, files_digest
-from quantmill.variants import VariantSpec
-from quantmill.walk import plain_files
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry, files_digest
+from quantmill.files.walk import plain_files
+from quantmill.recipe.variants import VariantSpec
+from quantmill.records import planning
+from quantmill.records.artifact import Origin, Snapshot
 from tasks.sandbox import Sandbox
 from tasks.source import places
 from tasks.source.job import Arguments

@@ -1,6 +1,6 @@
 """Whether a source has a chat template, told before it is taken in."""
 
-from quantmill.recipe import ModelRequest
+from quantmill.recipe.recipe import ModelRequest
 from tasks.model.architecture import read_json
 from tasks.model.gguf import read_gguf
 from tasks.source import places

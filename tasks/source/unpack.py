@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import SourceError
-from quantmill.packing import Packing
+from quantmill.recipe.packing import Packing
 from tasks.sandbox import Progress
 from tasks.source import dequantize
 

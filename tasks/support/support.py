@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from quantmill.artifact import Architecture
 from quantmill.errors import RecipeError
-from quantmill.variants import VariantSpec
+from quantmill.recipe.variants import VariantSpec
+from quantmill.records.artifact import Architecture
 from tasks import package_source
 from tasks.model import architecture, tensors
 from tasks.support import gguf, gguf_arithmetic

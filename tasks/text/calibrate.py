@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from quantmill import keys
-from quantmill.artifact import Architecture, Snapshot, StageResult, TokenSet
 from quantmill.errors import RecipeError, TextError
-from quantmill.methods import METHODS
-from quantmill.recipe import Recipe, TokenRequest
+from quantmill.files import keys
+from quantmill.recipe.methods import METHODS
+from quantmill.recipe.recipe import Recipe, TokenRequest
+from quantmill.recipe.texts import Share
+from quantmill.records.artifact import Architecture, Snapshot, StageResult, TokenSet
 from quantmill.store.store import Store
-from quantmill.texts import Share
 from tasks import installed
 from tasks.sandbox import Sandbox
 from tasks.source import snapshots, templates

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from quantmill.errors import TextError
-from quantmill.texts import TextKind
+from quantmill.recipe.texts import TextKind
 
 LINE_BYTES = 16 << 20
 _BATCH_ROWS = 64

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from quantmill.errors import TextError
-from quantmill.texts import DATASET, TextSource
+from quantmill.recipe.texts import DATASET, TextSource
 from tasks.text.rows import Document, of_rows
 from tasks.text.sources import Role, on_side
 

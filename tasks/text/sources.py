@@ -20,9 +20,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from quantmill import keys
 from quantmill.errors import TextError
-from quantmill.texts import DATASET, TextSource
+from quantmill.files import keys
+from quantmill.recipe.texts import DATASET, TextSource
 from tasks.builtin_text import builtin_text
 from tasks.text.rows import Document, documents, lines
 

@@ -1,5 +1,3 @@
 """Tokenizers and chat templates: whether two make the same ids of the same text, and what repairs them."""
 
-from tasks.tokenizer import chat, check, of_gguf, probe, same_text, sentencepiece_model
-
 __all__ = ["chat", "check", "of_gguf", "probe", "same_text", "sentencepiece_model"]

@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from quantmill import gguf_header, keys
-from quantmill.artifact import Snapshot
 from quantmill.errors import SourceError, TextError
+from quantmill.files import gguf_header, keys
+from quantmill.records.artifact import Snapshot
 from tasks.model.architecture import read_json
 
 PACKAGES = ("jinja2", "tokenizers", "transformers")

@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantmill import disk, locks
 from quantmill.errors import DownloadError, QuantmillError, RegistrationError, SourceError
+from quantmill.machine import disk, locks
 from quantmill.settings import load_settings
 from tasks.tracking import database
 

@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
 
 def files(folder: Path) -> dict[str, str]:
     """Return path -> sha256 of all files below a folder."""
-    from quantmill import keys
+    from quantmill.files import keys
 
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): keys.file_sha256(path) for path in found}
@@ -51,10 +51,10 @@ def files(folder: Path) -> dict[str, str]:
 
 def consuming() -> dict[str, Any]:
     """Return what those who read a store are answered; the channel is moved at the end."""
-    from quantmill.signing import Keyring
+    from quantmill.client.watch import Watch
+    from quantmill.signing.signing import Keyring
     from quantmill.store.collect import Rules, find
     from quantmill.store.places import open_store
-    from quantmill.watch import Watch
 
     store = open_store("home/store", 36500)
     said = {name: command(*name.split()) for name in ("list", "show frozen", "channels frozen", "gc --dry-run")}

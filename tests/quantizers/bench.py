@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from flows import jobs
-from quantmill.artifact import Artifact, VariantJob
-from quantmill.recipe_file import parse_recipe
-from quantmill.report import EvaluationReport
+from quantmill.recipe.recipe_file import parse_recipe
+from quantmill.records.artifact import Artifact, VariantJob
+from quantmill.records.report import EvaluationReport
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks.convert import convert

@@ -27,7 +27,7 @@ def test_blocks_are_counted_from_the_log_and_never_beyond_the_last() -> None:
 WORK = """
 import json, sys
 from pathlib import Path
-from quantmill.variant_request import VariantRequest
+from quantmill.recipe.variant_request import VariantRequest
 from tasks.model import tensors
 from tasks.quantize.methods import autoround
 

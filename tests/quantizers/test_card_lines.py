@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quantmill.manifest import Manifest
-from quantmill.report import Outcome
+from quantmill.records.manifest import Manifest
+from quantmill.records.report import Outcome
 from tasks.publish import manifests
 from tests import samples
 from tests.quantizers.bench import Bench

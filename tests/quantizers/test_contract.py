@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from quantmill import planning
-from quantmill.artifact import QuantizedTensor
-from quantmill.methods import METHODS
-from quantmill.recipe import VariantSpec
+from quantmill.recipe.methods import METHODS
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.records import planning
+from quantmill.records.artifact import QuantizedTensor
 from tests.quantizers.bench import VARIANTS, Bench
 
 pytestmark = pytest.mark.slow

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from flows import recall
-from quantmill import selection
-from quantmill.artifact import Artifact, VariantJob
 from quantmill.errors import SourceError
-from quantmill.files import FileEntry
-from quantmill.recipe import VariantSpec
-from quantmill.report import Outcome
+from quantmill.files.entries import FileEntry
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.records import selection
+from quantmill.records.artifact import Artifact, VariantJob
+from quantmill.records.report import Outcome
 from tasks.marks import marks_of
 from tests.quantizers.bench import Bench
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from quantmill.errors import EngineError, RecipeError
-from quantmill.recipe import VariantSpec
-from quantmill.recipe_file import parse_recipe
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.recipe.recipe_file import parse_recipe
 from tasks.engines import placement
 from tests.quantizers.bench import Bench
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from quantmill.artifact import Artifact
+from quantmill.records.artifact import Artifact
 from tests.quantizers.bench import Bench
 
 pytestmark = pytest.mark.slow

@@ -6,8 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from quantmill.artifact import QuantizedTensor
-from quantmill.recipe import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.records.artifact import QuantizedTensor
 from tasks.model import stored_types, tensors
 from tasks.sandbox import Progress
 

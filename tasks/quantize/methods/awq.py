@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from quantmill.artifact import QuantizedTensor
-from quantmill.recipe import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.records.artifact import QuantizedTensor
 from tasks.engines import gptqmodel as gptqmodel_engine
 from tasks.model import tensors
 from tasks.sandbox import Progress

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from quantmill.artifact import QuantizedTensor
-from quantmill.recipe import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.records.artifact import QuantizedTensor
 from tasks.model import tensors
 from tasks.sandbox import Progress
 

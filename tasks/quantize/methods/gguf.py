@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantmill.artifact import QuantizedTensor
 from quantmill.errors import RecipeError
-from quantmill.layer_rules import choose_bits
-from quantmill.recipe import VariantSpec
+from quantmill.recipe.layer_rules import choose_bits
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.records.artifact import QuantizedTensor
 from tasks.model.gguf import read_blocks
 from tasks.sandbox import Progress
 

@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantmill.artifact import QuantizedTensor
-from quantmill.recipe import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.records.artifact import QuantizedTensor
 from tasks.model import tensors
 from tasks.sandbox import Progress
 

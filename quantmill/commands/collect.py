@@ -1,0 +1,50 @@
+"""The command `gc`: remove what nothing needs from a store."""
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from quantmill.commands.answers import JsonFile, StoreUri, answer, existing_store
+from quantmill.store import collect
+from quantmill.store.collect import KINDS, Rules
+
+_DEFAULT = Rules()
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command("gc", epilog="Example: quantmill gc --dry-run --retention-days 30")(collect_garbage)
+
+
+def collect_garbage(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")] = False,
+    grace_hours: Annotated[
+        float,
+        typer.Option("--grace", min=1, metavar="HOURS", help="Nothing younger is removed; twice the longest publish."),
+    ] = _DEFAULT.grace_s / 3600,
+    retention_days: Annotated[
+        float, typer.Option(min=0, metavar="DAYS", help="Versions that no channel ever named are kept so long.")
+    ] = _DEFAULT.retention_s / 86400,
+    newest: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Versions of each variant that are kept whatever their age.")
+    ] = _DEFAULT.newest,
+    store_uri: StoreUri = "",
+    json_file: JsonFile = None,
+) -> None:
+    """Remove what nothing needs: expired stage results, old versions that no channel names, blobs without either."""
+    store, rules = existing_store(store_uri), Rules(grace_hours * 3600, retention_days * 86400, newest)
+    garbage = collect.find(store, rules) if dry_run else collect.collect(store, rules)
+    count = Counter(one.kind for one in garbage)
+    size = Counter[str]()
+    for one in garbage:
+        size[one.kind] += one.listed.size_bytes
+    table = Table("what", "objects", "bytes", title=f"{'Would be removed' if dry_run else 'Removed'} from {store.uri}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for kind in KINDS:
+        table.add_row(kind, str(count[kind]), f"{size[kind]:,}")
+    table.add_row("all", str(count.total()), f"{size.total():,}")
+    rows = [{"kind": one.kind, "key": one.listed.key, "size_bytes": one.listed.size_bytes} for one in garbage]
+    answer(table, {"store": store.uri, "dry_run": dry_run, "removed": rows}, json_file)

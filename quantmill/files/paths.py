@@ -1,0 +1,98 @@
+"""Paths and addresses: which names every system can hold, what a place may be, what makes bytes last."""
+
+import errno
+import os
+import re
+import stat
+import unicodedata
+from pathlib import Path
+from urllib.parse import quote
+
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
+_ADDRESS = re.compile(r"(?:(?:s3|gs|hf|https?|file):|[A-Za-z][A-Za-z0-9+.-]+:(?=/))(/*)")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+
+
+def safe_path(path: str) -> str:
+    """Return `path` if it is a plain relative file path that every system can hold.
+
+    Raises:
+        ValueError: it is absolute, climbs, or holds a backslash, a colon, a control sign or a name Windows reserves.
+    """
+    parts = path.split("/")
+    plain = all(part not in ("", ".", "..") and not part.endswith((" ", ".")) for part in parts)
+    printable = all(sign.isprintable() and sign not in '\\:*?"<>|' for sign in path)
+    if not plain or not printable or len(path) > 512 or any(_WINDOWS_NAMES.match(part) for part in parts):
+        raise ValueError(f"not a plain relative path: {path!r}")
+    return unicodedata.normalize("NFC", path)
+
+
+def safe_name(name: str) -> str:
+    """Return `name` if it is a `safe_path` without a folder.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if "/" in name:
+        raise ValueError(f"not a plain name: {name!r}")
+    return safe_path(name)
+
+
+def s3_place(uri: str) -> tuple[str, str]:
+    """Return bucket and prefix of `s3://bucket/prefix`; the prefix may be empty.
+
+    Raises:
+        ValueError: it is no such address.
+    """
+    scheme, _, rest = uri.partition("://")
+    bucket, _, prefix = rest.rstrip("/").partition("/")
+    if scheme != "s3" or not _BUCKET.fullmatch(bucket):
+        raise ValueError("must be s3://bucket/prefix")
+    return bucket, safe_path(prefix) if prefix else ""
+
+
+def require_place(text: str, addresses: bool = False) -> str:
+    """Return the text of a place as it is: a path, or an address such as s3://bucket/prefix where `addresses` are allowed.
+
+    Nothing is expanded here, and a mistyped address would become a folder in the folder that the command runs in.
+
+    Raises:
+        ValueError: it begins with `~`, names a variable, or is an address or half of one where a path is meant.
+    """
+    if text.startswith("~"):
+        raise ValueError("must be a whole path: ~ is not expanded here")
+    if found := _VARIABLE.search(text):
+        raise ValueError(f"must be a whole path: {found[0]} is not expanded here")
+    if (found := _ADDRESS.match(text)) and not (addresses and found[1].startswith("//")):
+        allowed = "a path, or an address such as s3://bucket/prefix" if addresses else "a path"
+        raise ValueError(f"must be {allowed}")
+    return text
+
+
+def sqlite_uri(path: Path, driver: str = "") -> str:
+    """Return the address of an SQLite file for SQLAlchemy, whatever signs its absolute path has.
+
+    A `?` would begin the address's options, so such a path is written as an SQLite URI. The name of a driver keeps MLflow from
+    making a folder called `file:` where it runs.
+    """
+    if "?" not in str(path):
+        return f"sqlite{driver and f'+{driver}'}:///{path}"
+    return f"sqlite+{driver or 'pysqlite'}:///file:{quote(str(path))}?uri=true"
+
+
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on the disk before anything is built on them.
+
+    File systems such as FUSE's and CIFS know no sync of a folder (EINVAL): there its names are as safe as the server keeps them.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC or not stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise
+    finally:
+        os.close(handle)

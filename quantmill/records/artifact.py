@@ -1,0 +1,250 @@
+"""What passes between stages: files, snapshots, token sets, artifacts and the job that builds a variant.
+
+Every type is frozen and JSON; bytes are named by sha256 and lie in the store (or, for a snapshot, at its pinned origin).
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantmill.files.entries import FileEntry, files_digest
+from quantmill.recipe.method_row import Format, RuntimeName
+from quantmill.recipe.packing import Packing
+from quantmill.recipe.recipe import ModelRequest, TokenRequest, VariantSpec
+
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+COMPANIONS = frozenset(
+    ("chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE")
+)
+"""Files of a model folder that lie beside the model: no weight, no token id and no figure depends on them."""
+
+
+class Architecture(BaseModel):
+    """What a model's config says about its shape."""
+
+    model_config = _FROZEN
+
+    name: str = Field(description="Class name in transformers: `LlamaForCausalLM`.")
+    model_type: str = Field(description="`llama`, `qwen2`, ...")
+    layers: int = Field(ge=1, description="Decoder layers.")
+    hidden_size: int = Field(ge=1, description="Width of the residual stream.")
+    vocabulary_size: int = Field(ge=1, description="Rows of the output head.")
+    experts: int = Field(default=0, ge=0, description="Experts of a layer that a router chooses from; 0: it has none.")
+    linear_inputs: tuple[int, ...] = Field(description="Input widths of the decoder's linear layers, ascending.")
+    positions: int = Field(
+        default=0, ge=0, description="The longest text that its config is made for, in tokens; 0: not said."
+    )
+    packing: Packing | None = Field(description="How its weights were quantized before they came here; None: plain.")
+
+
+class Preview(BaseModel):
+    """What is known of a source before its weights are read: enough to refuse it, and to count the disk that it needs."""
+
+    model_config = _FROZEN
+
+    kind: str = Field(description="`gguf` or `folder`.")
+    size_bytes: int = Field(ge=0, description="Bytes of the files at the source.")
+    download_bytes: int = Field(ge=0, description="How many of them must be fetched to this machine.")
+    architecture: Architecture = Field(description="From its config or header.")
+
+
+class Origin(BaseModel):
+    """A source as it was found before any work: enough to fetch it again and to notice that it changed."""
+
+    model_config = _FROZEN
+
+    request: ModelRequest = Field(description="What was asked for.")
+    kind: str = Field(description="`gguf` or `folder`.")
+    files: tuple[FileEntry, ...] = Field(description="The files at the source.")
+    architecture: Architecture = Field(description="From its config or header.")
+    license: str = Field(default="", description="SPDX name, where the source states one.")
+    resolved: str = Field(
+        default="", description="What a name that can move was resolved to: a commit of a hub, a version in MLflow."
+    )
+
+    @property
+    def digest(self) -> str:
+        """The digest of the source's files."""
+        return files_digest(self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def download_bytes(self) -> int:
+        """Bytes that a machine must fetch before it can work: none where the source is a place on a disk."""
+        return self.size_bytes if self.request.remote else 0
+
+
+class Snapshot(BaseModel):
+    """A model folder in bf16 safetensors, ready to quantize. A reference: its bytes can be made again from the origin."""
+
+    model_config = _FROZEN
+
+    origin: Origin = Field(description="Where it came from.")
+    files: tuple[FileEntry, ...] = Field(description="The folder's files.")
+    source_types: dict[str, str] = Field(
+        default={}, description="GGUF sources: tensor -> type that its weights went through."
+    )
+    notes: tuple[str, ...] = Field(default=(), description="What was changed on the way in, in words.")
+    parameters: int = Field(ge=1, description="Weights in the safetensors files.")
+
+    @property
+    def digest(self) -> str:
+        """The digest of the folder's files."""
+        return files_digest(self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def core_digest(self) -> str:
+        """The digest of the files that weights, token ids and figures depend on: all but the companions."""
+        return files_digest(tuple(file for file in self.files if file.path not in COMPANIONS))
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """The sha256 of `tokenizer.json`."""
+        return next(file.sha256 for file in self.files if file.path == "tokenizer.json")
+
+
+class TokenSet(BaseModel):
+    """Token windows: a safetensors file with one int32 tensor `input_ids` (windows, sequence_length)."""
+
+    model_config = _FROZEN
+
+    request: TokenRequest = Field(description="What was asked for.")
+    role: str = Field(description="`calibration` or `evaluation`.")
+    text_sha256: str = Field(
+        pattern=r"^[0-9a-f]{64}$",
+        description="Digest of the text or file that it was drawn from; of several: of `texts`.",
+    )
+    texts: tuple[str, ...] = Field(default=(), description="The digest of each source, in the request's order.")
+    template_digest: str = Field(default="", description="Digest of the chat template's files; empty: none was used.")
+    tokenizer_digest: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the tokenizer.")
+    file: FileEntry = Field(description="The windows.")
+
+    @property
+    def digest(self) -> str:
+        """The digest of the windows' file."""
+        return self.file.sha256
+
+
+class QuantizedTensor(BaseModel):
+    """What happened to one weight tensor."""
+
+    model_config = _FROZEN
+
+    name: str = Field(description="The tensor's name in the artifact.")
+    scheme: str = Field(description="How: `gptq`, `nf4`, `Q6_K`, `bf16`.")
+    bits: float = Field(gt=0, description="Stored bits per weight, scales included.")
+    parameters: int = Field(ge=1, description="Weights in it.")
+    fallback: str = Field(default="", description="Why it is not what was asked for; empty where it is.")
+
+
+class Artifact(BaseModel):
+    """A complete folder that its users' library loads: weights, config, tokenizer, chat template."""
+
+    model_config = _FROZEN
+
+    spec: VariantSpec = Field(description="What was asked for.")
+    format: Format = Field(description="File format of the weights.")
+    files: tuple[FileEntry, ...] = Field(description="The folder's files.")
+    tensors: tuple[QuantizedTensor, ...] = Field(description="Every weight tensor.")
+    starved_experts: dict[str, int] = Field(
+        default={}, description="`layer.expert` -> calibration tokens, where a router sent fewer than 32 there."
+    )
+    recut_ids: int = Field(default=0, ge=0, description="Ids of runs that llama.cpp cuts in other places.")
+    source_digest: str = Field(description="The snapshot that it was made from.")
+    calibration_digest: str = Field(default="", description="The token set that it saw; empty: none.")
+    chat_template_sha256: str = Field(default="", description="Digest of the chat template; empty: none.")
+    dressed_from: str = Field(
+        default="",
+        description="The artifact whose weights it has, with other companions beside them; empty: it was made.",
+    )
+    toolchain: dict[str, str] = Field(description="Package -> version that made it.")
+    hardware: str = Field(description="Processor or GPU that made it.")
+    given_up: str = Field(default="", description="What was changed after a job ran out of memory; empty: nothing.")
+    quantize_s: float = Field(ge=0, description="Seconds that the engine worked.")
+    peak_memory_bytes: int = Field(ge=0, description="The most memory the job held.")
+
+    @property
+    def digest(self) -> str:
+        """The digest of the folder's files."""
+        return files_digest(self.files)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def made_digest(self) -> str:
+        """The digest of what the engine made: figures are of it, whatever lies beside its weights by now."""
+        return self.dressed_from or self.digest
+
+    @property
+    def parameters(self) -> int:
+        """Weights in all tensors."""
+        return sum(tensor.parameters for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the weight files over the number of weights."""
+        weights = sum(file.size_bytes for file in self.files if file.path.endswith((".safetensors", ".gguf")))
+        return 8 * weights / self.parameters
+
+    @property
+    def fallback_share(self) -> float:
+        """Share of the weights in tensors that did not become what was asked for."""
+        return sum(tensor.parameters for tensor in self.tensors if tensor.fallback) / self.parameters
+
+
+class VariantJob(BaseModel):
+    """All that a worker needs to build and measure one variant: references and keys, no bytes."""
+
+    model_config = _FROZEN
+
+    name: str = Field(description="The variant's name.")
+    spec: VariantSpec = Field(description="What to make.")
+    snapshot: Snapshot = Field(description="From what.")
+    calibration: TokenSet | None = Field(default=None, description="Only where the method uses it.")
+    evaluation: TokenSet = Field(description="What it is measured on.")
+    checkpoint: Origin | None = Field(default=None, description="What is taken as it is; None: the variant is made.")
+    conversion_key: str = Field(
+        default="", description="Stage key of the GGUF conversion, where the method starts there."
+    )
+    trace_key: str = Field(default="", description="Stage key of the baseline's trace; empty: this job makes it.")
+    artifact_key: str = Field(description="Stage key of the quantize stage.")
+    body_key: str = Field(description="The same without the companions: what has it differs in those alone.")
+    report_key: str = Field(description="Stage key of the evaluate stage.")
+    speed_key: str = Field(default="", description="Stage key of its speed, which names the machine's class.")
+    hardware: str = Field(default="", description="The device of that class; empty: not known to whoever planned.")
+    measure_again: str = Field(default="", description="The run that wants its speed anew; empty: none.")
+    device: str = Field(description="`cpu`, `cuda` or `cuda:N`.")
+    threads: int = Field(ge=1, description="Threads of the engine; some engines' tensors depend on it.")
+    arithmetic: str = Field(default="", description="What the engine is told to work in; empty: its own choice.")
+    processor: str = Field(
+        default="", description="The processor class that the keys are of; empty: the bytes do not depend on it."
+    )
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """The library that loads the artifact."""
+        return self.spec.runtime(self.snapshot.origin.architecture.experts)
+
+
+class StageResult(BaseModel):
+    """The cache's record of one finished stage: what it made, in JSON, and the blobs it names."""
+
+    model_config = _FROZEN
+
+    stage: str = Field(pattern=r"^[a-z]+$", description="`snapshot`, `artifact`, `trace`, `report`, `speed`, ...")
+    key: str = Field(pattern=r"^[0-9a-f]{64}$", description="From the inputs, by `keys.stage_key`.")
+    blobs: tuple[FileEntry, ...] = Field(default=(), description="Files that must be in the store for it to count.")
+    value: dict[str, Any] = Field(description="The stage's result.")
+    made_at: float = Field(description="Seconds since 1970; stage results expire.")

@@ -1,0 +1,188 @@
+"""What variants are chosen by: one row of figures for the run's summary and for published manifests, Pareto front, picks."""
+
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantmill.errors import NotFound, VerificationError
+from quantmill.recipe.methods import METHODS
+from quantmill.records.manifest import Manifest
+from quantmill.records.report import VariantSummary
+
+SOURCE_GRID = "source-grid"
+BUSY = "busy"
+MARKS = (
+    SOURCE_GRID, "within noise", "fallback", "out of memory", "starved experts", "scored in", "reference in", "worse than counting",
+    "repeats one token", "noise floor", "right up to", "not checked past", BUSY, "too few tokens",
+    "ids of runs differ", "transformers 4 misses",
+)  # fmt: skip
+"""What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
+LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")
+"""What `runtime` may be asked for. A program opens what the rows of METHODS say that it was seen to open, perhaps nothing."""
+Goal = Literal["quality", "size", "speed"]
+GOALS: tuple[Goal, ...] = get_args(Goal)
+
+
+class Candidate(BaseModel):
+    """A variant among which one is chosen. A figure that nobody recorded is None."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="The variant's name.")
+    method: str = Field(description="The method that made it.")
+    format: str = Field(description="`safetensors` or `gguf`.")
+    runtimes: tuple[str, ...] = Field(default=(), description="Programs that load it, of LOADERS.")
+    marks: tuple[str, ...] = Field(default=(), description="What qualifies its figures.")
+    bits: int = Field(description="Nominal bit width.")
+    bits_per_weight: float | None = Field(default=None, description="All bytes of the weight files over the weights.")
+    size_bytes: int = Field(description="The whole folder.")
+    peak_memory_bytes: int | None = Field(
+        default=None, description="Of the GPUs where it ran there, else of the process."
+    )
+    hardware: str = Field(default="", description="The processor or GPU that speed was measured on.")
+    threads: int = Field(default=0, description="Processor threads used there.")
+    decode_tokens_per_s: float | None = Field(default=None, description="Greedy, one sequence.")
+    perplexity: float | None = Field(default=None, description="On the evaluation text.")
+    perplexity_ratio: float | None = Field(default=None, description="Over the baseline's.")
+    mean_kl: float = Field(description="Mean KL(baseline || variant), nats.")
+    p99_kl: float | None = Field(default=None, description="99th percentile of the same.")
+    top1_agreement: float | None = Field(default=None, description="Positions where both rank the same token first.")
+
+
+def of_summary(variant: VariantSummary) -> Candidate | None:
+    """Return the row of a variant of a run, or None where it was not measured."""
+    if not variant.size_bytes or variant.mean_kl is None:
+        return None
+    figures = variant.model_dump(include=set(Candidate.model_fields))
+    return Candidate(**figures, runtimes=loaders(variant.method))
+
+
+def of_manifest(manifest: Manifest) -> Candidate:
+    """Return the row of a published version.
+
+    Raises:
+        VerificationError: its variant is not described as one.
+    """
+    evaluation = manifest.evaluation
+    quality, speed = evaluation.metrics, evaluation.speed
+    try:
+        bits = int(manifest.variant.get("bits", 0))
+    except (TypeError, ValueError) as error:
+        raise VerificationError(f"manifest {manifest.digest}: variant: {' '.join(str(error).split())}") from error
+    return Candidate(
+        name=manifest.name.rpartition("/")[2],
+        method=str(manifest.variant.get("method", "")),
+        format=str(manifest.variant.get("format", "")),
+        runtimes=loaders(packer(manifest), evaluation.runtime),
+        marks=evaluation.marks,
+        bits=bits,
+        bits_per_weight=evaluation.bits_per_weight,
+        size_bytes=sum(file.size_bytes for file in manifest.files),
+        peak_memory_bytes=speed.peak_memory_bytes,
+        hardware=speed.hardware,
+        threads=speed.threads,
+        decode_tokens_per_s=speed.decode_tokens_per_s,
+        perplexity=quality.perplexity,
+        perplexity_ratio=evaluation.perplexity_ratio,
+        mean_kl=quality.mean_kl,
+        p99_kl=quality.p99_kl,
+        top1_agreement=quality.top1_agreement,
+    )
+
+
+def packer(manifest: Manifest) -> str:
+    """Return the method that packed a version's weights: of a checkpoint that was taken as it is, not `imported`."""
+    packing = manifest.variant.get("packing")
+    return str((packing if isinstance(packing, dict) else manifest.variant).get("method", ""))
+
+
+def loaders(method: str, runtime: str = "") -> tuple[str, ...]:
+    """Return which of LOADERS open a method's artifacts; `runtime` is the library that opened this one."""
+    if runtime == "gptqmodel":
+        return ("gptqmodel",)  # several bit widths in one model: the others know one
+    row = METHODS.get(method)
+    said = " ".join(row.loaders).lower() if row else ""
+    return tuple(name for name in LOADERS if name in said)
+
+
+def best(candidates: Iterable[Candidate], goal: Goal) -> Candidate:
+    """Return the candidate that is best at a goal; ties go to the other figure, then to the name."""
+    if goal == "quality":
+        return min(candidates, key=lambda c: (c.mean_kl, c.size_bytes, c.name))
+    if goal == "size":
+        return min(candidates, key=lambda c: (c.size_bytes, c.mean_kl, c.name))
+    return min(candidates, key=lambda c: (-(c.decode_tokens_per_s or 0.0), c.mean_kl, c.name))
+
+
+def rivals_in_speed(candidates: Iterable[Candidate], hardware: Iterable[str] = ()) -> list[Candidate]:
+    """Return the candidates whose speeds compare: measured on a quiet machine, all of one class.
+
+    Args:
+        candidates: all.
+        hardware: names of processors or GPUs, or parts of them; the first that is known decides. None: the class that most
+            candidates have.
+
+    Raises:
+        NotFound: no figure is of a quiet machine, or none of just one class with such a name; the line lists the classes.
+    """
+    quiet = [row for row in candidates if BUSY not in row.marks and row.decode_tokens_per_s is not None]
+    if not quiet:
+        raise NotFound(
+            "no speed was measured on a quiet machine; `quantmill compress RECIPE --measure-again` measures it"
+        )
+    classes: dict[tuple[str, int], list[Candidate]] = {}
+    for row in quiet:
+        classes.setdefault((row.hardware, row.threads), []).append(row)
+    wanted = list(hardware)
+    if not wanted:
+        return classes[min(classes, key=lambda found: (-len(classes[found]), found))]
+    for name in wanted:
+        named = [found for found in classes if name.casefold() in found[0].casefold()]
+        if len(named) == 1:
+            return classes[named[0]]
+        if named:
+            break
+    known = "; ".join(f"{name}, {threads} threads" for name, threads in sorted(classes))
+    raise NotFound(
+        f"--hardware: speeds compare within one class of machine, {wanted[0]!r} names none or several of: {known}"
+    )
+
+
+def comparable(variants: Iterable[VariantSummary]) -> list[Candidate]:
+    """Return the accepted variants whose figures stand for themselves: those on the source's own grid are left out."""
+    standing = (v for v in variants if v.status == "accepted" and SOURCE_GRID not in v.marks)
+    return [row for v in standing if (row := of_summary(v))]
+
+
+def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -> str:
+    """Return the name of the accepted variant that does best at the size of `variant`, or nothing.
+
+    It is at most 2 % larger and its mean KL at most half: a clear difference, not a rank among equals.
+    """
+    if (row := of_summary(variant)) is None:
+        return ""
+    most_bytes, most_kl = 1.02 * row.size_bytes, 0.5 * row.mean_kl
+    better = [other for other in comparable(variants) if other.size_bytes <= most_bytes and other.mean_kl <= most_kl]
+    return best(better, "quality").name if better else ""
+
+
+def pareto_front(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
+    """Return the accepted variants that no other beats in one of bytes and mean KL and equals in the other, by size."""
+    front: list[str] = []
+    least = float("inf")
+    for row in sorted(comparable(variants), key=lambda row: (row.size_bytes, row.mean_kl, row.name)):
+        if row.mean_kl < least:
+            front.append(row.name)
+            least = row.mean_kl
+    return tuple(front)
+
+
+def picks(variants: Iterable[VariantSummary]) -> dict[str, str]:
+    """Return goal -> the accepted variant that is best at it; speed is compared on quiet machines of one class."""
+    known = comparable(variants)
+    made: dict[str, str] = {goal: best(known, goal).name for goal in GOALS if goal != "speed"} if known else {}
+    with suppress(NotFound):  # busy machines alone: nothing is the fastest
+        made["speed"] = best(rivals_in_speed(known), "speed").name
+    return made
