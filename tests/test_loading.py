@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from quantmill.client import loading
-from quantmill.client.where import asked_program
 from quantmill.files.entries import FileEntry
+from quantmill.records import loading
 from quantmill.records.manifest import Manifest
+from quantmill.records.where import asked_program
 from tests import samples
 
 GGUF: dict[str, Any] = {"method": "gguf", "bits": 4, "format": "gguf"}

@@ -204,7 +204,8 @@ def test_a_job_dies_with_its_parent(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom quantmill.settings import Settings\nfrom tasks.sandbox.sandbox import Sandbox\n"
-        f"with Sandbox(Settings(home=Path({str(tmp_path / 'home')!r}))).run('artifact', 'thing', {{}}): pass\n"
+        "from tests.toy_job import Arguments\n"
+        f"with Sandbox(Settings(home=Path({str(tmp_path / 'home')!r}))).run(Arguments(), 'thing'): pass\n"
     )
     hook = tmp_path / "site" / "sitecustomize.py"  # makes the job hang as an engine would
     hook.parent.mkdir()

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from quantmill.client import where
-from quantmill.client.where import COMPARISONS, FIELDS, parse
 from quantmill.errors import NotFound, RequestError
 from quantmill.recipe.methods import METHODS
+from quantmill.records import where
 from quantmill.records.manifest import Manifest
 from quantmill.records.selection import BUSY, LOADERS, Candidate, best, loaders, of_manifest, picks, rivals_in_speed
+from quantmill.records.where import COMPARISONS, FIELDS, parse
 from tests.samples import manifest
 
 GGUF: dict[str, Any] = {
@@ -109,17 +109,23 @@ _WRITTEN = st.one_of(st.text(max_size=80), st.lists(_PIECES, max_size=12).map(""
 @example(("a" * 999 + " ") * 2)
 @example("kl<" + " " * 1990)
 def test_19_any_string_is_an_expression_or_one_line_of_error(expression: str) -> None:
-    """10,000 strings, most of them malformed: conditions that can be asked, or RequestError; each in under a second."""
-    began = time.process_time()
-    try:
-        terms = parse(expression)
-    except RequestError as error:
-        assert "\n" not in str(error)
-    else:
-        assert bool(terms) == bool(expression.strip())
-        for term in terms:
-            term.holds(ROWS[0])
-    assert time.process_time() - began < 1  # of our own: others may be at work
+    """10,000 strings, most of them malformed: conditions that can be asked, or RequestError; each in under a second.
+
+    A string gets three tries: this process may collect the garbage of all that other tests imported.
+    """
+    for _ in range(3):
+        began = time.process_time()
+        try:
+            terms = parse(expression)
+        except RequestError as error:
+            assert "\n" not in str(error)
+        else:
+            assert bool(terms) == bool(expression.strip())
+            for term in terms:
+                term.holds(ROWS[0])
+        if time.process_time() - began < 1:
+            return
+    pytest.fail(f"{expression!r} takes over a second")
 
 
 def test_best() -> None:

@@ -19,6 +19,7 @@ from quantmill.records.artifact import StageResult
 from quantmill.records.report import Speed, Timing
 from quantmill.records.selection import BUSY
 from quantmill.store.places import open_store
+from tasks import gibberish
 from tasks.evaluate import evaluate, speed
 from tasks.judge import gate
 from tasks.runtimes.protocol import Machine
@@ -112,11 +113,11 @@ def test_a_short_sample_that_repeats_one_token_is_not_gibberish() -> None:
         short = made.report.speed.model_copy(update={"generated_tokens": tokens})
         report = made.report.model_copy(update={"speed": short})
         assert gate.decide(made.model_copy(update={"report": report}), base, policy).status == status
-        assert gate.too_short(report) is (tokens < 16)
+        assert gibberish.too_short(report) is (tokens < 16)
 
 
 def test_busy_is_a_mark_that_where_knows() -> None:
-    from quantmill.client.where import parse
+    from quantmill.records.where import parse
 
     assert [term.value for term in parse("mark!=busy")] == [BUSY]
 

@@ -28,8 +28,8 @@ from infra.stack.logins import Logins
 from infra.stack.site import pools_for_here
 from quantmill.errors import RegistrationError, RequestError
 from quantmill.settings import Settings
-from tasks.register import models as registry
 from tasks.register.runs import register_run
+from tasks.tracking.client import require_answer
 from tests.debian import debian_package
 from tests.line import ROOT, processes_of
 from tests.service import POOLS
@@ -149,13 +149,13 @@ def test_mlflow_answers_to_its_login_alone_and_a_run_is_registered_there(
     uri, client = stack.client["QUANTMILL_MLFLOW_URI"], stack.client
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(RegistrationError, match="401"):
-        registry.require_answer(uri, "")
+        require_answer(uri, "")
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, client[name])
     assert register_run(RECIPE, SUMMARY, {}, {"gguf-q8_0": "d" * 64}, uri, {"report.md": b"# it"}, {})
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "password1234")
     with pytest.raises(RegistrationError, match="401"):
-        registry.require_answer(uri, "")
+        require_answer(uri, "")
 
 
 def test_the_object_store_asks_for_keys(stack: Stack) -> None:

@@ -3,10 +3,11 @@
 import ast
 from pathlib import Path
 
+import flows
 from flows.server import exporter
 from flows.stages import STAGES
 
-FLOWS = Path(exporter.__file__).parent
+FLOWS = Path(flows.__file__).parent
 WORDS = {
     "inspect_source": "download: inspect source",
     "inspect_checkpoints": "download: inspect checkpoints",
@@ -45,7 +46,7 @@ def test_figures_over_time_are_called_as_ever() -> None:
 def test_every_function_that_runs_as_a_task_has_a_name() -> None:
     """What is given to `stages.run` and `as_task` anywhere in flows/, and nothing else."""
     given = set()
-    for path in FLOWS.glob("*.py"):
+    for path in FLOWS.rglob("*.py"):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             if ast.unparse(call.func) in ("stages.run", "as_task") and ast.unparse(call.args[0]) != "work":
                 given.add(ast.unparse(call.args[0]).rpartition(".")[2])

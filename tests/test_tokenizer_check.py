@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from quantmill.errors import TokenizerMismatch
-from tasks.source.dequantize import save_tokenizer
 from tasks.tokenizer.check import check_or_repair, compare, compare_chat_template, read_tokenizer, repair
+from tasks.tokenizer.of_gguf import save as save_tokenizer
 from tasks.tokenizer.pre_tokenizers import PRE_TOKENIZERS
 from tasks.tokenizer.probe import probe_text
 

@@ -16,7 +16,7 @@ from quantmill.client.pulled import Place
 from quantmill.client.watch import Watch, pause_s
 from quantmill.commands import store as store_commands
 from quantmill.errors import NotFound, QuantmillError, RequestError, VerificationError
-from quantmill.machine import call
+from quantmill.machine import command
 from quantmill.records.manifest import Manifest
 from quantmill.store import channels
 from quantmill.store.store import Store
@@ -209,10 +209,10 @@ def test_a_command_that_hangs_is_ended_and_called_again(store: Store, versions: 
 
 
 def test_a_command_that_does_not_heed_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call, "_GRACE_S", 0.3)
+    monkeypatch.setattr(command, "_GRACE_S", 0.3)
     stubborn = script(tmp_path, "trap '' TERM; while true; do sleep 0.1; done")
     with pytest.raises(QuantmillError, match=r"took longer than 0\.3 s"):
-        call.call([stubborn], {}, 0.3, "--run")
+        command.call([stubborn], {}, 0.3, "--run")
 
 
 def test_another_format_is_refused_unless_it_may_change(store: Store, tmp_path: Path) -> None:

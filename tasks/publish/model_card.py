@@ -10,10 +10,9 @@ from typing import Any
 
 import yaml
 
-from quantmill.client import loading
 from quantmill.recipe.method_row import Method
 from quantmill.recipe.methods import METHODS
-from quantmill.records import selection
+from quantmill.records import loading, selection
 from quantmill.records.manifest import CARD_PATH, Manifest
 from quantmill.records.selection import packer
 from tasks.model.config_forms import MISSES
