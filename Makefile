@@ -53,7 +53,7 @@ schema: $(VENV)/installed
 
 # The dashboard's pictures in the documents: what its test saw. Paths in them are those of the folder.
 pictures: $(VENV)/installed
-	$(BIN)/pytest -n0 --basetemp=/tmp/quantmill tests/test_dashboard.py
+	$(BIN)/pytest -n0 --basetemp=/tmp/quantmill tests/flows/server/test_dashboard.py
 	cp /tmp/quantmill/pictures/*.png docs/images/
 
 # Pins every package that the factory and its tests need; the model of the demo is a package too, wanted without its own needs.

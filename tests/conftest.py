@@ -13,7 +13,7 @@ from filelock import FileLock
 
 os.environ |= {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}  # before the first import of either
 # The suite's two workers disturb each other, and no test looks at how fast anything is: here no machine counts as busy.
-# Whether one is, tests/test_busy.py and tests/test_speed.py decide by readings of their own.
+# Whether one is, tests/tasks/evaluate/test_busy.py and tests/tasks/evaluate/test_speed.py decide by readings of their own.
 os.environ["QUANTMILL_BUSY_SHARE"] = "1"
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     # Measurements are alone on the machine by a lock in the temporary folder; no figure of speed is looked at here.

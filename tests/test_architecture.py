@@ -307,3 +307,11 @@ def test_modules_stay_small() -> None:
     long = {where(path): lines for path in MODULES if (lines := len(path.read_text().splitlines())) > 250}
     assert set(long) == set(LONG), "look for the seam"
     assert all(lines <= 350 for lines in long.values())
+
+
+def test_the_tests_stand_in_the_same_rooms_and_know_no_other_test_file() -> None:
+    rooms = {room.replace(".", "/") for room in ROOMS} | {"flows", "infra", "benchmarks", "whole", ""}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        place = path.parent.relative_to(ROOT / "tests").as_posix()
+        assert (place if place != "." else "") in rooms, path
+        assert not {name for name in imports(path) if ".test_" in name and name.startswith("tests.")}, path

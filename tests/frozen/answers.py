@@ -1,4 +1,4 @@
-"""What is asked of the frozen home. `make_home.py` asked the code of then, `tests/test_frozen_home.py` asks today's."""
+"""What is asked of the frozen home. `make_home.py` asked the code of then, `tests/whole/test_frozen_home.py` asks today's."""
 
 import json
 from pathlib import Path

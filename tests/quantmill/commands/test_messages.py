@@ -1,0 +1,102 @@
+"""What a person reads when the system, an argument or an object store is wrong: one line that names the cause."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from quantmill.commands.answers import told
+from quantmill.errors import SettingsError, StoreError
+from quantmill.s3.client import connect, one_line
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def quantmill(*arguments: str | bytes, **settings: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "quantmill", *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_an_argument_that_is_no_text() -> None:
+    done = quantmill("show", b"m\xff")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: m\\udcff: an argument that is no text")
+
+
+def test_ctrl_c_during_the_first_imports(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = quantmill("list", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert (done.returncode, done.stderr) == (130, "stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"AWS_MAX_ATTEMPTS": "many"}, "AWS_MAX_ATTEMPTS: 'many': must be a whole number of at least 1"),
+        ({"AWS_MAX_ATTEMPTS": "-1"}, "AWS_MAX_ATTEMPTS: '-1': must be a whole number"),
+        ({"AWS_RETRY_MODE": "odd"}, "AWS_RETRY_MODE: 'odd': allowed are"),
+        ({"AWS_PROFILE": "nobody"}, "AWS_PROFILE: 'nobody': no such profile"),
+        ({"AWS_DEFAULT_REGION": "no region"}, "AWS_DEFAULT_REGION: 'no region': not the name of a region"),
+    ],
+)
+def test_a_wrong_variable_of_boto3_is_named(
+    settings: dict[str, str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as raised:
+        connect()
+    assert str(raised.value).startswith(words)
+
+
+def test_the_command_says_which_variable_is_wrong() -> None:
+    done = quantmill("list", "--store", "s3://bucket/prefix", AWS_MAX_ATTEMPTS="many")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.startswith("error: AWS_MAX_ATTEMPTS: 'many'")
+
+
+def test_a_server_that_does_not_answer_is_named() -> None:
+    address = {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    keys = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "canary"}
+    done = quantmill("list", "--store", "s3://bucket/prefix", **address, **keys)
+    assert done.returncode == 1
+    assert "the store at 127.0.0.1:9 does not answer" in done.stderr
+    failed = EndpointConnectionError(endpoint_url="https://me:canary@s3.example.invalid/bucket?sig=1")
+    with pytest.raises(StoreError, match=r"at s3\.example\.invalid does not"), one_line("s3://bucket/p"):
+        raise failed
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("RequestTimeTooSkewed", "the clock of this machine is wrong"),
+        ("AuthorizationHeaderMalformed", "set AWS_DEFAULT_REGION to the bucket's region"),
+        ("PermanentRedirect", "set AWS_DEFAULT_REGION to the bucket's region"),
+    ],
+)
+def test_what_a_server_refuses_for_a_wrong_setting(code: str, words: str) -> None:
+    with pytest.raises(StoreError, match=words) as raised, one_line("s3://bucket/p"):
+        raise ClientError({"Error": {"Code": code}}, "ListObjectsV2")
+    assert "the same command goes on" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EACCES, "Permission denied", "/from", None, "/to"), "/to: Permission denied"),
+        (OSError(errno.EACCES, "Permission denied", "/from"), "/from: Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError("no such luck"), "no such luck"),
+    ],
+)
+def test_an_error_of_the_system_names_where_it_was_going(error: OSError, words: str) -> None:
+    assert told(error) == words
