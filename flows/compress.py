@@ -14,21 +14,22 @@ from prefect.states import Completed
 from flows import approval, conversions, jobs, sendable
 from flows.dispatch import Dispatcher
 from flows.pools import Pool, check_pools, read_pools
+from flows.prepare import prepare
 from flows.recall import recall, recall_run, remember_run, run_key
 from flows.show import pages, progress
 from flows.stages import Stages, is_deployed
 from quantmill.errors import QuantmillError, RecipeError, error_named
 from quantmill.recipe.recipe import Recipe
 from quantmill.records.report import Outcome, RunSummary
+from quantmill.records.run import Run
 from quantmill.settings import Settings, load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import convert, judge, publish, register, report, support, text
+from tasks import convert, judge, publish, register, report
 from tasks.landing import landings
-from tasks.model import architecture, config_forms, licences
+from tasks.model import config_forms, licences
 from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, Sandbox
-from tasks.source import download, snapshots
 
 FINISHED: ContextVar[Callable[[RunSummary], object]] = ContextVar("FINISHED", default=lambda _: None)
 """Called with a run's summary once all but MLflow is done: the command line writes `--json` then."""
@@ -66,16 +67,7 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
         await stages.run(pages.leave_report, done, settings)
         return done
     with pages.progress_shown(PROGRESS):
-        origin = await stages.run(download.inspect_source, recipe.model, sandbox.home)
-        checkpoints = await stages.run(download.inspect_checkpoints, recipe, origin, sandbox.home)
-        snapshot = await stages.run(download.fetch_snapshot, origin, store, sandbox)
-        folder = snapshots.local_folder(snapshot, sandbox)
-        text.require_context(recipe, architecture.of_config(folder))
-        support.require(recipe.expand(), folder)
-        tokens = await stages.run(
-            text.build_token_sets, recipe, snapshot, store, sandbox, jobs.uses_calibration(recipe)
-        )
-        plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
+        plan = await prepare(recipe, settings, store, sandbox, pools, stages.run)
         sendable.require_sendable(plan, get_current_settings().server.api.max_parameter_size if pools else 0)
         dispatcher = Dispatcher(store, pools, recipe.device, str(flow_run.id or ""), measure_again)
         progress.announce([plan.baseline.name, *(job.name for job in plan.others)])
@@ -87,39 +79,25 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
         ready = {job.name: job for job in plan.others if job.name not in known}
         outcomes = judged(known | await stages.watch("variants", dispatcher.build_all(list(ready.values()))))
         verdicts = {job.name: judge.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
-        verdicts = await approval.ask(recipe, outcomes, verdicts)
-        run_id, forbidden = str(flow_run.id or ""), licences.forbidden(plan.variants, settings.licenses)
-        floor = jobs.noise_floor(plan, baseline, outcomes)
-        published = await stages.run(
-            publish.commit_accepted,
+        run = Run(
             recipe,
-            plan.variants,
-            outcomes,
-            verdicts,
-            store,
-            floor,
-            forbidden,
-            run_id,
-            settings.signing_key,
-            stages.began_at,
-        )
-        summary = judge.summarize(
-            recipe,
-            plan.variants,
+            tuple(plan.variants),
             baseline,
             outcomes,
-            verdicts,
-            published.manifests,
-            published.held_back,
-            floor,
-            stages.timings,
+            await approval.ask(recipe, outcomes, verdicts),
+            jobs.noise_floor(plan, baseline, outcomes),
+            licences.forbidden(plan.variants, settings.licenses),
+            str(flow_run.id or ""),
+            stages.began_at,
         )
-        logs, key = sandbox.logs(plan.variants), run_key(recipe, outcomes, forbidden)
+        published = await stages.run(publish.commit_accepted, run, store, settings.signing_key)
+        summary = judge.summarize(run, published.manifests, published.held_back, stages.timings)
+        logs, key = sandbox.logs(plan.variants), run_key(run)
         entry = await stages.run(register.keep, recipe, summary, outcomes, logs, store, key)
         seq = await stages.run(publish.promote, recipe, published.manifests, store)
         moved = {"channel": recipe.publish.channel, "channel_seq": seq}
         summary = summary.model_copy(update={"timings": dict(stages.timings)} | moved)
-        remember_run(recipe, summary, outcomes, forbidden, store)
+        remember_run(run, summary, store)
         report.write(summary, recipe.gates, settings.home)
         await stages.run(pages.leave_report, summary, settings)
         FINISHED.get()(summary)

@@ -2,26 +2,28 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pydantic import ValidationError
 
 from flows import conversions, jobs
 from flows.pools import read_pools
+from flows.prepare import look_up
 from quantmill.errors import BlobMissing, NotCached, NotFound, VerificationError
 from quantmill.files import keys
 from quantmill.recipe.recipe import Recipe
 from quantmill.records.artifact import StageResult, VariantJob
 from quantmill.records.report import Outcome, RunSummary
+from quantmill.records.run import Run
 from quantmill.settings import Settings
 from quantmill.store.channels import read_channel
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store
-from tasks import publish, register, report, text
+from tasks import publish, register, report
 from tasks.evaluate import find_report
 from tasks.model import config_forms, licences
 from tasks.quantize import find_artifact
 from tasks.sandbox import ClosedSandbox
-from tasks.source import download
 
 
 def recall(job: VariantJob, store: Store) -> Outcome | None:
@@ -37,31 +39,33 @@ def recall(job: VariantJob, store: Store) -> Outcome | None:
 def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
     """Return the summary of a run of which nothing is missing, or None. Needs no Prefect server and starts no process."""
     store, closed = configured_store(settings), ClosedSandbox(settings)
+    pools = read_pools(settings.pools) if settings.pools else ()
     try:
-        origin = download.inspect_source(recipe.model, closed.home, fetch=False)
-        checkpoints = download.inspect_checkpoints(recipe, origin, closed.home, fetch=False)
-        snapshot = download.fetch_snapshot(origin, store, closed)
-        tokens = text.build_token_sets(recipe, snapshot, store, closed, jobs.uses_calibration(recipe))
+        plan = look_up(recipe, settings, store, closed, pools)
     except NotCached:
         return None
-    pools = read_pools(settings.pools) if settings.pools else ()
-    plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
     recalled = {job.name: recall(job, store) for job in (plan.baseline, *plan.others)}
     outcomes = {name: outcome for name, outcome in recalled.items() if outcome}
-    key = run_key(recipe, outcomes, licences.forbidden(plan.variants, settings.licenses))
+    baseline = outcomes.get(plan.baseline.name)
+    if baseline is None or len(outcomes) < len(recalled):
+        return None
+    forbidden = licences.forbidden(plan.variants, settings.licenses)
+    run = Run(recipe, tuple(plan.variants), baseline, outcomes, forbidden=forbidden)
+    key = run_key(run)
     done = store.look_up("run", key)
-    if done is None or len(outcomes) < len(recalled):
+    if done is None:
         return None
     try:
         summary = RunSummary.model_validate(done.value)
         judged = conversions.recall_judged(plan, outcomes, store)
         if judged is None or not _says(summary, judged) or (seq := _seq_of(summary, store)) is None:
             return None
-        outcomes = judged
-        published = [job for job in plan.variants if job.name in {row.name for row in summary.variants if row.manifest}]
-        floor = jobs.noise_floor(plan, outcomes[plan.baseline.name], outcomes)
+        baseline = judged[plan.baseline.name]
+        floor = jobs.noise_floor(plan, baseline, judged)
+        run = replace(run, baseline=baseline, outcomes=judged, noise_floor=floor)
+        published = [row.name for row in summary.variants if row.manifest]
         signing_key = settings.signing_key
-        if signing_key and not publish.attest_published(recipe, published, outcomes, store, floor, signing_key):
+        if signing_key and not publish.attest_published(run, published, store, signing_key):
             return None
     except (ValidationError, NotFound, VerificationError, BlobMissing):
         return None  # damaged or gone: the run makes it whole
@@ -80,19 +84,16 @@ def _says(summary: RunSummary, outcomes: Mapping[str, Outcome]) -> bool:
     return all(not outcome.error and {*outcome.marks} <= {*row.marks} for row, outcome in rows)
 
 
-def remember_run(
-    recipe: Recipe, summary: RunSummary, outcomes: Mapping[str, Outcome], forbidden: Mapping[str, str], store: Store
-) -> None:
+def remember_run(run: Run, summary: RunSummary, store: Store) -> None:
     """Leave the summary of a run in which no variant failed: a rerun answers from it.
 
     Where a person is asked, only one that published what it could: what was held back is asked for again.
     """
-    held_back = recipe.publish.approval and any(not row.manifest and row.status != "failed" for row in summary.variants)
+    asked = run.recipe.publish.approval
+    held_back = asked and any(not row.manifest and row.status != "failed" for row in summary.variants)
     if not held_back and all(row.status != "failed" for row in summary.variants):
         value = summary.model_dump(mode="json")
-        store.record(
-            StageResult(stage="run", key=run_key(recipe, outcomes, forbidden), value=value, made_at=time.time())
-        )
+        store.record(StageResult(stage="run", key=run_key(run), value=value, made_at=time.time()))
 
 
 def _seq_of(summary: RunSummary, store: Store) -> int | None:
@@ -111,8 +112,8 @@ def _seq_of(summary: RunSummary, store: Store) -> int | None:
     return held.seq if held else 0
 
 
-def run_key(recipe: Recipe, outcomes: Mapping[str, Outcome], forbidden: Mapping[str, str]) -> str:
+def run_key(run: Run) -> str:
     """Return the key of a run's summary: the recipe, just what was made and measured, and whether it may be published."""
-    made = {name: outcome.artifact.digest for name, outcome in outcomes.items() if outcome.artifact}
-    reports = {name: keys.digest(outcome.report) for name, outcome in outcomes.items() if outcome.report}
-    return keys.stage_key("run", recipe=recipe, artifacts=made, reports=reports, forbidden=forbidden)
+    made = {name: outcome.artifact.digest for name, outcome in run.outcomes.items() if outcome.artifact}
+    reports = {name: keys.digest(outcome.report) for name, outcome in run.outcomes.items() if outcome.report}
+    return keys.stage_key("run", recipe=run.recipe, artifacts=made, reports=reports, forbidden=run.forbidden)

@@ -1,43 +1,38 @@
-"""Stage 7: outcomes and verdicts -> the run's summary, the document that people and `--json` readers get."""
+"""Stage 6: outcomes and verdicts -> the run's summary, the document that people and `--json` readers get."""
 
 from collections.abc import Mapping
 
-from quantmill.recipe.recipe import Recipe
 from quantmill.records import selection
 from quantmill.records.artifact import VariantJob
-from quantmill.records.report import BaselineMetrics, Outcome, RunSummary, VariantSummary, Verdict
+from quantmill.records.report import BaselineMetrics, RunSummary, VariantSummary
+from quantmill.records.run import Run
 from tasks.marks import marks_of
 
 
 def summarize(
-    recipe: Recipe,
-    jobs: list[VariantJob],
-    baseline: Outcome,
-    outcomes: Mapping[str, Outcome],
-    verdicts: Mapping[str, Verdict],
-    published: Mapping[str, str],
-    held_back: Mapping[str, str],
-    noise_floor: dict[str, float],
-    timings: dict[str, float],
+    run: Run, published: Mapping[str, str], held_back: Mapping[str, str], timings: Mapping[str, float]
 ) -> RunSummary:
-    """Return the summary, variants in the recipe's order; accepted ones that were not published say why."""
-    snapshot = jobs[0].snapshot
-    figures = BaselineMetrics.of(baseline)
-    rows = tuple(
-        _row(job, outcomes[job.name], verdicts[job.name], baseline, noise_floor, published.get(job.name))
-        for job in jobs
-    )
+    """Return the summary, variants in the recipe's order; accepted ones that were not published say why.
+
+    Args:
+        run: what was made, measured and decided.
+        published: variant -> digest of its manifest.
+        held_back: variant -> why it was not published.
+        timings: stage -> seconds.
+    """
+    snapshot = run.variants[0].snapshot
+    rows = tuple(_row(run, job, published.get(job.name)) for job in run.variants)
     rows = tuple(_held_back(row, held_back[row.name]) if row.name in held_back else row for row in rows)
     rows = tuple(row.model_copy(update={"better": selection.better_choice(row, rows)}) for row in rows)
     return RunSummary(
-        model=recipe.model_name,
-        source=recipe.model.source,
+        model=run.recipe.model_name,
+        source=run.recipe.model.source,
         source_digest=snapshot.origin.digest,
         source_notes=snapshot.notes,
-        baseline=figures,
+        baseline=BaselineMetrics.of(run.baseline),
         timings={stage: round(seconds, 3) for stage, seconds in timings.items()},
         variants=rows,
-        noise_floor=noise_floor,
+        noise_floor=dict(run.noise_floor),
         pareto=selection.pareto_front(rows),
         picks=selection.picks(rows),
     )
@@ -47,15 +42,8 @@ def _held_back(row: VariantSummary, why: str) -> VariantSummary:
     return row.model_copy(update={"reasons": (*row.reasons, why), "marks": (*row.marks, "not published")})
 
 
-def _row(
-    job: VariantJob,
-    outcome: Outcome,
-    verdict: Verdict,
-    reference: Outcome,
-    noise_floor: dict[str, float],
-    manifest: str | None,
-) -> VariantSummary:
-    baseline = BaselineMetrics.of(reference)
+def _row(run: Run, job: VariantJob, manifest: str | None) -> VariantSummary:
+    outcome, verdict, baseline = run.outcomes[job.name], run.verdicts[job.name], BaselineMetrics.of(run.baseline)
     row = VariantSummary(
         name=job.name,
         method=job.spec.method,
@@ -99,5 +87,5 @@ def _row(
                 "prefill_range": timing.prefill_range,
                 "others": timing.others,
             }
-    marks = marks_of(job, outcome, noise_floor, reference)
+    marks = marks_of(job, outcome, run.noise_floor, run.baseline)
     return row.model_copy(update=measured | {"marks": (*marks, *outcome.tried)})

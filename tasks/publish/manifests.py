@@ -10,21 +10,16 @@ from quantmill.recipe.texts import TextSource
 from quantmill.records.artifact import TokenSet, VariantJob
 from quantmill.records.manifest import CARD_PATH, Manifest, ManifestEvaluation, ManifestModel, Safety
 from quantmill.records.report import BaselineMetrics, EvaluationReport, Outcome
+from quantmill.records.run import Run
 from quantmill.store.store import Store
 from tasks.marks import marks_of
 from tasks.publish import model_card
 
 
-def published_manifest(
-    recipe: Recipe,
-    job: VariantJob,
-    outcomes: Mapping[str, Outcome],
-    store: Store,
-    noise_floor: Mapping[str, float],
-) -> Manifest:
+def published_manifest(run: Run, job: VariantJob, store: Store) -> Manifest:
     """Return the whole manifest of a variant of a run, its card stored."""
-    baseline = next((o for o in outcomes.values() if o.artifact and o.artifact.spec.method == "baseline"), None)
-    return with_card(build_manifest(recipe, job, outcomes[job.name], baseline, noise_floor), store)
+    manifest = build_manifest(run.recipe, job, run.outcomes[job.name], run.baseline, run.noise_floor)
+    return with_card(manifest, store)
 
 
 def build_manifest(

@@ -1,7 +1,7 @@
-"""Stage 8: accepted variants become versions in the store. Their bytes are there already, so this is a small commit."""
+"""Stage 7: accepted variants become versions in the store. Their bytes are there already, so this is a small commit."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from quantmill.files import keys
 from quantmill.recipe.recipe import Recipe
 from quantmill.records.artifact import VariantJob
 from quantmill.records.manifest import Manifest, Provenance, StoredManifest, Version
-from quantmill.records.report import Outcome, Verdict
+from quantmill.records.run import Run
 from quantmill.store import channels
 from quantmill.store.channels import Channel, read_channel
 from quantmill.store.store import Store
@@ -29,65 +29,49 @@ class Published(NamedTuple):
     """Variant -> why it was not published."""
 
 
-def commit_accepted(
-    recipe: Recipe,
-    jobs: list[VariantJob],
-    outcomes: Mapping[str, Outcome],
-    verdicts: Mapping[str, Verdict],
-    store: Store,
-    noise_floor: Mapping[str, float],
-    forbidden: Mapping[str, str],
-    flow_run: str = "",
-    signing_key: Path | None = None,
-    started_at: float | None = None,
-) -> Published:
-    """Publish every accepted variant; what was published before stays as it is.
+def commit_accepted(run: Run, store: Store, signing_key: Path | None = None) -> Published:
+    """Publish every accepted variant of a run; what was published before stays as it is.
 
-    Args:
-        recipe: what was asked for.
-        jobs: all variants.
-        outcomes: what was made and measured, the baseline's too.
-        verdicts: what was decided.
-        store: where to.
-        noise_floor: runtime -> mean KL of the baseline's own weights.
-        forbidden: variant -> why it may not be published, by its licence.
-        flow_run: for the provenance.
-        signing_key: signs each; None: they are published unsigned.
-        started_at: when the run began, seconds since 1970.
+    Without a `signing_key` versions are published unsigned.
 
     Raises:
         BlobMissing: a file of an artifact is not in the store any more.
         SigningError: the process with the signing key failed; later variants are not published.
     """
-    manifests, held_back = dict[str, str](), dict[str, str]()
-    for job in jobs:
-        if verdicts[job.name].status != "accepted":
+    model, manifests, held_back = run.recipe.model_name, dict[str, str](), dict[str, str]()
+    for job in run.variants:
+        if run.verdicts[job.name].status != "accepted":
             continue
-        if why := forbidden.get(job.name):
+        if why := run.forbidden.get(job.name):
             held_back[job.name] = why
             continue
-        manifest = published_manifest(recipe, job, outcomes, store, noise_floor)
-        if revoked := store.revocation(recipe.model_name, job.name, manifest.digest):
+        manifest = published_manifest(run, job, store)
+        if revoked := store.revocation(model, job.name, manifest.digest):
             held_back[job.name] = f"not published: version {manifest.digest[:12]} was revoked: {revoked.reason}"
             continue
         provenance = Provenance(
             manifest=manifest.digest,
-            recipe=recipe.model_dump(mode="json"),
-            flow_run=flow_run,
+            recipe=run.recipe.model_dump(mode="json"),
+            flow_run=run.id,
             resolved=job.snapshot.origin.resolved,
             lock_sha256=keys.file_sha256(installed.LOCK),
-            started_at=started_at,
+            started_at=run.began_at,
             made_at=time.time(),
         )
-        version = Version(model=recipe.model_name, variant=job.name, manifest=manifest.digest, provenance=provenance)
-        report, kind = outcomes[job.name].report, job.processor or processor.of_this_machine()
-        arithmetic = "bfloat16" if job.device != "cpu" else processor.arithmetic(kind)
-        fresh = store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key))
-        if fresh and report and report.timing:
-            said = report.timing.model_dump(mode="json") | {"busy": report.busy, "arithmetic": arithmetic}
-            store.add_record(recipe.model_name, job.name, manifest.digest, "speed", said)
+        version = Version(model=model, variant=job.name, manifest=manifest.digest, provenance=provenance)
+        if store.commit(manifest, version, _attestation(manifest, provenance, store, signing_key)):
+            _record_speed(run, job, manifest, store)
         manifests[job.name] = manifest.digest
     return Published(manifests, held_back)
+
+
+def _record_speed(run: Run, job: VariantJob, manifest: Manifest, store: Store) -> None:
+    """Leave beside a version what consumers of before have no field for: spread, arithmetic, whether the machine was busy."""
+    report, kind = run.outcomes[job.name].report, job.processor or processor.of_this_machine()
+    if report and report.timing:
+        arithmetic = "bfloat16" if job.device != "cpu" else processor.arithmetic(kind)
+        said = report.timing.model_dump(mode="json") | {"busy": report.busy, "arithmetic": arithmetic}
+        store.add_record(run.recipe.model_name, job.name, manifest.digest, "speed", said)
 
 
 def promote(recipe: Recipe, manifests: Mapping[str, str], store: Store) -> int:
@@ -109,14 +93,7 @@ def missing_from(channel: Channel | None, manifests: Mapping[str, str]) -> dict[
     return {variant: digest for variant, digest in manifests.items() if (variant, digest) not in known}
 
 
-def attest_published(
-    recipe: Recipe,
-    jobs: list[VariantJob],
-    outcomes: Mapping[str, Outcome],
-    store: Store,
-    noise_floor: Mapping[str, float],
-    signing_key: Path,
-) -> bool:
+def attest_published(run: Run, names: Collection[str], store: Store, signing_key: Path) -> bool:
     """Sign versions of these variants that were published before without this key; False where one is not published.
 
     What is signed is made anew of what this run has of its own; only when and where it was made is the store's word.
@@ -125,14 +102,14 @@ def attest_published(
         BlobMissing, VerificationError: the store does not hold the version's bytes any more.
         SigningError: the process with the signing key failed.
     """
-    for job in jobs:
-        manifest = published_manifest(recipe, job, outcomes, store, noise_floor)
-        found = store.versions(recipe.model_name, job.name)
+    for job in (job for job in run.variants if job.name in names):
+        manifest = published_manifest(run, job, store)
+        found = store.versions(run.recipe.model_name, job.name)
         version = next((version for version in found if version.manifest == manifest.digest), None)
         if version is None:
             return False
         held = store.attestation(manifest.digest)
-        provenance = version.provenance.model_copy(update={"recipe": recipe.model_dump(mode="json")})
+        provenance = version.provenance.model_copy(update={"recipe": run.recipe.model_dump(mode="json")})
         attestation = _attestation(manifest, provenance, store, signing_key)
         if attestation != held:
             store.commit(manifest, version, attestation)

@@ -23,7 +23,7 @@ from tasks.landing import landings
 from tasks.landing.landings import Landing
 from tasks.landing.places import NotYet, Sight, look
 from tasks.landing.watchlist import WatchEntry, read_watchlist
-from tests.bucket import Bucket, bucket  # noqa: F401 (a fixture)
+from tests.bucket import Bucket
 from tests.hub_server import HubServer
 from tests.model_folders import model_folder, sharded_folder
 
@@ -188,7 +188,7 @@ def test_a_hub_that_does_not_answer(recipe: Path, home: Path, store: Store, hub:
         found(entry(recipe, "hf://org/*"), home, store)
 
 
-def test_folders_below_a_prefix(recipe: Path, home: Path, store: Store, bucket: Bucket) -> None:  # noqa: F811
+def test_folders_below_a_prefix(recipe: Path, home: Path, store: Store, bucket: Bucket) -> None:
     bucket.objects["models/readme.txt"] = b"no model"
     place = entry(recipe, "s3://bucket/models/*")
     tiny, incomplete = sorted(found(place, home, store))

@@ -13,7 +13,7 @@ from quantmill.store.places import open_store
 from tasks.sandbox.sandbox import Sandbox
 from tasks.source import download, remote, snapshots
 from tasks.source import places as sources
-from tests.bucket import Bucket, bucket  # noqa: F401 (a fixture)
+from tests.bucket import Bucket
 from tests.model_folders import CONFIG
 
 SOURCE = "s3://bucket/models/tiny"

@@ -1,0 +1,75 @@
+"""Recipe -> the plan of a run: what a run does first, and the look-up of a finished one does too. Imports no Prefect."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import ParamSpec, Protocol, TypeVar
+
+from flows import jobs
+from flows.pools import Pool
+from quantmill.recipe.recipe import Recipe
+from quantmill.settings import Settings
+from quantmill.store.store import Store
+from tasks import support, text
+from tasks.model import architecture
+from tasks.sandbox import Sandbox
+from tasks.source import download, snapshots
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Runs(Protocol):
+    """How a stage function is run: as a task of Prefect's, or simply called."""
+
+    def __call__(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Awaitable[_T]:
+        """Return what `work` returns."""
+        ...
+
+
+async def prepare(
+    recipe: Recipe,
+    settings: Settings,
+    store: Store,
+    sandbox: Sandbox,
+    pools: tuple[Pool, ...],
+    run: Runs,
+    fetch: bool = True,
+) -> jobs.Plan:
+    """Return the jobs of a run: its source looked at, its snapshot and token sets made where they are missing.
+
+    Args:
+        recipe: what is asked for.
+        settings: the installation's.
+        store: where results are.
+        sandbox: runs what is missing; a closed one raises `NotCached`.
+        pools: where variants run; none: on this machine.
+        run: runs each stage function.
+        fetch: whether weights may be fetched, and what is fetched is checked against the recipe.
+
+    Raises:
+        RequestError: the model or a text cannot be used.
+        NotCached: something would have to be made, and may not be.
+    """
+    origin = await run(download.inspect_source, recipe.model, sandbox.home, fetch)
+    checkpoints = await run(download.inspect_checkpoints, recipe, origin, sandbox.home, fetch)
+    snapshot = await run(download.fetch_snapshot, origin, store, sandbox)
+    if fetch:
+        folder = snapshots.local_folder(snapshot, sandbox)
+        text.require_context(recipe, architecture.of_config(folder))
+        support.require(recipe.expand(), folder)
+    calibrated = jobs.uses_calibration(recipe)
+    tokens = await run(text.build_token_sets, recipe, snapshot, store, sandbox, calibrated)
+    return jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
+
+
+async def _call(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    return work(*args, **kwargs)
+
+
+def look_up(recipe: Recipe, settings: Settings, store: Store, closed: Sandbox, pools: tuple[Pool, ...]) -> jobs.Plan:
+    """Return the plan of a run of which all that a plan needs was made before.
+
+    Raises:
+        NotCached: something is missing.
+    """
+    return asyncio.run(prepare(recipe, settings, store, closed, pools, _call, fetch=False))

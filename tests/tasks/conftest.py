@@ -1,0 +1,5 @@
+"""Fixtures of several rooms."""
+
+from tests.bucket import bucket
+
+__all__ = ["bucket"]
