@@ -1,1 +1,1 @@
-"""The work: one stage a module, plain functions. They look their result up in the store and make it where it is missing."""
+"""The work, without Prefect: a room for each stage, and rooms for what the stages share."""

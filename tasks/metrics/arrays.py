@@ -2,7 +2,7 @@
 
 Perplexity is exp of the mean negative log likelihood; the divergence is KL(P || Q) = sum P (log P - log Q) over the whole
 vocabulary, in nats per position, P the baseline and Q the variant (Kullback and Leibler 1951). With logits p and q it is
-sum P (p - q) - log sum exp p + log sum exp q, so each side is exponentiated once. `torch_metrics` does the same in torch.
+sum P (p - q) - log sum exp p + log sum exp q, so each side is exponentiated once. `tensors.py` does the same in torch.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The scores of `metrics`, in torch on the device where the logits are; only one value a position leaves it."""
+"""The scores of `arrays.py`, in torch on the device where the logits are; only one value a position leaves it."""
 
 import numpy
 import torch

@@ -57,7 +57,7 @@ def preview_source(request: ModelRequest, home: Path) -> Origin | Preview:
 
 
 def inspect_checkpoints(recipe: Recipe, model: Origin, home: Path, fetch: bool = True) -> dict[str, Origin]:
-    """Return source -> the finished checkpoint there, of the variants that are taken as they are; see `imports.find`."""
+    """Return source -> the finished checkpoint there, of the variants that are taken as they are; see `checkpoints.find`."""
     return checkpoints.find(recipe, model, lambda request: inspect_source(request, home, fetch))
 
 

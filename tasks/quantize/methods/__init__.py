@@ -1,1 +1,1 @@
-"""One module a method: `quantize(source, spec, calibration, out, device, progress)` fills an empty folder."""
+"""One module a method: `quantize(source, spec, calibration, out, device, arithmetic, progress)` fills an empty folder."""
