@@ -60,8 +60,8 @@ ROOMS = {
     # what every job uses
     "tasks.sandbox": {"tasks.installed"},
     "tasks.metrics": set[str](),
-    "tasks.model": {"tasks.package_source"},
-    "tasks.support": {"tasks.model", "tasks.package_source"},
+    "tasks.model": {"tasks.engine_code"},
+    "tasks.support": {"tasks.model", "tasks.engine_code"},
     "tasks.tokenizer": {"tasks.model"},
     "tasks.engines": {"tasks.model", "tasks.sandbox"},
     "tasks.runtimes": {"tasks.engines", "tasks.metrics", "tasks.model", "tasks.sandbox"},

@@ -13,7 +13,7 @@ from typing import Any
 from quantmill.recipe.recipe import VariantSpec
 from quantmill.records.artifact import Artifact
 from quantmill.store.store import Store
-from tasks import package_source
+from tasks import engine_code
 from tasks.model.architecture import read_config
 
 _REVISION = 1
@@ -124,7 +124,7 @@ def _turns_plainly(model_type: str) -> bool:
 
     Some types have a scaling of their own where only theta is said, or a rule by type of layer: read from their source.
     """
-    text = package_source.read("transformers", f"models/{model_type}/configuration_{model_type}.py")
+    text = engine_code.read("transformers", f"models/{model_type}/configuration_{model_type}.py")
     return "rope_parameters:" in text and ("self.rope_parameters" not in text or model_type in ("phi3", *_NAMES))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from tasks import package_source
+from tasks import engine_code
 from tasks.model import architecture
 
 _CONVERSION = "export/export_to_gguf/conversion"
@@ -41,17 +41,17 @@ def _opened_as(folder: Path) -> str:
     own = str(architecture.read_json(config).get("tokenizer_class", "")) if config.is_file() else ""
     name = fixed_tokenizers().get(str(architecture.read_json(folder / "config.json").get("model_type")), own)
     kind = name.removesuffix("Fast").removesuffix("Tokenizer").lower()
-    code = package_source.read("transformers", f"models/{kind}/tokenization_{kind}.py") if kind.isidentifier() else ""
+    code = engine_code.read("transformers", f"models/{kind}/tokenization_{kind}.py") if kind.isidentifier() else ""
     split = json.dumps(architecture.read_json(content).get("pre_tokenizer"))
-    patterns = [ast.literal_eval(value) for word, value in package_source.assigned(code) if word == "PRETOKENIZE_REGEX"]
+    patterns = [ast.literal_eval(value) for word, value in engine_code.assigned(code) if word == "PRETOKENIZE_REGEX"]
     return name if any(json.dumps(pattern) not in split for pattern in patterns) else ""
 
 
 @cache
 def fixed_tokenizers() -> dict[str, str]:
     """Return model type -> tokenizer class, of the types whose folders transformers does not ask."""
-    table = package_source.read("transformers", "models/auto/tokenization_auto.py")
-    values = dict(package_source.assigned(table))
+    table = engine_code.read("transformers", "models/auto/tokenization_auto.py")
+    values = dict(engine_code.assigned(table))
     fixed = values.get("MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS")
     types = set(ast.literal_eval(fixed)) if fixed else set()
     pairs = re.findall(r"\('(\w+)', '(\w+)'", ast.unparse(values["TOKENIZER_MAPPING_NAMES"]) if fixed else "")
@@ -96,7 +96,7 @@ def missing_kinds(name: str) -> list[str]:
 @cache
 def missing(module: str, table: str) -> frozenset[str]:
     """Return the members of gguf's `MODEL_ARCH` or `MODEL_TENSOR` that a module, or one that it imports, uses in vain."""
-    text = package_source.read("auto_round", f"{_CONVERSION}/{module}.py") if module else ""
+    text = engine_code.read("auto_round", f"{_CONVERSION}/{module}.py") if module else ""
     used = set(re.findall(rf"gguf\.MODEL_{table}\.(\w+)", text))
     known = set(re.findall(r"^    (\w+)\s*=", _gguf_table(table), re.MULTILINE))
     others = {other for other in re.findall(r"^from \.(\w+) import", text, re.MULTILINE) if other != "base"}
@@ -104,7 +104,7 @@ def missing(module: str, table: str) -> frozenset[str]:
 
 
 def _gguf_table(table: str) -> str:
-    text = package_source.read("gguf", "constants.py")
+    text = engine_code.read("gguf", "constants.py")
     return text.partition(f"class MODEL_{table}(")[2].partition("\nclass ")[0]
 
 
@@ -128,7 +128,7 @@ def _vocabulary_code(name: str) -> str:
 def _class_code(name: str) -> str:
     """Return the code of the converter's class for an architecture, or nothing."""
     module = _modules().get(name, "")
-    text = package_source.read("auto_round", f"{_CONVERSION}/{module}.py") if module else ""
+    text = engine_code.read("auto_round", f"{_CONVERSION}/{module}.py") if module else ""
     for node in ast.parse(text).body:
         if isinstance(node, ast.ClassDef) and any(f"'{name}'" in ast.unparse(mark) for mark in node.decorator_list):
             return ast.unparse(node)
@@ -138,8 +138,8 @@ def _class_code(name: str) -> str:
 @cache
 def _modules() -> dict[str, str]:
     """Return class name -> module of the converter."""
-    table = package_source.read("auto_round", f"{_CONVERSION}/__init__.py")
+    table = engine_code.read("auto_round", f"{_CONVERSION}/__init__.py")
     found: Iterator[dict[str, str]] = (
-        ast.literal_eval(value) for name, value in package_source.assigned(table) if name == "TEXT_MODEL_MAP"
+        ast.literal_eval(value) for name, value in engine_code.assigned(table) if name == "TEXT_MODEL_MAP"
     )
     return next(found, {})

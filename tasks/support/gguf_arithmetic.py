@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from tasks import package_source
+from tasks import engine_code
 from tasks.support import gguf
 
 Rule = Callable[[str, dict[str, Any]], str]
@@ -153,7 +153,7 @@ def _same(one: str, other: str) -> bool:
 @cache
 def _default(model_type: str, key: str) -> str:
     """Return the value that a key has in a model type's config where nothing is said: what llama.cpp builds in."""
-    text = package_source.read("transformers", f"models/{model_type}/configuration_{model_type}.py") if key else ""
+    text = engine_code.read("transformers", f"models/{model_type}/configuration_{model_type}.py") if key else ""
     found = re.search(rf"\b{key}: [^=\n]*= \"(\w+)\"", text) if model_type.isidentifier() else None
     return found[1] if found else ""
 
@@ -173,7 +173,7 @@ def _code(name: str) -> str:
 @cache
 def _classes(module: str) -> tuple[ast.ClassDef, ...]:
     """Return the classes of one of the converter's modules, and of those that it imports from."""
-    text = package_source.read("auto_round", _MODULE.format(module)) if module else ""
+    text = engine_code.read("auto_round", _MODULE.format(module)) if module else ""
     found = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
     others = {other for other in re.findall(r"^from \.(\w+) import", text, re.MULTILINE) if other != "base"}
     return tuple(found) + tuple(node for other in sorted(others) for node in _classes(other))

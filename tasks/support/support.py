@@ -11,7 +11,7 @@ from pathlib import Path
 from quantmill.errors import RecipeError
 from quantmill.recipe.variants import VariantSpec
 from quantmill.records.artifact import Architecture
-from tasks import package_source
+from tasks import engine_code
 from tasks.model import architecture, tensors
 from tasks.support import gguf, gguf_arithmetic
 
@@ -69,10 +69,8 @@ def gptqmodel_types() -> frozenset[str]:
 @cache
 def _gptqmodel_classes() -> dict[str, str]:
     """Return model type -> class in GPTQModel."""
-    table = package_source.read("gptqmodel", "models/auto.py")
-    maps = [
-        value for name, value in package_source.assigned(table) if name == "MODEL_MAP" and isinstance(value, ast.Dict)
-    ]
+    table = engine_code.read("gptqmodel", "models/auto.py")
+    maps = [value for name, value in engine_code.assigned(table) if name == "MODEL_MAP" and isinstance(value, ast.Dict)]
     pairs = (zip(found.keys, found.values, strict=True) for found in maps)
     return {str(k.value): ast.unparse(v) for found in pairs for k, v in found if isinstance(k, ast.Constant)}
 
@@ -81,7 +79,7 @@ def _gptqmodel_classes() -> dict[str, str]:
 def _definition(model_type: str) -> str:
     """Return GPTQModel's code for a model type: which of its modules are quantized."""
     wanted = _gptqmodel_classes().get(model_type)
-    for node in ast.parse(package_source.read("gptqmodel", "models/auto.py")).body:
+    for node in ast.parse(engine_code.read("gptqmodel", "models/auto.py")).body:
         if isinstance(node, ast.ImportFrom) and any((name.asname or name.name) == wanted for name in node.names):
-            return package_source.read("gptqmodel", f"models/{str(node.module).replace('.', '/')}.py")
+            return engine_code.read("gptqmodel", f"models/{str(node.module).replace('.', '/')}.py")
     return ""

@@ -1,4 +1,4 @@
-"""The source text of installed packages: engines' lists are read, not imported, which takes up to 15 seconds and patches others."""
+"""The code of installed engines as text: their lists are read, not imported, which takes up to 15 seconds and patches others."""
 
 import ast
 import importlib.util
