@@ -8,16 +8,17 @@ patch each other's libraries on import, leak memory, print megabytes and get kil
 import json
 import logging
 import os
+import selectors
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import IO
 
 from quantmill.errors import NotCached, Stopped, TimedOut
 from quantmill.machine import disk
@@ -111,8 +112,8 @@ class Sandbox:
         job = job.model_copy(update={"progress_fd": write_fd})
         job_path = job.folder / "job.json"
         job_path.write_text(job.model_dump_json())
-        kills, peak = KillWatch(), 0
-        with log.open("wb") as output, os.fdopen(read_fd, "r", encoding="utf-8", errors="replace") as lines:
+        kills, peak, ended = KillWatch(), 0, threading.Event()
+        with log.open("wb") as output, closing(os.fdopen(read_fd, "rb", buffering=0)) as pipe:
             output.write(self._heading(job) + b"\n")
             output.flush()
             try:
@@ -129,7 +130,7 @@ class Sandbox:
             finally:
                 os.close(write_fd)
             stopping.RUNNING.add(process)
-            relay = threading.Thread(target=_relay, args=(lines, job), daemon=True)
+            relay = threading.Thread(target=_relay, args=(pipe, job, ended), daemon=True)
             relay.start()
             try:
                 deadline = time.monotonic() + self._settings.job_timeout_s
@@ -148,7 +149,8 @@ class Sandbox:
                 process.wait()
                 if process.stdin:
                     process.stdin.close()
-                relay.join(timeout=5)
+                ended.set()
+                relay.join()
         if stopping.is_stopped() and process.returncode != 0:
             raise Stopped(f"{job.kind}: ended, as the run was stopped; log: {log}")
         raise_death(job.kind, job.folder / "result.json", process.returncode, peak, kills.struck(), log)
@@ -171,13 +173,29 @@ class ClosedSandbox(Sandbox):
         yield  # what makes it a generator, as the context manager needs
 
 
-def _relay(lines: IO[str], job: JobFile) -> None:
-    """Turn the job's progress lines into log records that handlers make bars of."""
-    for line in lines:
-        try:
-            record = json.loads(line)
-            step, done, total = str(record["step"]), int(record["done"]), int(record["total"])
-        except (ValueError, KeyError, TypeError):
-            continue  # an engine that writes into a pipe it inherited
-        extra = {"variant": job.name, "stage": job.kind, "step": step, "done": done, "total": total}
-        PROGRESS.info("%s: %s %d of %d", job.name, step, done, total, extra=extra)
+def _relay(pipe: FileIO, job: JobFile, ended: threading.Event) -> None:
+    """Turn the job's progress lines into log records that handlers make bars of.
+
+    What a job left alive outside its group may hold the pipe's other end: once the job has `ended`, nobody waits for more.
+    """
+    rest = b""
+    with selectors.DefaultSelector() as ready:
+        ready.register(pipe, selectors.EVENT_READ)
+        while ready.select(_POLL_S) or not ended.is_set():
+            if not ready.select(0):
+                continue
+            if not (data := pipe.read(1 << 16)):
+                return
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                _tell(line, job)
+
+
+def _tell(line: bytes, job: JobFile) -> None:
+    try:
+        record = json.loads(line)
+        step, done, total = str(record["step"]), int(record["done"]), int(record["total"])
+    except (ValueError, KeyError, TypeError):
+        return  # an engine that writes into a pipe it inherited
+    extra = {"variant": job.name, "stage": job.kind, "step": step, "done": done, "total": total}
+    PROGRESS.info("%s: %s %d of %d", job.name, step, done, total, extra=extra)

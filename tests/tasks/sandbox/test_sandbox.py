@@ -149,6 +149,42 @@ def test_a_real_job_tells_a_mismatch_of_versions(tmp_path: Path, monkeypatch: py
         pass
 
 
+_SEES = """
+import sys
+from tasks import installed
+installed.hide_unasked(dict.fromkeys(sys.argv[1:], ""))
+from transformers.utils import is_hqq_available, is_torchao_available
+import transformers.quantizers
+print([is_hqq_available(), is_torchao_available()], "torchao" in sys.modules and sys.modules["torchao"] is not None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("package", "seen"),
+    [("torch", "[False, False] False"), ("hqq", "[True, False] False"), ("gptqmodel", "[False, True] True")],
+)
+def test_a_job_imports_no_engine_that_it_does_not_name(package: str, seen: str) -> None:
+    command = [sys.executable, "-c", _SEES, package]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == seen
+
+
+def test_a_process_that_a_job_left_behind_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """It has left the job's group, and holds the pipe that takes progress lines."""
+    body = (
+        "import subprocess\n"
+        "left = subprocess.Popen(['sleep', '30'], pass_fds=(job['progress_fd'],), start_new_session=True)\n"
+        "json.dump({'value': {'left': left.pid}, 'peak_memory_bytes': 0}, open(job['folder'] + '/result.json', 'w'))"
+    )
+    began = time.monotonic()
+    left = int(str(run(tmp_path, body)["left"]))
+    try:
+        assert time.monotonic() - began < 20
+        assert not gone(left, 0)
+    finally:
+        os.kill(left, signal.SIGKILL)
+
+
 def test_progress_reaches_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     body = (
         "os.write(job['progress_fd'], b'noise\\n' + json.dumps({'step': 'layer', 'done': 12, 'total': 30}).encode() + b'\\n')\n"
