@@ -14,7 +14,8 @@ from quantmill.recipe.variants import VariantSpec
 from quantmill.settings import Settings
 from tasks.marks import marks_of
 from tasks.quantize import frugal
-from tasks.sandbox.sandbox import JobResult, Sandbox
+from tasks.quantize.job import Make
+from tasks.sandbox import JobArguments, JobResult, Sandbox
 from tests import samples
 from tests.tasks.quantize.bench import QUICK, Bench
 
@@ -52,11 +53,11 @@ class Starving(Sandbox):
 
     @contextmanager
     def run(
-        self, kind: str, name: str, arguments: dict[str, Any], packages: tuple[str, ...], threads: int = 0
+        self, arguments: JobArguments, name: str, packages: tuple[str, ...] = (), threads: int = 0
     ) -> Iterator[JobResult]:
-        if arguments.get("spec", {}).get("batch_size") == 8:
-            raise OutOfMemory(f"{kind} was killed holding 30.0 GB of 32.0 GB")
-        with super().run(kind, name, arguments, packages, threads) as result:
+        if isinstance(arguments, Make) and arguments.spec.batch_size == 8:
+            raise OutOfMemory(f"{arguments.kind} was killed holding 30.0 GB of 32.0 GB")
+        with super().run(arguments, name, packages, threads) as result:
             yield result
 
 
