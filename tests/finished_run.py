@@ -4,7 +4,6 @@ from quantmill.files.entries import FileEntry
 from quantmill.recipe.recipe import Recipe, VariantSpec
 from quantmill.records.artifact import Artifact, QuantizedTensor
 from quantmill.records.report import (
-    BaselineMetrics,
     EvaluationReport,
     Outcome,
     Quality,
@@ -14,25 +13,13 @@ from quantmill.records.report import (
 )
 from quantmill.store.store import Store
 from tasks.register import outbox
+from tests import samples
 
 MANIFEST = "d" * 64
 
 
 RECIPE = Recipe.model_validate(
     {"model": {"source": "models/tiny"}, "variants": [{"method": "gguf", "type": ["Q8_0", "Q4_K_M", "Q2_K"]}]}
-)
-
-
-BASELINE = BaselineMetrics(
-    name="baseline-bf16",
-    size_bytes=1000,
-    bits_per_weight=16.0,
-    perplexity=18.0,
-    decode_tokens_per_s=8.0,
-    prefill_tokens_per_s=80.0,
-    peak_memory_bytes=5000,
-    compute_dtype="float32",
-    scored_tokens=100,
 )
 
 
@@ -54,7 +41,7 @@ SUMMARY = RunSummary(
     model="tiny",
     source="models/tiny",
     source_digest="c" * 64,
-    baseline=BASELINE,
+    baseline=samples.BASELINE,
     timings={"variants": 3.0},
     variants=(GOOD, BAD, BROKEN),
     noise_floor={"llama_cpp": 0.0005},

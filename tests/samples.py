@@ -5,9 +5,20 @@ from quantmill.files.entries import FileEntry
 from quantmill.recipe.recipe import ModelRequest, TokenRequest, VariantSpec
 from quantmill.records.artifact import Architecture, Artifact, Origin, QuantizedTensor, Snapshot, TokenSet, VariantJob
 from quantmill.records.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
-from quantmill.records.report import EvaluationReport, Outcome, Quality, Speed
+from quantmill.records.report import BaselineMetrics, EvaluationReport, Outcome, Quality, Speed
 
 DIGEST = "ab" * 32
+BASELINE = BaselineMetrics(
+    name="baseline-bf16",
+    size_bytes=1000,
+    bits_per_weight=16.0,
+    perplexity=18.0,
+    decode_tokens_per_s=8.0,
+    prefill_tokens_per_s=80.0,
+    peak_memory_bytes=5000,
+    compute_dtype="float32",
+    scored_tokens=100,
+)
 
 
 def artifact(size: int = 500) -> Artifact:

@@ -27,6 +27,14 @@ def held(path: Path, *, shared: bool = False, wait: bool = True, create: bool = 
         os.close(handle)
 
 
+@contextmanager
+def folder_held(folder: Path) -> Iterator[None]:
+    """Keep other processes from a folder, which is made where it is missing, while this one works in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / ".lock"):
+        yield
+
+
 def share(handle: int) -> None:
     """Turn an exclusive lock, held by this descriptor of an open file or a copy of it, into a shared one."""
     fcntl.flock(handle, fcntl.LOCK_SH)

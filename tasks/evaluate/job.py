@@ -1,6 +1,5 @@
 """Inside a job that holds nothing else: an artifact's speed as a consumer has it, then its quality in fp32."""
 
-import importlib
 import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal

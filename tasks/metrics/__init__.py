@@ -1,4 +1,4 @@
-"""Arrays -> numbers: perplexity, KL divergence and agreement of logits, numpy's or torch's, on the device where they are."""
+"""Logits, of numpy or torch, -> log-likelihood, KL divergence and agreement at each position, on the device where they are."""
 
 from typing import Any
 

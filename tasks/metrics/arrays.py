@@ -1,4 +1,4 @@
-"""Arrays -> numbers: perplexity, KL divergence and agreement, elementwise and summed in float64.
+"""Logits -> log-likelihood, KL divergence and agreement at each position, elementwise and summed in float64.
 
 Perplexity is exp of the mean negative log likelihood; the divergence is KL(P || Q) = sum P (log P - log Q) over the whole
 vocabulary, in nats per position, P the baseline and Q the variant (Kullback and Leibler 1951). With logits p and q it is

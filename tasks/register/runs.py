@@ -1,4 +1,4 @@
-"""Records a compress run in MLflow; `registry` has what becomes of its accepted variants there. Nothing else writes to it.
+"""Records a compress run in MLflow; `models.py` has what becomes of its accepted variants there. Nothing else writes to it.
 
 MLflow is a notebook here, never the source of truth: a version's source is `quantmill://model/variant@manifest`, the
 bytes stay in the store. Only the client API is used: the fluent one keeps state in the process; flows run in threads.

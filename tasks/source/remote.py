@@ -9,8 +9,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -117,7 +116,7 @@ def take(request: ModelRequest, shelf: Shelf, cache: Path, resolved: str = "") -
         SourceError: a file is not allowed, or it is no model that can be quantized.
         DownloadError: the server broke off; what is complete stays for the next time.
     """
-    with held(cache):
+    with locks.folder_held(cache):
         texts = model_files.texts_in(request.source, shelf.listing)
         first = ["config.json", *({model_files.INDEX} & set(texts))]
         files = _fetch_all(first, shelf, cache)
@@ -137,7 +136,7 @@ def again(origin: Origin, shelf: Callable[[], Shelf], cache: Path) -> Path:
     Raises:
         SourceError: what lies at the source now is something else.
     """
-    with held(cache):
+    with locks.folder_held(cache):
         missing = [entry.path for entry in origin.files if not is_entry(cache / entry.path, entry)]
         for name in missing:
             (cache / name).unlink(missing_ok=True)
@@ -203,11 +202,3 @@ def _read_state(path: Path) -> dict[str, list[str | int]]:
         return dict(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return {}  # nothing yet, or damaged: all is fetched
-
-
-@contextmanager
-def held(cache: Path) -> Iterator[None]:
-    """Keep other processes from a folder while this one works in it."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with locks.held(cache / ".lock"):
-        yield

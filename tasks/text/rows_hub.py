@@ -20,7 +20,7 @@ _FORMATS = ("arrow", "csv", "json", "parquet", "text")
 
 
 def take(source: TextSource, role: Role, limit: int, where: str) -> list[Document]:
-    """Return the documents of one side, up to about `limit` bytes; see `text_sources.take`."""
+    """Return the documents of one side, up to about `limit` bytes; see `take` in `sources.py`."""
     name = "hf://datasets/" + source.source.removeprefix(DATASET)  # without the prefix a folder of that name is taken
     return list(read(name, source.subset, source.split, source.revision, source.field, role, limit, where))
 

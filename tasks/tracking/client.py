@@ -89,14 +89,7 @@ def _require_usable(database: Path) -> None:
 def _alone(uri: str) -> AbstractContextManager[None]:
     """Keep other processes from an SQLite file: the first to open a new one migrates it, which breaks where two do."""
     file = database.database(uri)
-    return _held(file.parent) if file else nullcontext()
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with locks.held(folder / ".lock"):
-        yield
+    return locks.folder_held(file.parent) if file else nullcontext()
 
 
 def require_answer(uri: str, outcome: str) -> None:

@@ -23,9 +23,10 @@ from flows.show import pages as artifacts
 from flows.show import screen
 from flows.show.pages import ProgressRelay, leave_mlflow_link, leave_report
 from quantmill.recipe.recipe import GatePolicy
-from quantmill.records.report import BaselineMetrics, RunSummary, VariantSummary
+from quantmill.records.report import RunSummary, VariantSummary
 from quantmill.settings import Settings
 from tasks.report import report
+from tests import samples
 
 pytestmark = pytest.mark.slow
 
@@ -33,17 +34,7 @@ SUMMARY = RunSummary(
     model="tiny_model.q8",
     source="models/tiny",
     source_digest="c" * 64,
-    baseline=BaselineMetrics(
-        name="baseline-bf16",
-        size_bytes=1000,
-        bits_per_weight=16.0,
-        perplexity=18.0,
-        decode_tokens_per_s=8.0,
-        prefill_tokens_per_s=80.0,
-        peak_memory_bytes=5000,
-        compute_dtype="float32",
-        scored_tokens=100,
-    ),
+    baseline=samples.BASELINE,
     timings={},
     variants=(
         VariantSummary(

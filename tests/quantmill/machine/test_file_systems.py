@@ -17,7 +17,6 @@ from quantmill.machine import locks
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks.sandbox.surroundings import machine_held, scratch
-from tasks.source import remote
 from tasks.tracking import database as tracking_file
 from tests.published import publish
 from tests.users import ROOT
@@ -60,7 +59,7 @@ def test_locks_are_held_on_nfs(nfs: None, tmp_path: Path, monkeypatch: pytest.Mo
         with machine_held(alone):
             pass
     with (
-        remote.held(tmp_path / "cache"),
+        locks.folder_held(tmp_path / "cache"),
         pytest.raises(BlockingIOError),
         locks.held(tmp_path / "cache" / ".lock", wait=False),
     ):
@@ -78,7 +77,7 @@ def test_one_module_takes_locks_between_processes() -> None:
     own = {"locks.py", "s3_download.py"}  # the latter locks a file that it has open for both anyway
     for source in ("quantmill", "tasks", "flows"):
         for path in (ROOT / source).rglob("*.py"):
-            assert "flock(" not in path.read_text() or path.name in own, f"{path}: take quantmill.locks"
+            assert "flock(" not in path.read_text() or path.name in own, f"{path}: take quantmill.machine.locks"
 
 
 def test_a_folder_that_cannot_be_synced_is_as_good_as_the_file_system_makes_it(

@@ -238,7 +238,7 @@ def test_no_listing_of_a_folder_passes_over_what_it_cannot_read(open_place: Path
             assert not any(word in text for word in (".rglob(", "os.walk(", 'glob("**')), (
                 f"{path}: see quantmill/files/walk.py"
             )
-            assert "list_objects_v2" not in text or path.name == "listing.py", f"{path}: see s3_listing.py"
+            assert "list_objects_v2" not in text or path.name == "listing.py", f"{path}: see quantmill/s3/listing.py"
 
 
 @needs_root

@@ -3,10 +3,11 @@
 import pytest
 
 from quantmill.recipe.recipe import GatePolicy
-from quantmill.records.report import BaselineMetrics, RunSummary, VariantSummary
+from quantmill.records.report import RunSummary, VariantSummary
 from quantmill.records.selection import better_choice, pareto_front, picks
 from tasks.report import report
 from tasks.report.markdown import plain
+from tests import samples
 
 
 def row(
@@ -18,23 +19,12 @@ def row(
 
 
 def summary(*rows: VariantSummary) -> RunSummary:
-    base = BaselineMetrics(
-        name="baseline-bf16",
-        size_bytes=1000,
-        bits_per_weight=16,
-        perplexity=18,
-        decode_tokens_per_s=8,
-        prefill_tokens_per_s=80,
-        peak_memory_bytes=5000,
-        compute_dtype="float32",
-        scored_tokens=100,
-    )
     return RunSummary(
         model="m",
         source="s",
         source_digest="0" * 64,
         source_notes=("weights went through Q4_1 once",),
-        baseline=base,
+        baseline=samples.BASELINE,
         timings={},
         variants=rows,
         noise_floor={"llama_cpp": 1e-7},
