@@ -13,7 +13,7 @@ from quantmill.files import keys
 from quantmill.machine.classes import processor as processor_name
 from quantmill.recipe.recipe import Recipe
 from quantmill.recipe.recipe_file import parse_recipe, read_recipe
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from quantmill.settings import load_settings
 from quantmill.store.places import open_store
 from tasks import processor

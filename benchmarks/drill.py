@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.scheduling_factory import artifact_file
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from tests import samples
 from tests.service import Service
 

@@ -20,7 +20,7 @@ from benchmarks.architectures import ARCHITECTURES
 from quantmill.errors import QuantmillError
 from quantmill.recipe.texts import TextSource, TokenRequest
 from quantmill.settings import load_settings
-from tasks.support import support
+from tasks import quantize
 from tasks.text import calibrate
 from tasks.text import sources as text_sources
 
@@ -58,7 +58,7 @@ def refusals(method: str, model: Path) -> dict[str, Any]:
     found = {}
     for column, spec in matrix_work.specs_of(method):
         try:
-            support.require([spec], model)
+            quantize.require([spec], model)
         except QuantmillError as error:
             reason = str(error).removeprefix(f"variants: {spec.name}: ")
             found[column] = {"status": "refused", "reason": reason}

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.architectures import ARCHITECTURES
-from quantmill.recipe.method_row import AS_IT_IS, Method
-from quantmill.recipe.methods import IMATRIX_TYPES, METHODS
+from quantmill.recipe.methods import AS_IT_IS, METHODS, Method
 
 COMMAND = "make matrix"
 TRIED = tuple(name for name in METHODS if name not in ("baseline", "imported"))
@@ -35,7 +34,7 @@ GGUF of `qwen2`, `gemma2` and `phi3` is refused for the borrowed tokenizer, not 
 
 def widths(row: Method) -> list[str]:
     """Return the columns of a method: its types, or its bits, without what needs an importance matrix."""
-    return [kind for kind in map(str, row.types or row.bits) if kind not in IMATRIX_TYPES]
+    return list(row.widths)
 
 
 def cell_words(cell: dict[str, Any]) -> tuple[str, str]:
@@ -59,7 +58,7 @@ def page(cells: Path) -> str:
         "## The methods\n",
         *_methods(),
         "\nThe same facts: `quantmill methods`. Eight of llama.cpp's types need an importance matrix and are refused:",
-        f"{', '.join(IMATRIX_TYPES)}.\n",
+        f"{', '.join(METHODS['gguf'].unmade_types)}.\n",
         "## The architectures\n",
         "| name | class | what makes it special |",
         "|---|---|---|",

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from quantmill.recipe.methods import IMATRIX_TYPES, METHODS
+from quantmill.recipe.methods import METHODS
 from quantmill.recipe.recipe import VariantSpec
 from quantmill.recipe.variant_request import VariantRequest
 from quantmill.records import planning
@@ -37,7 +37,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {"autoround": {"iterations": 1}}
 def specs_of(method: str) -> Iterator[tuple[str, VariantSpec]]:
     """Yield (column, spec) for every width or type of a method that needs no importance matrix."""
     row = METHODS[method]
-    kinds = [kind for kind in row.types if kind not in IMATRIX_TYPES]
+    kinds = list(row.widths) if row.types else []
     asked: dict[str, Any] = {"type": kinds} if kinds else {"bits": list(row.bits)}
     for spec in VariantRequest.model_validate({"method": method, **asked, **_OPTIONS.get(method, {})}).expand():
         yield str(spec.type or spec.bits), spec
@@ -45,12 +45,12 @@ def specs_of(method: str) -> Iterator[tuple[str, VariantSpec]]:
 
 def quantize(model: Path, method: str, place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Make every width of `method` under `place`; yield (column, what came of it)."""
-    source = _convert(model, place) if METHODS[method].converted else model
+    needed = {"conversion": _convert(model, place)} if METHODS[method].needs else {}
     for column, spec in specs_of(method):
         told = Make(
             spec=spec,
-            source=source,
-            companions=model,
+            source=model,
+            needed=needed,
             calibration=place.parent / "calibration.safetensors" if spec.row.calibrated else None,
             device="cpu",
             arithmetic="bfloat16",

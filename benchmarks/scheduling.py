@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.scheduling_factory import artifact_file, build, factory
 from quantmill.files.entries import FileEntry
 from quantmill.records import planning
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from tests import samples
 from tests.service import Service
 

@@ -18,7 +18,7 @@ from prefect.settings import (
 from flows.dispatch import Dispatcher
 from flows.pools.pools import read_pools
 from quantmill.files.entries import FileEntry
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from quantmill.records.report import Outcome
 from quantmill.store.places import open_store
 from tests.service import Service

@@ -14,7 +14,8 @@ import flows.variant  # noqa: F401 (its imports are a part of what a run costs)
 from flows.recall import recall
 from quantmill.files import keys
 from quantmill.files.entries import FileEntry
-from quantmill.records.artifact import StageResult, VariantJob
+from quantmill.records.artifact import StageResult
+from quantmill.records.job import VariantJob
 from quantmill.settings import load_settings
 from quantmill.store.places import configured_store
 from quantmill.store.store import Store

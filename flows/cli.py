@@ -147,7 +147,7 @@ def check(recipe: Recipe, settings: Settings) -> None:
     """Refuse what cannot work before anything is written; see `RequestError`."""
     from flows.jobs import choose_device
     from flows.sendable import require_somebody_to_ask
-    from tasks import support, text
+    from tasks import quantize, text
     from tasks.source import download, places
 
     if settings.signing_key:
@@ -166,7 +166,7 @@ def check(recipe: Recipe, settings: Settings) -> None:
     specs = recipe.expand(origin.architecture.linear_inputs)
     download.preview_checkpoints(recipe, origin, settings.home)
     if origin.kind == "folder" and not recipe.model.remote:
-        support.require(specs, places.locate(recipe.model.source))
+        quantize.require(specs, places.locate(recipe.model.source))
 
 
 def require_work(recipe: Recipe, settings: Settings) -> None:

@@ -13,6 +13,7 @@ from prefect.states import Completed
 
 from flows import approval, conversions, jobs, sendable
 from flows.dispatch import Dispatcher
+from flows.needs import NEEDS
 from flows.pools import Pool, check_pools, read_pools
 from flows.prepare import prepare
 from flows.recall import recall, recall_run, remember_run, run_key
@@ -74,8 +75,8 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
         baseline = await stages.watch("baseline", dispatcher.build(plan.baseline))
         if baseline.report is None:
             raise error_named(baseline.error, f"baseline: {baseline.message}")
-        unconverted, judged = await _convert(plan, baseline, stages, store, sandbox)
-        known = unconverted | {baseline.name: baseline}
+        unmakeable, judged = await _make_needs(plan, baseline, stages, store, sandbox)
+        known = unmakeable | {baseline.name: baseline}
         ready = {job.name: job for job in plan.others if job.name not in known}
         outcomes = judged(known | await stages.watch("variants", dispatcher.build_all(list(ready.values()))))
         verdicts = {job.name: judge.decide(outcomes[job.name], baseline, recipe.gates) for job in plan.variants}
@@ -123,28 +124,33 @@ async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
     return pools
 
 
-async def _convert(
+async def _make_needs(
     plan: jobs.Plan, baseline: Outcome, stages: Stages, store: Store, sandbox: Sandbox
 ) -> tuple[dict[str, Outcome], conversions.Judge]:
-    """Make and check the GGUF conversion where a method needs it; return what failed, and what judges the outcomes of all.
+    """Make what variants need first; return the variants that fail for it, and what judges the outcomes of all.
 
-    Where the conversion fails, or computes something else than its source on a longer text, its variants are not made.
+    A conversion is checked on a longer text where the evaluation windows do not show all that the model does.
     """
-    if not plan.conversion_key or baseline.artifact is None:
-        return {}, dict
-    snapshot, needed = plan.baseline.snapshot, [job for job in plan.others if job.conversion_key]
+    failed = dict[str, Outcome]()
+    if not plan.needs or baseline.artifact is None:
+        return failed, dict
     config = config_forms.read_stored(baseline.artifact, store)
-    tokens = conversions.tokens_to_check(plan, config)
-    checked = convert.find_long_text(plan.conversion_key, tokens, store) if tokens else None
-    try:
-        if (tokens and not checked) or not all(recall(job, store) or find_body(job, store) for job in needed):
-            key, name = plan.conversion_key, plan.conversion_name
-            made = await stages.run(convert.convert_snapshot, snapshot, key, name, store, sandbox)
-            if tokens:
+    tokens, conversion = conversions.tokens_to_check(plan, config), plan.needed(conversions.STAGE)
+    checked = convert.find_long_text(conversion, tokens, store) if tokens else None
+    for ref in plan.needs:
+        waiting = [job for job in plan.others if ref in job.needs]
+        to_check = ref.key == conversion and tokens and not checked
+        if not to_check and all(recall(job, store) or find_body(job, store) for job in waiting):
+            continue
+        snapshot, key, name = plan.baseline.snapshot, ref.key, plan.model_name
+        try:
+            made = await stages.run(NEEDS[ref.stage].make, snapshot, key, name, store, sandbox)
+            if to_check:
                 checked = await stages.run(convert.score_long_text, snapshot, made, tokens, store, sandbox)
-    except QuantmillError as error:
-        return {
-            job.name: Outcome(name=job.name, error=type(error).__name__, message=str(error)) for job in needed
-        }, dict
+        except QuantmillError as error:
+            said = {"error": type(error).__name__, "message": str(error)}
+            failed |= {job.name: Outcome(name=job.name, **said) for job in waiting}
+    if not conversion or any(job.needed(conversions.STAGE) and job.name in failed for job in plan.others):
+        return failed, dict
     judged = partial(conversions.judge, plan, baseline, config, checked)
-    return {name: outcome for name, outcome in judged({}).items() if outcome.error}, judged
+    return failed | {name: outcome for name, outcome in judged({}).items() if outcome.error}, judged

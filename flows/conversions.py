@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.jobs import Plan
 from quantmill.errors import ConversionMismatch
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from quantmill.records.report import Outcome
 from quantmill.store.store import Store
 from tasks import arithmetic, support
@@ -15,6 +15,7 @@ from tasks.model import config_forms
 _NOTABLE_KL, _MOST_KL = 1e-5, 1e-4
 _TIMES_ITS_FLOOR = 5.0
 _RUNTIME = "llama_cpp"
+STAGE = "conversion"
 Judge = Callable[[Mapping[str, Outcome]], dict[str, Outcome]]
 
 
@@ -27,18 +28,18 @@ def limits(compute_dtype: str) -> tuple[float, float]:
 
 def tokens_to_check(plan: Plan, config: Mapping[str, Any]) -> int:
     """Return how long a text the conversion is to be checked on; 0: the evaluation windows show all that there is."""
-    wanted = support.longer_text(_name(config), dict(config)) if plan.conversion_key else 0
+    wanted = support.longer_text(_name(config), dict(config)) if plan.needed(STAGE) else 0
     return wanted if wanted > plan.baseline.evaluation.request.sequence_length else 0
 
 
 def recall_judged(plan: Plan, outcomes: Mapping[str, Outcome], store: Store) -> dict[str, Outcome] | None:
     """Return the outcomes of finished work judged; None where the longer text was not scored yet."""
     baseline = outcomes[plan.baseline.name]
-    if not plan.conversion_key or baseline.artifact is None:
+    if not plan.needed(STAGE) or baseline.artifact is None:
         return dict(outcomes)
     config = config_forms.read_stored(baseline.artifact, store)
     tokens = tokens_to_check(plan, config)
-    checked = find_long_text(plan.conversion_key, tokens, store) if tokens else None
+    checked = find_long_text(plan.needed(STAGE), tokens, store) if tokens else None
     return None if tokens and checked is None else judge(plan, baseline, config, checked, outcomes)
 
 
@@ -77,7 +78,7 @@ def judge(
         own.append(f"not checked past {length} tokens")
     for job in plan.variants:
         if job.runtime == _RUNTIME and job.name in outcomes and (marks or own):
-            said = (*outcomes[job.name].marks, *marks, *(own if job.conversion_key else ()))
+            said = (*outcomes[job.name].marks, *marks, *(own if job.needed(STAGE) else ()))
             judged[job.name] = outcomes[job.name].model_copy(update={"marks": tuple(dict.fromkeys(said))})
     return judged
 
@@ -101,7 +102,7 @@ def _failed(
         f"llama.cpp computes something else than transformers: with the same weights the mean KL over {where} is {kl:.2g},"
         f" allowed is {most:g}; likely cause, in config.json: {cause}"
     )
-    failed: list[VariantJob] = [job for job in plan.others if job.conversion_key]
+    failed: list[VariantJob] = [job for job in plan.others if job.needed(STAGE)]
     update = {"report": None, "error": ConversionMismatch.__name__, "message": message}
     return {job.name: outcomes.get(job.name, Outcome(name=job.name)).model_copy(update=update) for job in failed}
 

@@ -9,7 +9,7 @@ from flows.pools import Pool, PoolRuns
 from flows.recall import recall
 from flows.variant import variant
 from quantmill.records import planning
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from quantmill.records.report import Outcome
 from quantmill.settings import load_settings
 from quantmill.store.store import Store

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.job_keys import EngineWork, artifact_key, measured_by
+from flows.needs import NEEDS
 from flows.pools import Pool, candidates
 from quantmill.errors import RecipeError
 from quantmill.files import keys
@@ -11,9 +13,10 @@ from quantmill.machine import class_of
 from quantmill.recipe.methods import METHODS
 from quantmill.recipe.recipe import Recipe, VariantSpec, default_model_name
 from quantmill.records import planning
-from quantmill.records.artifact import Origin, Snapshot, TokenSet, VariantJob
+from quantmill.records.artifact import Origin, Snapshot, TokenSet
+from quantmill.records.job import StageRef, VariantJob
 from quantmill.records.report import Outcome
-from tasks import arithmetic, convert, evaluate, installed, processor
+from tasks import arithmetic, evaluate, processor
 from tasks.model import config_forms
 
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
@@ -29,23 +32,20 @@ class Place(NamedTuple):
     processor: str
 
 
-class _Work(NamedTuple):
-    """What the bytes of an artifact depend on beside its inputs; empty texts: they do not depend on it."""
-
-    device: str
-    threads: int
-    arithmetic: str
-    processor: str
-
-
 class Plan(NamedTuple):
     """The jobs of a run. The baseline comes first; floors measure what a runtime alone costs."""
 
     baseline: VariantJob
     floors: dict[str, VariantJob]
     variants: list[VariantJob]
-    conversion_key: str
-    conversion_name: str
+    needs: tuple[StageRef, ...]
+    """What some of the variants need made first."""
+    model_name: str
+    """The model's name in the metadata of GGUF files; it does not depend on what the model is published as."""
+
+    def needed(self, stage: str) -> str:
+        """Return the key of a stage that some variant needs; empty: none does."""
+        return next((ref.key for ref in self.needs if ref.stage == stage), "")
 
     @property
     def others(self) -> list[VariantJob]:
@@ -72,12 +72,13 @@ def make_plan(
     asked = recipe.expand(snapshot.origin.architecture.linear_inputs)
     specs = [_as_found(spec, checkpoints) for spec in asked]
     taken = {
-        spec.name: checkpoints[before.source or ""] for spec, before in zip(specs, asked, strict=True) if spec.packing
+        spec.name: checkpoints[before.source_asked or ""]
+        for spec, before in zip(specs, asked, strict=True)
+        if spec.packing
     }
-    name, here = conversion_name(recipe), processor.of_this_machine()
+    name, here = model_name(recipe), processor.of_this_machine()
     needed = {spec.runtime(snapshot.origin.architecture.experts) for spec in specs}
     floors = {runtime: spec for runtime, spec in LOSSLESS.items() if runtime in needed}
-    converted = any(spec.row.converted for spec in (*specs, *floors.values()))
 
     def place(spec: VariantSpec) -> Place:
         if not pools:
@@ -89,18 +90,14 @@ def make_plan(
         made = _job(spec, snapshot, calibration, evaluation, name, place(spec), place(BASELINE))
         return made.model_copy(update={"checkpoint": taken.get(spec.name)})
 
-    return Plan(
-        baseline=job(BASELINE),
-        floors={runtime: job(spec) for runtime, spec in floors.items()},
-        variants=[job(spec) for spec in specs],
-        conversion_key=_conversion_key(snapshot.digest, name) if converted else "",
-        conversion_name=name,
-    )
+    measured, variants = {runtime: job(spec) for runtime, spec in floors.items()}, [job(spec) for spec in specs]
+    needs = dict.fromkeys(ref for made in (*measured.values(), *variants) for ref in made.needs)
+    return Plan(baseline=job(BASELINE), floors=measured, variants=variants, needs=tuple(needs), model_name=name)
 
 
 def _as_found(spec: VariantSpec, checkpoints: Mapping[str, Origin]) -> VariantSpec:
-    """Return a variant that is taken as it is by what lies at its source; any other as it was asked for."""
-    origin = checkpoints.get(spec.source or "") if spec.source is not None else None
+    """Fill in an `imported` variant from its checkpoint; return any other unchanged."""
+    origin = checkpoints.get(spec.source_asked) if spec.source_asked is not None else None
     packing = origin.architecture.packing if origin else None
     return spec.found(packing, origin.digest) if origin and packing else spec
 
@@ -140,8 +137,8 @@ def choose_device(asked: str) -> str:
     return asked if asked != "auto" else "cuda" if present else "cpu"
 
 
-def conversion_name(recipe: Recipe) -> str:
-    """Return the model's name in the metadata of GGUF files; it does not depend on what it is published as."""
+def model_name(recipe: Recipe) -> str:
+    """Return the model's name by its source; see `Plan.model_name`."""
     try:
         return default_model_name(recipe.model.source)
     except RecipeError:
@@ -158,7 +155,7 @@ def _job(
     snapshot: Snapshot,
     calibration: TokenSet | None,
     evaluation: TokenSet,
-    conversion_name: str,
+    name: str,
     place: Place,
     reference: Place,
 ) -> VariantJob:
@@ -167,13 +164,12 @@ def _job(
     made_on = device.partition(":")[0]
     runtime = spec.runtime(snapshot.origin.architecture.experts)
     seen = calibration if row.calibrated else None
-    work = _Work(made_on, place.threads, *_told(spec, made_on, place.processor))
-    body_key = _artifact_key(spec, snapshot.core_digest, conversion_name, seen, work)
-    baseline_key = _artifact_key(
-        BASELINE, snapshot.core_digest, conversion_name, None, _Work(kind, reference.threads, "", "")
-    )
+    work = EngineWork(made_on, place.threads, *_told(spec, made_on, place.processor))
+    body_key = artifact_key(spec, snapshot.core_digest, name, seen, work)
+    base = EngineWork(kind, reference.threads, "", "")
+    baseline_key = artifact_key(BASELINE, snapshot.core_digest, name, None, base)
     trace_key = keys.stage_key(
-        "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **_measured_by("transformers", ())
+        "trace", artifact=baseline_key, evaluation=evaluation.digest, device=kind, **measured_by("transformers", ())
     )
     machine = class_of(device, place.threads, processor.arithmetic(place.processor))
     if made_on == "cpu" and place.processor != processor.of_this_machine():
@@ -184,23 +180,23 @@ def _job(
         snapshot=snapshot,
         calibration=seen,
         evaluation=evaluation,
-        conversion_key=_conversion_key(snapshot.digest, conversion_name) if row.converted else "",
+        needs=tuple(StageRef(stage=stage, key=NEEDS[stage].key_of(snapshot.digest, name)) for stage in row.needs),
         trace_key=trace_key,
-        artifact_key=_artifact_key(spec, snapshot.digest, conversion_name, seen, work, config_forms.revision(spec)),
+        artifact_key=artifact_key(spec, snapshot.digest, name, seen, work, config_forms.revision(spec)),
         body_key=body_key,
         report_key=keys.stage_key(
             "report",
             artifact=body_key,
             trace=trace_key,
             device=made_on,
-            **_measured_by(runtime, spec.maker.engines),
+            **measured_by(runtime, spec.maker.engines),
         ),
         speed_key=keys.stage_key(
             "speed",
             artifact=body_key,
             evaluation=evaluation.digest,
             machine=machine._asdict(),
-            **_measured_by(runtime, spec.maker.engines) | {"revision": evaluate.SPEED_REVISION},
+            **measured_by(runtime, spec.maker.engines) | {"revision": evaluate.SPEED_REVISION},
         ),
         hardware=machine.hardware,
         device=device,
@@ -216,34 +212,3 @@ def _told(spec: VariantSpec, device: str, kind: str) -> tuple[str, str]:
         return "", ""
     asked, known = processor.arithmetic(kind), spec.row.arithmetics
     return asked if asked in known else known[0], kind
-
-
-def _conversion_key(source: str, name: str) -> str:
-    return keys.stage_key(
-        "conversion", source=source, name=name, revision=convert.REVISION, engines=installed.locked(convert.PACKAGES)
-    )
-
-
-def _artifact_key(
-    spec: VariantSpec, source: str, conversion_name: str, seen: TokenSet | None, work: _Work, config: int = 0
-) -> str:
-    """Return the key of what is made of a snapshot; `source` is its digest, or that of its core and then `config` is 0."""
-    row = spec.row
-    told: dict[str, object] = {"config": config} if config else {}
-    told |= {"arithmetic": work.arithmetic, "processor": work.processor} if work.processor else {}
-    return keys.stage_key(
-        "artifact",
-        source=source,
-        spec=spec.canonical(),
-        calibration=seen.digest if seen else "",
-        conversion=_conversion_key(source, conversion_name) if row.converted else "",
-        device=work.device,
-        threads=work.threads if row.thread_dependent else 0,
-        revision=row.revision,
-        engines=installed.locked(row.engines),
-        **told,
-    )
-
-
-def _measured_by(runtime: str, packages: tuple[str, ...]) -> dict[str, object]:
-    return {"revision": evaluate.REVISION, "engines": installed.locked(tuple({*evaluate.PACKAGES[runtime], *packages}))}

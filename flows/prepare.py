@@ -9,7 +9,7 @@ from flows.pools import Pool
 from quantmill.recipe.recipe import Recipe
 from quantmill.settings import Settings
 from quantmill.store.store import Store
-from tasks import support, text
+from tasks import quantize, text
 from tasks.model import architecture
 from tasks.sandbox import Sandbox
 from tasks.source import download, snapshots
@@ -56,7 +56,7 @@ async def prepare(
     if fetch:
         folder = snapshots.local_folder(snapshot, sandbox)
         text.require_context(recipe, architecture.of_config(folder))
-        support.require(recipe.expand(), folder)
+        quantize.require(recipe.expand(), folder)
     calibrated = jobs.uses_calibration(recipe)
     tokens = await run(text.build_token_sets, recipe, snapshot, store, sandbox, calibrated)
     return jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)

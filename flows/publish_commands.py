@@ -1,7 +1,5 @@
-"""Commands about what leaves the store: register tells MLflow, export sends a version elsewhere, revoke takes one back."""
+"""Commands about what leaves the store: register tells MLflow, export sends a version elsewhere."""
 
-from functools import wraps
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,13 +11,14 @@ from quantmill.commands.answers import ModelName, existing_store
 from quantmill.errors import RegistrationError
 from quantmill.settings import Settings, load_settings
 from quantmill.signing import Keyring
+from quantmill.store.store import Store
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands of this module; `revoke` takes the place of the consumers' command, which knows no MLflow."""
+    """Add the commands of this module, and let `revoke` tell MLflow."""
     app.command(epilog="Example: quantmill register")(register)
     app.command(epilog="Example: quantmill export smollm2-135m-instruct gguf-q8_0 hf://org/name --private")(export)
-    app.command(epilog="Example: quantmill revoke my-model gguf-q2_k@42f0314d --reason 'rambles in German'")(revoke)
+    store_commands.AFTER_REVOKE.append(tell_of_revocation)
 
 
 def register() -> None:
@@ -79,17 +78,14 @@ def waiting_runs() -> list[str]:
     return waiting(existing_store())
 
 
-@wraps(store_commands.revoke)
-def revoke(model: str, version: str, reason: str, store_uri: str = "", json_file: Path | None = None) -> None:
-    """As the consumers' command, and MLflow is told."""
-    store_commands.take_back(model, version, reason, store_uri, json_file)
+def tell_of_revocation(store: Store, model: str) -> str:
+    """Tell MLflow which versions of a model were revoked; return what came of it. They are revoked whatever MLflow answers."""
     settings = load_settings()
     with embedded_environment(settings):
         from tasks.register import show_revocations
 
         try:
-            shown = show_revocations(existing_store(store_uri), model, settings.tracking_uri)
-        except RegistrationError as error:  # it is revoked all the same
-            typer.echo(str(error), err=True)
-        else:
-            typer.echo(f"MLflow shows it ({shown} versions there)", err=True)
+            shown = show_revocations(store, model, settings.tracking_uri)
+        except RegistrationError as error:
+            return str(error)
+    return f"MLflow shows it ({shown} versions there)"

@@ -12,7 +12,8 @@ from flows.prepare import look_up
 from quantmill.errors import BlobMissing, NotCached, NotFound, VerificationError
 from quantmill.files import keys
 from quantmill.recipe.recipe import Recipe
-from quantmill.records.artifact import StageResult, VariantJob
+from quantmill.records.artifact import StageResult
+from quantmill.records.job import VariantJob
 from quantmill.records.report import Outcome, RunSummary
 from quantmill.records.run import Run
 from quantmill.settings import Settings

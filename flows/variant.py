@@ -10,7 +10,7 @@ from prefect.states import Completed, Failed
 from flows.show.pages import progress_shown
 from flows.stages import as_task, is_deployed
 from quantmill.errors import QuantmillError
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from quantmill.settings import load_settings
 from quantmill.store.places import configured_store
 from tasks.evaluate import measure_artifact

@@ -4,7 +4,6 @@ Errors are one line on standard error. Exit codes: 0 done, 2 the request is wron
 failed verification, 1 anything else.
 """
 
-import importlib
 import importlib.metadata
 import shlex
 import sys
@@ -23,8 +22,7 @@ from quantmill.commands.answers import JsonFile, a_place, answer, require_text, 
 from quantmill.commands.tables import printable
 from quantmill.errors import QuantmillError, with_advice
 from quantmill.machine import disk
-from quantmill.recipe.method_row import AS_IT_IS, Method
-from quantmill.recipe.methods import IMATRIX_TYPES, METHODS
+from quantmill.recipe.methods import AS_IT_IS, METHODS, Method
 from quantmill.settings import load_settings
 
 app = typer.Typer(
@@ -70,9 +68,7 @@ def methods(json_file: JsonFile = None) -> None:
     for row in METHODS.values():
         table.add_row(
             row.name,
-            ", ".join(map(str, row.bits))
-            if row.name != "bitsandbytes" and row.bits
-            else ", ".join(kind for kind in row.types if kind not in IMATRIX_TYPES) or AS_IT_IS,
+            ", ".join(row.widths) or AS_IT_IS,
             ", ".join(f"{option.name}={str(option.default).lower()}" for option in row.options),
             row.format,
             ", ".join(row.loaders),
@@ -112,10 +108,11 @@ def obstacle(row: Method) -> str:
 
 
 def _add_factory() -> None:
-    """Add the factory's commands where its code lies beside this package: in a checkout, not in the wheel."""
+    """Add the commands of the entry point `quantmill.commands` where its module is beside this package: in a checkout."""
     root = Path(__file__).resolve().parent.parent
-    if (root / "flows").is_dir() and (root / "pyproject.toml").is_file():
-        importlib.import_module("flows.cli").add_to(app)
+    for point in importlib.metadata.entry_points(group="quantmill.commands"):
+        if (root / point.module.partition(".")[0]).is_dir() and (root / "pyproject.toml").is_file():
+            point.load()(app)
 
 
 def _say_full(error: BaseException) -> NoReturn:

@@ -7,10 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from quantmill.errors import EngineMismatch
+from quantmill.recipe.methods import METHODS
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
-_UNASKED = {"hqq": "hqq", "torchao": "gptqmodel"}
-"""Module that transformers imports wherever it is installed -> the package whose jobs need the module."""
 
 
 @cache
@@ -46,6 +45,7 @@ def check_installed(expected: dict[str, str]) -> None:
 
 def hide_unasked(expected: dict[str, str]) -> None:
     """Let a job import nothing of engines that it does not name: transformers would import theirs, 3 s a job on AVX2."""
-    for module, package in _UNASKED.items():
+    unasked = {module: package for row in METHODS.values() for module, package in row.unasked_modules.items()}
+    for module, package in unasked.items():
         if package not in expected and module not in sys.modules:
             sys.modules[module] = None  # type: ignore[assignment]  # for importlib: there is no such module

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from quantmill.records import selection
-from quantmill.records.artifact import Artifact, Snapshot, VariantJob
+from quantmill.records.artifact import Artifact, Snapshot
+from quantmill.records.job import VariantJob
 from quantmill.records.report import Outcome
 from tasks import arithmetic
 from tasks.gibberish import too_short, unbound_rules

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from quantmill.errors import ProcessorMismatch
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 
 _CLASSES = (("amx_bf16", "amx-bf16"), ("avx512_bf16", "avx512-bf16"), ("avx512f", "avx512"), ("avx2", "avx2"))
 _LIMITS = {"avx512_core": "avx512", "avx512_core_vnni": "avx512", "avx2": "avx2", "default": "baseline"}

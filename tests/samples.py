@@ -3,7 +3,8 @@
 from quantmill.files import keys
 from quantmill.files.entries import FileEntry
 from quantmill.recipe.recipe import ModelRequest, TokenRequest, VariantSpec
-from quantmill.records.artifact import Architecture, Artifact, Origin, QuantizedTensor, Snapshot, TokenSet, VariantJob
+from quantmill.records.artifact import Architecture, Artifact, Origin, QuantizedTensor, Snapshot, TokenSet
+from quantmill.records.job import VariantJob
 from quantmill.records.manifest import Manifest, ManifestEvaluation, ManifestModel, Provenance, Safety, Version
 from quantmill.records.report import BaselineMetrics, EvaluationReport, Outcome, Quality, Speed
 

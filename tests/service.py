@@ -20,7 +20,7 @@ import yaml
 from infra.stack import postgres
 from infra.stack.parts import answers, prefect_command
 from infra.stack.processes import Part, spawn
-from quantmill.recipe.variants import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
 from tests.debian import debian_package
 from tests.line import ROOT, Line, count_starts, started, wait_for_start
 

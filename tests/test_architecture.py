@@ -94,6 +94,7 @@ ROOMS = {
         "tasks.processor",
         "tasks.sandbox",
         "tasks.source",
+        "tasks.support",
         "tasks.tokenizer",
     },
     "tasks.evaluate": {"tasks.arithmetic", "tasks.engines", "tasks.metrics", "tasks.runtimes", "tasks.sandbox"},
@@ -131,10 +132,10 @@ WITH_ENGINES = (
 )
 """Where engines may be imported: inside a job."""
 BY_NAME = {
-    "quantmill/cli.py": "the factory's commands, where the checkout is there",
     "flows/pools/__init__.py": "a door whose modules import Prefect",
     "tasks/sandbox/child.py": "the job of a room",
-    "tasks/quantize/job.py": "the module of a method",
+    "quantmill/recipe/methods/__init__.py": "the facts of every method",
+    "tasks/quantize/work.py": "the module of a method",
     "tasks/runtimes/__init__.py": "the module of a library",
     "tasks/tokenizer/probe.py": "Python's own sources, as text",
 }
@@ -241,7 +242,7 @@ def test_outsiders_come_through_the_door(path: Path) -> None:
         room, inside = ".".join(node.module.split(".")[:2]), ".".join(node.module.split(".")[2:])
         if room not in ROOMS or room == room_of(path):
             continue
-        asked = [inside] if inside else [alias.name for alias in node.names]
+        asked = [inside.partition(".")[0]] if inside else [alias.name for alias in node.names]
         assert set(asked) <= set(offered(room)), f"{node.module}: {asked} is behind the door"
 
 
@@ -284,7 +285,16 @@ def test_modules_are_named_where_they_are_imported(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tasks" / "quantize" / "methods").glob("*.py")), ids=where)
 def test_methods_do_not_know_each_other(path: Path) -> None:
-    assert not {name for name in imports(path) if name.startswith("tasks.quantize.")}
+    known = {name for name in imports(path) if name.startswith("tasks.quantize.")}
+    assert {name.removesuffix(".Work") for name in known} <= {"tasks.quantize.work"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=where)
+def test_a_method_is_named_in_its_own_modules_alone(path: Path) -> None:
+    """Everything else asks METHODS. A library of the same name has a module of that name."""
+    own = ("bitsandbytes", "gptq", "awq", "hqq", "autoround")
+    strings = {node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)}
+    assert strings & set(own) <= {path.stem}
 
 
 def test_the_contract_imports_no_engine_at_run_time() -> None:

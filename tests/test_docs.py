@@ -7,8 +7,7 @@ import pytest
 
 import quantmill
 from quantmill.errors import JobError
-from quantmill.recipe.method_row import AS_IT_IS
-from quantmill.recipe.methods import IMATRIX_TYPES, METHODS
+from quantmill.recipe.methods import AS_IT_IS, METHODS
 from quantmill.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +44,7 @@ def tree() -> list[str]:
 
 def rows(page: str, first_cell: str) -> dict[str, list[str]]:
     """Return name -> cells of the page's table rows whose first cell is a name in backquotes that matches."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").partition("## Who loads what")[0]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:2] == "| "]
     return {row[0].strip("`"): row for row in cells if re.fullmatch(f"`{first_cell}`", row[0])}
 
@@ -72,11 +71,20 @@ def test_the_methods_table_is_that_of_the_rows() -> None:
     assert list(table) == list(METHODS)
     for name, (_, _, kinds, calibrated, form, loaders) in table.items():
         row = METHODS[name]
-        possible = [kind for kind in row.types or row.bits if kind not in IMATRIX_TYPES]
-        assert kinds.split(", ") == ([str(kind) for kind in possible] or [AS_IT_IS])
+        assert kinds.split(", ") == (list(row.widths) or [AS_IT_IS])
         assert calibrated == ("yes" if row.calibrated else "no")
         assert form == row.format
         assert loaders == ", ".join(row.loaders)
+
+
+def test_the_table_of_programs_is_that_of_the_rules() -> None:
+    table = (ROOT / "docs" / "variants.md").read_text(encoding="utf-8").partition("## Who loads what")[2]
+    said = [line for line in table.splitlines() if line.startswith("| `")]
+    assert said == [
+        f"| `{row.name}` | {rule.place} | {', '.join(rule.conditions) or 'all'} | {rule.proof} |"
+        for row in METHODS.values()
+        for rule in row.programs
+    ]
 
 
 def test_the_settings_table_names_every_setting() -> None:

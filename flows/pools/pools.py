@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from quantmill.errors import RequestError
 from quantmill.files.yaml_file import read_yaml
-from quantmill.recipe.method_row import MethodName
-from quantmill.recipe.variants import VariantSpec
+from quantmill.recipe.methods import MethodName
+from quantmill.recipe.recipe import VariantSpec
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

@@ -21,7 +21,7 @@ from flows.pools.pools import Pool
 from flows.pools.run_watch import RunWatch, patiently
 from quantmill.errors import RecipeError, RequestError
 from quantmill.recipe.recipe import default_model_name
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 
 FLOW = "variant"
 TRIES = 3

@@ -2,4 +2,4 @@
 
 from quantmill.client.client import Resolved, pull, resolve, verify
 
-__all__ = ["Resolved", "pull", "pulled", "resolve", "tree", "verify", "watch"]
+__all__ = ["Resolved", "pull", "pulled", "resolve", "tree", "verify", "watch", "where"]

@@ -19,12 +19,12 @@ from quantmill import signing
 from quantmill.client.pulled import Place, Seen, version_folder
 from quantmill.client.staging import bring
 from quantmill.client.tree import damaged, read_records, require_listing, stamps
+from quantmill.client.where import Term, parse
 from quantmill.errors import NotFound, RequestError, VerificationError
 from quantmill.machine import disk, gpus, processor
 from quantmill.records.manifest import Manifest, StoredManifest
 from quantmill.records.selection import GOALS, Candidate, Goal, of_manifest, rivals_in_speed
 from quantmill.records.selection import best as best_of
-from quantmill.records.where import Term, parse
 from quantmill.signing import Keyring
 from quantmill.store.channels import channels, read_held
 from quantmill.store.objects import OnBytes, ignore

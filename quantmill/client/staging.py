@@ -12,7 +12,6 @@ from quantmill.errors import LayoutTooNew, VerificationError
 from quantmill.files import contents
 from quantmill.files.entries import FileEntry
 from quantmill.records.manifest import StoredManifest
-from quantmill.store.layout import blob_key
 from quantmill.store.objects import OnBytes
 from quantmill.store.store import Store
 
@@ -92,7 +91,7 @@ def _fetch(store: Store, entries: list[FileEntry], folder: Path, on_bytes: OnByt
         on_bytes(moved)
 
     def fetch(entry: FileEntry) -> None:
-        store.objects.fetch_file(blob_key(entry.sha256), entry, folder / entry.path, count, copy=True)
+        store.fetch_copy(entry, folder / entry.path, count)
 
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         try:

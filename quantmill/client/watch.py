@@ -15,10 +15,10 @@ from pathlib import Path
 from quantmill.client.client import Resolved, pull, resolve
 from quantmill.client.pulled import Place
 from quantmill.client.tree import read_records
+from quantmill.client.where import parse
 from quantmill.errors import QuantmillError, RequestError
 from quantmill.machine import call
 from quantmill.records.selection import Goal
-from quantmill.records.where import parse
 from quantmill.signing import Keyring
 from quantmill.store.store import Store
 

@@ -12,11 +12,11 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from quantmill import client, signing
 from quantmill.client.pulled import Place, version_folder
 from quantmill.client.tree import read_records
+from quantmill.client.where import FIELDS, asked_program
 from quantmill.commands.answers import JsonFile, ModelName, StoreUri, a_place, answer, check_json_file, existing_store
 from quantmill.errors import RequestError
 from quantmill.records.loading import how_to_load
 from quantmill.records.selection import Goal
-from quantmill.records.where import FIELDS, asked_program
 from quantmill.settings import load_settings
 from quantmill.signing import Keyring
 

@@ -1,9 +1,7 @@
 """Commands about what a store holds and which of it counts: list, show, channels, promote, rollback, revoke."""
 
 import datetime
-import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,16 +11,20 @@ from rich.table import Table
 
 from quantmill.commands.answers import JsonFile, ModelName, StoreUri, answer, existing_store
 from quantmill.commands.tables import Column, fitting, screen
-from quantmill.errors import NotFound, RequestError, VerificationError
+from quantmill.errors import VerificationError
 from quantmill.records.selection import of_manifest
 from quantmill.store import channels as moves
 from quantmill.store.channels import Channel
+from quantmill.store.named import find_version
 from quantmill.store.side_records import SideRecord
 from quantmill.store.store import Store
 
 Version = Annotated[str, typer.Argument(metavar="VARIANT[@DIGEST]", help="A version, by default the newest.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, in words; it stays in the channel's history.")]
 ChannelName = Annotated[str, typer.Option("--channel", metavar="NAME", help="The channel, such as `stable`.")]
+
+AFTER_REVOKE: list[Callable[[Store, str], str]] = []
+"""What is called with store and model after a version was revoked, and returns a line for the screen: the factory tells MLflow."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -88,7 +90,7 @@ def promote(
 ) -> None:
     """Make versions current in a channel, which is made where there is none; its other variants stay as they are."""
     store = existing_store(store_uri)
-    wanted = dict(_version(store, model, text) for text in versions)
+    wanted = dict(find_version(store, model, text) for text in versions)
     _answer_channels(model, [moves.promote(store, model, channel, wanted, reason)], json_file)
 
 
@@ -115,39 +117,18 @@ def revoke(
 
     Without @DIGEST it is the newest version, also where that one was revoked before: the same command twice does it once.
     """
-    take_back(model, version, reason, store_uri, json_file)
-    typer.echo("MLflow shows it after the next `quantmill register` where the factory runs", err=True)
-
-
-def take_back(model: str, version: str, reason: str, store_uri: str, json_file: Path | None) -> None:
-    """Withdraw a version and say which channels were moved; who else must hear of it is the caller's matter."""
     store = existing_store(store_uri)
-    variant, digest = _version(store, model, version, standing=False)
+    variant, digest = find_version(store, model, version, standing=False)
     moved = moves.withdraw(store, model, variant, digest, reason)
     typer.echo(
         f"Revoked {model}/{variant}@{digest[:12]}; it was in {', '.join(c.name for c in moved) or 'no channel'}",
         err=True,
     )
     _answer_channels(model, moved, json_file)
-
-
-def _version(store: Store, model: str, text: str, standing: bool = True) -> tuple[str, str]:
-    """Return variant and digest of `variant@digest`; the digest may be its first digits, or be left out."""
-    variant, _, start = text.partition("@")
-    if variant not in (names := store.variants(model)):
-        raise NotFound(f"{model}: no variant {variant!r}; there is {', '.join(names)}")
-    digests = [version.manifest for version in store.versions(model, variant)]
-    if "@" not in text:
-        if left := [digest for digest in digests if not standing or not store.revocation(model, variant, digest)]:
-            return variant, left[-1]
-        raise NotFound(f"{model}/{variant}: every version was revoked")
-    if not re.fullmatch("[0-9a-f]{6,64}", start):
-        raise RequestError(f"{text!r}: after @ comes the digest of a manifest, or its first 6 digits or more")
-    found = [digest for digest in digests if digest.startswith(start)]
-    if len(found) != 1:
-        known = ", ".join(digest[:12] for digest in found or digests)
-        raise NotFound(f"{model}/{variant}: {len(found)} versions begin with {start}; there is {known}")
-    return variant, found[0]
+    told = [tell(store, model) for tell in AFTER_REVOKE]
+    typer.echo(
+        "\n".join(told) or "MLflow shows it after the next `quantmill register` where the factory runs", err=True
+    )
 
 
 def _latest(store: Store, model: str, variant: str) -> dict[str, Any]:

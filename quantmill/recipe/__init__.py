@@ -1,3 +1,3 @@
 """What a user asks for: a recipe, its texts, its variants, and the methods that they may name."""
 
-__all__ = ["layer_rules", "method_row", "methods", "packing", "recipe", "recipe_file", "texts", "variants"]
+__all__ = ["layer_rules", "methods", "packing", "programs", "recipe", "recipe_file", "texts"]

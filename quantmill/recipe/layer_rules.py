@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from quantmill.errors import RecipeError
-from quantmill.recipe.method_row import Method
 
 _MATCH_SIGNS = 200
 _REPEATS = 3
@@ -49,10 +48,10 @@ class LayerRule(BaseModel):
                 f"layers: match: {self.match!r} may search for ever; at most {_REPEATS} of * + ? {{}}, none after a group"
             )
 
-    def require_bits(self, row: Method) -> None:
-        """Raise ValueError where the method cannot give a layer this width."""
-        if self.bits not in row.rule_bits:
-            raise ValueError(f"layers: {row.name} supports {', '.join(map(str, row.rule_bits))} bits, got {self.bits}")
+    def require_bits(self, method: str, allowed: tuple[int, ...]) -> None:
+        """Raise ValueError where a method cannot give a layer this width."""
+        if self.bits not in allowed:
+            raise ValueError(f"layers: {method} supports {', '.join(map(str, allowed))} bits, got {self.bits}")
 
 
 def choose_bits(rules: Sequence[LayerRule], names: Iterable[str]) -> dict[str, int]:

@@ -1,67 +1,27 @@
-"""What a row of METHODS is made of: the facts of a method and the choices that it leaves to its user."""
+"""What a method's module states: the facts of one method. A fact that is missing fails when `quantmill.recipe` is imported."""
 
-import re
-from typing import Literal
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
-MethodName = Literal["baseline", "bitsandbytes", "gptq", "awq", "hqq", "autoround", "gguf", "imported"]
-GGUFType = Literal[
-    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
-    "Q3_K_L", "Q3_K_M", "Q3_K_S", "Q2_K", "IQ4_XS", "IQ4_NL", "IQ3_M", "IQ3_S", "IQ3_XS", "IQ3_XXS", "IQ2_M", "IQ2_S",
-    "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S", "TQ2_0", "TQ1_0",
-]  # fmt: skip
-TypeName = Literal[GGUFType, "int8", "nf4", "fp4", "bf16"]
-Bits = Literal[1, 2, 3, 4, 8, 16]
-GroupSize = Literal[-1, 32, 64, 128]
-ComputeType = Literal["bfloat16", "float16", "float32"]
-ExportFormat = Literal["auto_round", "auto_gptq", "auto_awq"]
-DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
-Format = Literal["safetensors", "gguf"]
+from quantmill.recipe.options import ComputeType, MethodOptions, Option, facts_of
+from quantmill.recipe.packing import Format, Packing, read_groups
+from quantmill.recipe.programs import Loads
+
 AS_IT_IS: Literal["as it is"] = "as it is"
-RuntimeName = Literal["transformers", "llama_cpp", "hqq", "gptqmodel"]
-OptionValue = int | float | bool | str
+StoredBits = Callable[[int, str, Any], float]
+"""(nominal bits, type, the method's options) -> bits of a quantized weight on disk, with its share of scales and zero points."""
 
 
-class Option(BaseModel):
-    """One thing that a method lets its user choose, beside its bits."""
+class Memory(BaseModel):
+    """About how much memory the job holds that quantizes: what a pool is chosen by."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="The field of a variant request that sets it.")
-    default: OptionValue | None = Field(description="What a request that does not name it gets; None: nothing is said.")
-    allowed: tuple[OptionValue, ...] = Field(default=(), description="The values allowed; empty: see the range.")
-    minimum: float = Field(default=0.0, description="The least value of a number.")
-    maximum: float = Field(default=1.0, description="The greatest value of a number.")
-    whole: bool = Field(default=False, description="Whether a number must be whole.")
-    pattern: str = Field(default="", description="The regular expression of a text.")
-    words: str = Field(default="", description="What the texts are that fit the pattern.")
-    named: bool = Field(default=True, description="Whether another value than the default is told by a variant's name.")
-    types: tuple[str, ...] = Field(default=(), description="The method's types that have it; empty: all.")
-    suffix: str = Field(default="", description="What another value than the default adds to the variant's name.")
-
-    def accepts(self, value: object) -> bool:
-        """Return whether `value` is one that this option allows."""
-        if self.pattern:
-            return isinstance(value, str) and re.fullmatch(self.pattern, value) is not None
-        if self.allowed:
-            return any(value == known and type(value) is type(known) for known in self.allowed)
-        kinds = int if self.whole else (int, float)
-        return isinstance(value, kinds) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
-
-    def allows(self) -> str:
-        """Return in words what is allowed."""
-        if self.pattern:
-            return self.words
-        if self.allowed:
-            return ", ".join(str(value).lower() if isinstance(value, bool) else str(value) for value in self.allowed)
-        return f"a {'whole ' if self.whole else ''}number from {self.minimum:g} to {self.maximum:g}"
-
-    def label(self, value: OptionValue) -> str:
-        """Return what a value other than the default adds to the variant's name."""
-        if isinstance(value, bool):
-            return self.suffix
-        return value if isinstance(value, str) else f"{self.suffix}{value:g}"
+    libraries: float = Field(description="Bytes of the libraries.")
+    per_weight: float = Field(description="Bytes per weight of the model.")
 
 
 class Method(BaseModel):
@@ -69,17 +29,38 @@ class Method(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: MethodName = Field(description="Its name in recipes, module names and keys.")
+    name: str = Field(pattern=r"^[a-z][a-z0-9]*$", description="Its name in recipes, module names and keys.")
+    position: int = Field(exclude=True, description="Its place in tables and menus.")
+    label: str = Field(exclude=True, description="Its name in sentences.")
     title: str = Field(description="What it does, in a line.")
     source: str = Field(description="The paper or the code that defines it.")
     bits: tuple[int, ...] = Field(default=(), description="Bit widths that a recipe may name.")
     types: tuple[str, ...] = Field(default=(), description="Named types, where a bit width does not say enough.")
-    options: tuple[Option, ...] = Field(default=(), description="What else a recipe may choose.")
+    bits_of_type: dict[str, int] = Field(default={}, exclude=True, description="Type -> nominal bit width.")
+    unmade_types: tuple[str, ...] = Field(
+        default=(), exclude=True, description="Types that a recipe may not name yet; `unmade_why` says why."
+    )
+    unmade_why: str = Field(default="", exclude=True, description="What those types lack.")
+    default_bits: tuple[int, ...] = Field(default=(), exclude=True, description="Widths of a request without any.")
+    default_types: tuple[str, ...] = Field(default=(), exclude=True, description="Types of a request without any.")
+    type_of_bits: dict[int, str] = Field(default={}, exclude=True, description="Bits -> the type that they mean.")
+    choices: type[MethodOptions] = Field(exclude=True, description="What else a recipe may choose.")
     calibrated: bool = Field(default=False, description="Whether the calibration set changes its result.")
-    converted: bool = Field(default=False, description="Whether it starts from the GGUF conversion of the model.")
+    needs: tuple[str, ...] = Field(default=(), description="Stages that are made before it: `conversion` to GGUF.")
     format: Format | Literal["as it is"] = Field(default="safetensors", description="The artifact's file format.")
-    runtime: RuntimeName = Field(default="transformers", description="The library that loads the artifact.")
+    runtime: str = Field(default="transformers", description="The library that loads the artifact.")
+    runtime_of_mixed: str = Field(
+        default="", exclude=True, description="The library where layers differ in width; empty: `runtime`."
+    )
+    runtime_of_experts: str = Field(
+        default="", exclude=True, description="The library of models with experts; empty: `runtime`."
+    )
     engines: tuple[str, ...] = Field(description="Packages whose locked versions are part of the key.")
+    unasked_modules: dict[str, str] = Field(
+        default={},
+        exclude=True,
+        description="Module that transformers imports unasked -> package of the jobs that need it.",
+    )
     revision: int = Field(default=1, description="Raised when our module makes other bytes from the same input.")
     thread_dependent: bool = Field(default=False, description="Its tensors depend on the number of threads.")
     processor_dependent: bool = Field(default=False, description="Its tensors depend on the processor's class.")
@@ -87,12 +68,58 @@ class Method(BaseModel):
         default=(), description="Arithmetic that its engine can be told to work in; empty: the engine's own."
     )
     devices: tuple[str, ...] = Field(default=("cpu", "cuda"), description="Device classes that it quantizes on.")
-    deterministic: bool = Field(default=False, description="Equal input gave equal bytes when it was tested.")
-    loaders: tuple[str, ...] = Field(
-        description="Programs that were seen to load artifacts of the method and generate."
+    leaves_experts: bool = Field(
+        default=False,
+        exclude=True,
+        description="Whether the experts of a layer stay as they are: only linear layers change.",
     )
-    fine_tuning: str = Field(default="no", description="How an artifact can be trained further, or no.")
+    deterministic: bool = Field(description="Equal input gave equal bytes when it was tested.")
+    programs: tuple[Loads, ...] = Field(exclude=True, description="Who loads which of its variants, with evidence.")
+    fine_tuning: str = Field(description="How an artifact can be trained further, or no.")
     rule_bits: tuple[int, ...] = Field(default=(), description="Bit widths that a rule of `layers` may name.")
+    stored_bits: StoredBits = Field(exclude=True, description="Bits of a quantized weight on disk.")
+    memory: Memory = Field(exclude=True, description="What its jobs hold in memory.")
+    cost: Callable[[Any], float] = Field(
+        exclude=True,
+        description="Its options -> time of a variant on SmolLM2-135M over that of nf4, measuring included.",
+    )
+    quant_method: str = Field(
+        default="",
+        exclude=True,
+        description="`quant_method` in the config.json of its checkpoints; empty: none is read.",
+    )
+    read_packing: Callable[[Mapping[str, Any]], Packing] | None = Field(
+        default=None, exclude=True, description="Reads `quantization_config` of its checkpoints; None: `read_groups`."
+    )
+    plain_backend: str = Field(
+        default="",
+        exclude=True,
+        description="transformers' backend whose layers keep the stored packing, so that it can be unpacked; empty: its own.",
+    )
+    unpacks_whole: bool = Field(
+        default=False, exclude=True, description="Whether transformers unpacks a whole model by `dequantize`."
+    )
+
+    @computed_field(description="What else a recipe may choose.")  # type: ignore[prop-decorator]
+    @cached_property
+    def options(self) -> tuple[Option, ...]:
+        """The row of facts of each option."""
+        return facts_of(self.choices)
+
+    @computed_field(description="Programs that load its artifacts, in words.")  # type: ignore[prop-decorator]
+    @cached_property
+    def loaders(self) -> tuple[str, ...]:
+        """The programs that were seen to load its artifacts; `in part`: only some of its variants."""
+        if not self.programs:
+            return ("what loads its method's",)
+        promised = [rule for rule in self.programs if rule.is_promise]
+        names = dict.fromkeys(rule.program for rule in promised)
+        return tuple(_in_words([rule for rule in promised if rule.program == name]) for name in names)
+
+    @property
+    def widths(self) -> tuple[str, ...]:
+        """The types or bit widths that a recipe may name, as tables print them."""
+        return tuple(kind for kind in self.types or map(str, self.bits) if kind not in self.unmade_types)
 
     def has(self, option: Option, kind: str | None) -> bool:
         """Return whether variants of type `kind` take the option."""
@@ -101,3 +128,33 @@ class Method(BaseModel):
     def option(self, name: str) -> Option | None:
         """Return the option called `name`, or None."""
         return next((option for option in self.options if option.name == name), None)
+
+    def nominal_bits(self, kind: str) -> int:
+        """Return the nominal bit width of one of its types: 4 for `Q4_K_M`, 8 for `int8`."""
+        return self.bits_of_type[kind]
+
+    def packing_of(self, said: Mapping[str, Any]) -> Packing:
+        """Return how `quantization_config` of one of its checkpoints says that the weights are packed."""
+        return self.read_packing(said) if self.read_packing else read_groups(self.name, said)
+
+    def runtime_of(self, mixed: bool, experts: int) -> str:
+        """Return the library that loads a variant of a model with so many experts a layer."""
+        own = (self.runtime_of_mixed if mixed else "") or (self.runtime_of_experts if experts else "")
+        return own or self.runtime
+
+
+def grouped_bits(bits: int, _kind: str, options: Any) -> float:
+    """Return a weight's bits where a group holds a 16-bit scale and a zero point of the weights' width."""
+    return bits + ((16 + bits) / options.group_size if options.group_size > 0 else 0)
+
+
+def _in_words(rules: list[Loads]) -> str:
+    """Return a program's name with what it needs, and whether it takes only some of a method's variants."""
+    first = rules[0]
+    name = f"{first.title} with {first.needs}" if first.needs else first.title
+    return f"{name} in part" if all(rule.conditions for rule in rules) else name
+
+
+def steady(cost: float) -> Callable[[Any], float]:
+    """Return the cost of a method whose options do not change it."""
+    return lambda _: cost

@@ -1,8 +1,15 @@
 """How the weights of a finished checkpoint are packed: what its config or its GGUF header says."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from quantmill.recipe.method_row import Format, MethodName
+from quantmill.errors import SourceError
+
+Format = Literal["safetensors", "gguf"]
+_WIDEST = 16
+_LARGEST_GROUP = 1 << 20
 
 
 class Packing(BaseModel):
@@ -10,7 +17,7 @@ class Packing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: MethodName = Field(description="The row of METHODS whose libraries load it.")
+    method: str = Field(pattern=r"^[a-z][a-z0-9]*$", description="The method whose libraries load it.")
     bits: int = Field(ge=1, le=64, description="Nominal bit width.")
     type: str = Field(default="", pattern=r"^\w*$", description="`nf4`, `Q4_K_M`; empty: the bits say enough.")
     group_size: int = Field(default=0, description="Weights that share a scale; -1: a whole row; 0: not stated.")
@@ -33,3 +40,19 @@ class Packing(BaseModel):
     def format(self) -> Format:
         """The file format of its weights."""
         return "gguf" if self.method == "gguf" else "safetensors"
+
+
+def read_groups(method: str, said: Mapping[str, Any]) -> Packing:
+    """Return how `quantization_config` says that the weights are packed, for methods whose groups share a scale.
+
+    Raises:
+        SourceError: it states no bits, or a group size that cannot be.
+    """
+    bits, group = said.get("bits"), said.get("group_size")
+    if type(bits) is not int or not 1 <= bits <= _WIDEST:
+        name = said.get("quant_method", method)
+        raise SourceError(f"model.source: quantized with {name} already, and its config states no bits: {bits!r}")
+    if type(group) is int and group != -1 and not 0 <= group <= _LARGEST_GROUP:
+        raise SourceError(f"model.source: group_size: {str(group)[:80]}: -1, or at most {_LARGEST_GROUP}")
+    mixed = bool(said.get("dynamic") or said.get("extra_config"))
+    return Packing(method=method, bits=bits, group_size=group if type(group) is int else 0, mixed=mixed)

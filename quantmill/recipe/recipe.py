@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from quantmill.errors import RecipeError
 from quantmill.files.paths import safe_path
-from quantmill.recipe.method_row import GroupSize
+from quantmill.recipe.options import GroupSize
 from quantmill.recipe.texts import TokenRequest
 from quantmill.recipe.variant_request import VariantRequest
 from quantmill.recipe.variants import VariantSpec
@@ -207,8 +207,8 @@ class Recipe(BaseModel):
         specs = []
         for index, request in enumerate(self.variants):
             for spec in request.expand():
-                size = spec.group_size
-                bad = [width for width in linear_inputs if size and size > 0 and width % size]
+                size = spec.group_size_asked
+                bad = [width for width in linear_inputs if size > 0 and width % size]
                 if bad:
                     fits = [str(g) for g in get_args(GroupSize) if g > 0 and not any(w % g for w in linear_inputs)]
                     raise RecipeError(

@@ -1,3 +1,3 @@
 """What passes between stages and to consumers: artifacts, reports, manifests, and what is chosen by them."""
 
-__all__ = ["artifact", "loading", "manifest", "planning", "report", "run", "selection", "where"]
+__all__ = ["artifact", "job", "loading", "manifest", "planning", "report", "run", "selection"]

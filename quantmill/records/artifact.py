@@ -8,8 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill.files.entries import FileEntry, files_digest
-from quantmill.recipe.method_row import Format, RuntimeName
-from quantmill.recipe.packing import Packing
+from quantmill.recipe.packing import Format, Packing
 from quantmill.recipe.recipe import ModelRequest, TokenRequest, VariantSpec
 
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -202,40 +201,6 @@ class Artifact(BaseModel):
     def fallback_share(self) -> float:
         """Share of the weights in tensors that did not become what was asked for."""
         return sum(tensor.parameters for tensor in self.tensors if tensor.fallback) / self.parameters
-
-
-class VariantJob(BaseModel):
-    """All that a worker needs to build and measure one variant: references and keys, no bytes."""
-
-    model_config = _FROZEN
-
-    name: str = Field(description="The variant's name.")
-    spec: VariantSpec = Field(description="What to make.")
-    snapshot: Snapshot = Field(description="From what.")
-    calibration: TokenSet | None = Field(default=None, description="Only where the method uses it.")
-    evaluation: TokenSet = Field(description="What it is measured on.")
-    checkpoint: Origin | None = Field(default=None, description="What is taken as it is; None: the variant is made.")
-    conversion_key: str = Field(
-        default="", description="Stage key of the GGUF conversion, where the method starts there."
-    )
-    trace_key: str = Field(default="", description="Stage key of the baseline's trace; empty: this job makes it.")
-    artifact_key: str = Field(description="Stage key of the quantize stage.")
-    body_key: str = Field(description="The same without the companions: what has it differs in those alone.")
-    report_key: str = Field(description="Stage key of the evaluate stage.")
-    speed_key: str = Field(default="", description="Stage key of its speed, which names the machine's class.")
-    hardware: str = Field(default="", description="The device of that class; empty: not known to whoever planned.")
-    measure_again: str = Field(default="", description="The run that wants its speed anew; empty: none.")
-    device: str = Field(description="`cpu`, `cuda` or `cuda:N`.")
-    threads: int = Field(ge=1, description="Threads of the engine; some engines' tensors depend on it.")
-    arithmetic: str = Field(default="", description="What the engine is told to work in; empty: its own choice.")
-    processor: str = Field(
-        default="", description="The processor class that the keys are of; empty: the bytes do not depend on it."
-    )
-
-    @property
-    def runtime(self) -> RuntimeName:
-        """The library that loads the artifact."""
-        return self.spec.runtime(self.snapshot.origin.architecture.experts)
 
 
 class StageResult(BaseModel):

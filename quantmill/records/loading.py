@@ -6,16 +6,20 @@ A line for a terminal, which ends what `pull` prints, and a script for whoever r
 import shlex
 from pathlib import Path
 
-from quantmill.recipe.methods import METHODS
+from quantmill.recipe.programs import Loads
+from quantmill.records import selection
 from quantmill.records.manifest import Manifest
-from quantmill.records.selection import packer
 
-# Library -> what opens PLACE: a line, and a script that writes some words. HQQ's folders hold lines of their own.
+# Library -> what opens PLACE: a line, and a script that writes some words. Folders of other libraries hold lines of their own.
 _LINES: dict[str, str] = {
     "transformers": "from transformers import AutoModelForCausalLM as M; M.from_pretrained(PLACE)",
     "gptqmodel": "from gptqmodel import GPTQModel; GPTQModel.load(PLACE)",
     "llama_cpp": "from llama_cpp import Llama; print(Llama(PLACE, verbose=False)('Paris is', max_tokens=8))",
 }
+_SERVERS = {"vllm": "vllm serve"}
+"""Program that serves a folder -> its command."""
+PACKAGES = {"llama_cpp": {"llama-cpp-python"}, "gptqmodel": {"gptqmodel"}}
+"""Library that needs nothing of the method's -> its package."""
 _SCRIPTS: dict[str, str] = {
     "transformers": """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -40,12 +44,6 @@ print(model("Once upon a time", max_tokens=16)["choices"][0]["text"])
 }
 
 
-def library(manifest: Manifest) -> str:
-    """Return the library that loads a version: the one that it was measured with; of older versions its method's."""
-    row = METHODS.get(packer(manifest))
-    return manifest.evaluation.runtime or (row.runtime if row else "transformers")
-
-
 def gguf_file(manifest: Manifest) -> str:
     """Return the name of a version's GGUF; empty: it has none."""
     return next((file.path for file in manifest.files if file.path.endswith(".gguf")), "")
@@ -53,7 +51,7 @@ def gguf_file(manifest: Manifest) -> str:
 
 def script(manifest: Manifest) -> str:
     """Return lines of Python that load a version and write some words, where its folder is the working directory."""
-    name = library(manifest)
+    name = selection.library(manifest)
     place = gguf_file(manifest) if name == "llama_cpp" else "."
     return _SCRIPTS.get(name, _SCRIPTS["transformers"]).replace("PLACE", f'"{place}"')
 
@@ -61,14 +59,32 @@ def script(manifest: Manifest) -> str:
 def how_to_load(folder: Path, manifest: Manifest, program: str = "") -> str:
     """Return the command that loads a version, or where to read how.
 
-    `program`: one of the programs that open it (`selection.LOADERS`); none: the library that opened it while it was measured.
+    `program`: a program that opens it (`--where runtime=`); empty: the library that opened it while it was measured.
     """
-    if program == "vllm":
-        return shlex.join(["vllm", "serve", str(folder)])
-    name = program.replace(".", "_") if program.replace(".", "_") in (*_LINES, "hqq") else library(manifest)
-    if name == "hqq":
-        return f"see {folder / 'README.md'}: it needs the hqq package"
+    if program in _SERVERS:
+        return shlex.join([*_SERVERS[program].split(), str(folder)])
+    own, asked = selection.library(manifest), program.replace(".", "_")
+    name = asked if asked in (*_LINES, own) else own
+    if name not in _LINES:
+        return f"see {folder / 'README.md'}: it needs the {name} package"
     place = folder / gguf_file(manifest) if name == "llama_cpp" else folder
-    code = _LINES.get(name, _LINES["transformers"]).replace("PLACE", repr(str(place)))
+    code = _LINES[name].replace("PLACE", repr(str(place)))
     plain = not set(code) & set('"$`\\!')
     return f'python -c "{code}"' if plain else shlex.join(["python", "-c", code])
+
+
+def programs(manifest: Manifest) -> list[str]:
+    """Return a line for each program that loads a version or refuses it, with evidence; the folder is the working directory."""
+    facts, rules = selection.facts(manifest), selection.rules(manifest)
+    takes = [rule for rule in rules if not rule.refuses(facts)]
+    lines = [f"{rule.place}{_command(rule, manifest)}: {rule.proof}" for rule in takes]
+    taken = {(rule.program, device) for rule in takes for device in rule.devices}
+    others = [rule for rule in rules if not {(rule.program, device) for device in rule.devices} & taken]
+    return lines + [f"not {rule.place}: {rule.refuses(facts)} ({rule.proof})" for rule in others]
+
+
+def _command(rule: Loads, manifest: Manifest) -> str:
+    """Return the command that starts a server, where the program is one."""
+    if rule.program == "llama.cpp":
+        return f", `llama-server -m {gguf_file(manifest)}`"
+    return f", `{_SERVERS[rule.program]} .`" if rule.program in _SERVERS else ""

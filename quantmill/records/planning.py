@@ -5,33 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from quantmill.files.safetensors_header import BITS, Tensor, read_header
-from quantmill.recipe.variants import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
 from quantmill.records.artifact import Architecture, Origin, Preview
 
 _FIXED_BITS = 16 + 16 + 16 + 32  # snapshot, baseline, GGUF conversion, F32 for llama.cpp's noise floor
 _HEAD_BYTES = 4
-_BLOCK_BITS = {
-    "F32": 32, "F16": 16, "BF16": 16, "Q8_0": 8.5, "Q6_K": 6.5625, "Q5_K": 5.5, "Q5_1": 6, "Q5_0": 5.5, "Q4_K": 4.5,
-    "Q4_1": 5, "Q4_0": 4.5, "Q3_K": 3.4375, "Q2_K": 2.625, "IQ4_XS": 4.25, "IQ4_NL": 4.5, "IQ3": 3.4375,
-    "TQ2_0": 2.0625, "TQ1_0": 1.6875,
-}  # fmt: skip
-# Bytes of the libraries, and bytes per weight: bf16 as loaded, and what the method holds beside it.
-_MEMORY = {
-    "baseline": (7e8, 2.5), "bitsandbytes": (7e8, 2.5), "hqq": (7e8, 2.5), "gptq": (8e8, 4), "awq": (8e8, 4),
-    "autoround": (8e8, 4), "gguf": (3e8, 2.2),
-}  # fmt: skip
 _SCORED = ((6e8, 2.5), (3e8, 2.2))  # the same while scoring, in torch and in llama.cpp; fp32 only where there is more
-# Seconds on SmolLM2-135M over those of nf4, measuring included.
-_COST = {
-    "baseline": 1,
-    "bitsandbytes": 1,
-    "hqq": 1.7,
-    "gptq": 2.3,
-    "awq": 3,
-    "autoround": 5,
-    "gguf": 0.5,
-    "imported": 1,
-}
 _FLOATS = ("BF16", "F16", "F32", "F64")
 SCORED_ROWS = 512
 """Positions whose logits are held at once while a variant is scored: of a vocabulary of 152,000 they take 311 MB."""
@@ -41,21 +20,9 @@ _SLACK_BITS = 4  # scales, and embeddings and head that stay in bf16: what small
 def stored_bits(spec: VariantSpec) -> float:
     """Return the bits that a quantized weight takes on disk, with its share of scales and zero points.
 
-    From the formats' definitions: a GPTQ, AWQ or AutoRound group holds a 16-bit scale and a zero point of the weights'
-    width; HQQ's scale and zero point have 16 bits each, and ten 3-bit weights lie in 32 bits (along axis 0
-    the last of a group's words is not full); nf4 and fp4 have a 32-bit
-    scale for 64 weights, or an 8-bit one and 32 bits for 256 of these (arXiv:2305.14314). GGUF: the bytes of a block
-    (ggml-common.h); mixed types (`_M`, `_L`) hold wider tensors as well.
+    From the formats' definitions, which the methods' modules cite. Mixed GGUF types (`_M`, `_L`) hold wider tensors as well.
     """
-    group = spec.group_size if spec.group_size and spec.group_size > 0 else math.inf
-    if spec.method == "gguf":
-        return _BLOCK_BITS[str(spec.type).removesuffix("_S").removesuffix("_M").removesuffix("_L")]
-    if spec.method == "hqq":
-        packed = {3: 3.2 if spec.axis else math.ceil(group / 10) * 32 / group}.get(spec.bits, spec.bits)
-        return packed + 32 / group
-    if spec.type in ("nf4", "fp4"):
-        return 4 + (8 / 64 + 32 / (64 * 256) if spec.double_quant else 32 / 64)
-    return spec.bits + ((16 + spec.bits) / group if spec.group_size else 0)
+    return spec.row.stored_bits(spec.bits, spec.type or "", spec.options)
 
 
 def disk_bytes(origin: Origin | Preview, specs: Iterable[VariantSpec], scored_tokens: int = 0) -> int:
@@ -125,7 +92,7 @@ def memory_bytes(spec: VariantSpec, parameters: int, shape: Architecture | None 
     A fixed part for the libraries, and bytes per weight. On SmolLM2-135M jobs that quantize held 0.8 to 1.3 GB with torch
     and 0.3 to 0.4 GB with llama.cpp; the estimate was 1.0 to 2.2 times that. Larger models were not tried.
     """
-    libraries, per_weight = _MEMORY[spec.maker.name]
+    libraries, per_weight = spec.maker.memory.libraries, spec.maker.memory.per_weight
     if shape is None:
         return int(libraries + per_weight * parameters)
     in_llama_cpp = spec.runtime(shape.experts) == "llama_cpp"
@@ -137,4 +104,4 @@ def memory_bytes(spec: VariantSpec, parameters: int, shape: Architecture | None 
 
 def cost(spec: VariantSpec) -> float:
     """Return about how long a variant takes beside others of its model, nf4 being 1: the longest start first."""
-    return _COST[spec.method] * ((spec.iterations or 20) / 20 if spec.method == "autoround" else 1)
+    return spec.row.cost(spec.options)

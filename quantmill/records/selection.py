@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from quantmill.errors import NotFound, VerificationError
 from quantmill.recipe.methods import METHODS
+from quantmill.recipe.programs import Facts, Loads, facts_of, programs_for
 from quantmill.records.manifest import Manifest
 from quantmill.records.report import VariantSummary
 
@@ -19,8 +20,6 @@ MARKS = (
     "ids of runs differ", "transformers 4 misses",
 )  # fmt: skip
 """What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
-LOADERS = ("transformers", "gptqmodel", "vllm", "hqq", "llama.cpp", "ollama", "lm studio")
-"""What `runtime` may be asked for. A program opens what the rows of METHODS say that it was seen to open, perhaps nothing."""
 Goal = Literal["quality", "size", "speed"]
 GOALS: tuple[Goal, ...] = get_args(Goal)
 
@@ -33,7 +32,7 @@ class Candidate(BaseModel):
     name: str = Field(description="The variant's name.")
     method: str = Field(description="The method that made it.")
     format: str = Field(description="`safetensors` or `gguf`.")
-    runtimes: tuple[str, ...] = Field(default=(), description="Programs that load it, of LOADERS.")
+    runtimes: tuple[str, ...] = Field(default=(), description="Programs that were seen to load such a variant.")
     marks: tuple[str, ...] = Field(default=(), description="What qualifies its figures.")
     bits: int = Field(description="Nominal bit width.")
     bits_per_weight: float | None = Field(default=None, description="All bytes of the weight files over the weights.")
@@ -56,7 +55,7 @@ def of_summary(variant: VariantSummary) -> Candidate | None:
     if not variant.size_bytes or variant.mean_kl is None:
         return None
     figures = variant.model_dump(include=set(Candidate.model_fields))
-    return Candidate(**figures, runtimes=loaders(variant.method))
+    return Candidate(**figures)
 
 
 def of_manifest(manifest: Manifest) -> Candidate:
@@ -75,7 +74,7 @@ def of_manifest(manifest: Manifest) -> Candidate:
         name=manifest.name.rpartition("/")[2],
         method=str(manifest.variant.get("method", "")),
         format=str(manifest.variant.get("format", "")),
-        runtimes=loaders(packer(manifest), evaluation.runtime),
+        runtimes=programs_for(rules(manifest), facts(manifest)),
         marks=evaluation.marks,
         bits=bits,
         bits_per_weight=evaluation.bits_per_weight,
@@ -98,13 +97,21 @@ def packer(manifest: Manifest) -> str:
     return str((packing if isinstance(packing, dict) else manifest.variant).get("method", ""))
 
 
-def loaders(method: str, runtime: str = "") -> tuple[str, ...]:
-    """Return which of LOADERS open a method's artifacts; `runtime` is the library that opened this one."""
-    if runtime == "gptqmodel":
-        return ("gptqmodel",)  # several bit widths in one model: the others know one
-    row = METHODS.get(method)
-    said = " ".join(row.loaders).lower() if row else ""
-    return tuple(name for name in LOADERS if name in said)
+def rules(manifest: Manifest) -> tuple[Loads, ...]:
+    """Return the rules of who loads a version: those of the method that packed its weights."""
+    row = METHODS.get(packer(manifest))
+    return row.programs if row else ()
+
+
+def facts(manifest: Manifest) -> Facts:
+    """Return what decides who loads a version."""
+    return facts_of(manifest.variant, library(manifest))
+
+
+def library(manifest: Manifest) -> str:
+    """Return the library that loads a version: the one that it was measured with; of older versions its method's."""
+    row = METHODS.get(packer(manifest))
+    return manifest.evaluation.runtime or (row.runtime if row else "transformers")
 
 
 def best(candidates: Iterable[Candidate], goal: Goal) -> Candidate:

@@ -1,3 +1,3 @@
 """Stores: where bytes and records are kept. `objects` says what a place must do, `store` and `channels` build on it."""
 
-__all__ = ["channels", "collect", "layout", "objects", "places", "side_records", "store", "stored"]
+__all__ = ["channels", "collect", "named", "objects", "places", "side_records", "store", "stored"]

@@ -70,6 +70,10 @@ class Store:
             list(pool.map(add, files, entries))
         return entries
 
+    def fetch_copy(self, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore, copy: bool = True) -> None:
+        """Lay one file out at `target`, checked, past the cache; see `Objects.fetch_file`."""
+        self.objects.fetch_file(blob_key(entry.sha256), entry, target, on_bytes, copy)
+
     def fetch(self, entries: tuple[FileEntry, ...], folder: Path, on_bytes: OnBytes = ignore) -> None:
         """Lay the files out in `folder`; on the same disk as links. They are for reading only.
 

@@ -2,14 +2,21 @@
 
 import time
 
+from quantmill.files import keys
 from quantmill.records.artifact import Snapshot, StageResult
 from quantmill.store.store import Store
+from tasks import installed
 from tasks.convert.job import Convert
 from tasks.sandbox import Sandbox
 from tasks.source import snapshots
 
 REVISION = 2
 PACKAGES = ("auto-round", "gguf", "llama-cpp-python", "torch", "transformers")
+
+
+def key_of(source: str, name: str) -> str:
+    """Return the stage key of the conversion of a snapshot, or of its core, with this digest; `name`: see `convert_snapshot`."""
+    return keys.stage_key("conversion", source=source, name=name, revision=REVISION, engines=installed.locked(PACKAGES))
 
 
 def convert_snapshot(snapshot: Snapshot, key: str, name: str, store: Store, sandbox: Sandbox) -> StageResult:

@@ -4,7 +4,7 @@ import gc
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tasks.sandbox import Progress
 
@@ -17,26 +17,29 @@ def prepare() -> None:
     os.environ["GPTQMODEL_DISABLE_PACK_EXT"] = "1"  # else it compiles an extension at run time
 
 
-def run(
-    source: Path,
-    config: Any,
-    calibration: Path,
-    out: Path,
-    device: str,
-    arithmetic: str,
-    progress: Progress,
-    **options: Any,
-) -> Any:
-    """Quantize `source` on the calibration windows, write it to `out` and return the engine's log.
+class Work(Protocol):
+    """What is quantized; `tasks/quantize/work.py` says what each part is."""
+
+    @property
+    def source(self) -> Path: ...  # noqa: D102
+    @property
+    def out(self) -> Path: ...  # noqa: D102
+    @property
+    def windows(self) -> Path: ...  # noqa: D102
+    @property
+    def device(self) -> str: ...  # noqa: D102
+    @property
+    def arithmetic(self) -> str: ...  # noqa: D102
+    @property
+    def progress(self) -> Progress: ...  # noqa: D102
+
+
+def run(work: Work, config: Any, **options: Any) -> Any:
+    """Quantize a snapshot on calibration windows, write the artifact and return the engine's log.
 
     Args:
-        source: the snapshot's folder.
+        work: the folders, the windows, the device and the arithmetic.
         config: GPTQModel's `QuantizeConfig`.
-        calibration: a token set.
-        out: an empty folder.
-        device: where layers are quantized.
-        arithmetic: `bfloat16` or `float32`.
-        progress: told how many layers are packed.
         options: what `quantize` of the engine takes.
     """
     import torch
@@ -46,16 +49,16 @@ def run(
     from tasks.model import stored_types, tensors
 
     gc.freeze()  # the engine collects garbage layer by layer, each time through all that was imported: half a second
-    layers = tensors.layer_count(source)
+    layers, progress = tensors.layer_count(work.source), work.progress
     progress("layer", 0, layers)
-    model = GPTQModel.load(str(source), config, device=device, dtype=getattr(torch, arithmetic))
+    model = GPTQModel.load(str(work.source), config, device=work.device, dtype=getattr(torch, work.arithmetic))
     model.layer_callback = _LayerProgress(progress, layers)
-    windows = load_file(calibration)["input_ids"].long()
+    windows = load_file(work.windows)["input_ids"].long()
     batch = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)} for ids in windows]
     model.quantize(batch, batch_size=1, **options)
-    model.save(str(out))
-    scrub(out)
-    stored_types.keep(source, out)
+    model.save(str(work.out))
+    scrub(work.out)
+    stored_types.keep(work.source, work.out)
     return model.quant_log
 
 

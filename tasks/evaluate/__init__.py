@@ -1,6 +1,6 @@
 """Stage 5: an artifact's quality and speed are measured."""
 
 from tasks.evaluate.busy import is_quiet_now
-from tasks.evaluate.evaluate import PACKAGES, REVISION, SPEED_REVISION, find_report, measure_artifact
+from tasks.evaluate.evaluate import REVISION, SPEED_REVISION, find_report, measure_artifact, packages
 
-__all__ = ["PACKAGES", "REVISION", "SPEED_REVISION", "find_report", "is_quiet_now", "measure_artifact"]
+__all__ = ["REVISION", "SPEED_REVISION", "find_report", "is_quiet_now", "measure_artifact", "packages"]

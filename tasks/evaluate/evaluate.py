@@ -7,7 +7,8 @@ from typing import Any
 from quantmill.errors import BlobMissing
 from quantmill.files import keys
 from quantmill.files.entries import FileEntry
-from quantmill.records.artifact import Artifact, StageResult, VariantJob
+from quantmill.records.artifact import Artifact, StageResult
+from quantmill.records.job import VariantJob
 from quantmill.records.report import EvaluationReport
 from quantmill.store.store import Store
 from tasks.evaluate.job import Report, Speed
@@ -18,12 +19,7 @@ SPEED_REVISION = 1
 _OF_SPEED = ("speed", "timing", "sample", "sample_distinct_tokens", "generations")
 _ALWAYS = ("numpy", "safetensors", "tokenizers")
 _TORCH = ("torch", "transformers", "accelerate", *_ALWAYS)
-PACKAGES = {
-    "transformers": _TORCH,
-    "hqq": (*_TORCH, "hqq"),
-    "gptqmodel": (*_TORCH, "gptqmodel"),
-    "llama_cpp": ("llama-cpp-python", *_ALWAYS),
-}
+_LLAMA_CPP = ("llama-cpp-python", *_ALWAYS)
 
 
 def find_report(job: VariantJob, artifact: Artifact, store: Store) -> EvaluationReport | None:
@@ -128,9 +124,13 @@ def _measured(job: VariantJob, place: Path, sandbox: Sandbox) -> dict[str, Any]:
     }
 
 
+def packages(runtime: str, engines: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the packages that measure an artifact: those of its runtime, and the engines of the method that packed it."""
+    return tuple(sorted({*(_LLAMA_CPP if runtime == "llama_cpp" else _TORCH), *engines}))
+
+
 def _packages(job: VariantJob) -> tuple[str, ...]:
-    own = job.spec.maker.engines if job.runtime == "transformers" else ()
-    return tuple(sorted({*PACKAGES[job.runtime], *own}))
+    return packages(job.runtime, job.spec.maker.engines)
 
 
 def _key(job: VariantJob, artifact: Artifact) -> str:

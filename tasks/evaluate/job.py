@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from quantmill.recipe.variants import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
 from tasks.sandbox import JobArguments, Progress, here
 
 if TYPE_CHECKING:
@@ -77,5 +77,6 @@ def _machine(arguments: Report | Speed) -> "Machine":
     from tasks.engines import placement
     from tasks.runtimes import Machine
 
-    spread = placement.of(arguments.spec, arguments.device)
+    chosen = arguments.spec.model_dump(include={"device_map", "max_memory"})
+    spread = placement.of(chosen.get("device_map"), chosen.get("max_memory"), arguments.device)
     return Machine(arguments.device, here.threads(), here.hardware(arguments.device), placement=spread)

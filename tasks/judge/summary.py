@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from quantmill.records import selection
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from quantmill.records.report import BaselineMetrics, RunSummary, VariantSummary
 from quantmill.records.run import Run
 from tasks.marks import marks_of

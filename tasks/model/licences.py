@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from quantmill.records.artifact import Origin, VariantJob
+from quantmill.records.artifact import Origin
+from quantmill.records.job import VariantJob
 
 OWN = "own"
 """Stands in the policy for a source of one's own that states none: a disk, a bucket, MLflow."""

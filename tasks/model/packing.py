@@ -5,18 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from quantmill.errors import SourceError
-from quantmill.recipe.method_row import MethodName
+from quantmill.recipe.methods import METHODS
 from quantmill.recipe.packing import Packing
 
-_METHODS: dict[str, MethodName] = {
-    "gptq": "gptq",
-    "awq": "awq",
-    "auto-round": "autoround",
-    "bitsandbytes": "bitsandbytes",
-}
 _WIDEST = 16
-_FOUR_BIT = ("nf4", "fp4")
-_LARGEST_GROUP = 1 << 20
 
 
 def of_config(config: Mapping[str, Any]) -> Packing | None:
@@ -29,24 +21,11 @@ def of_config(config: Mapping[str, Any]) -> Packing | None:
     if not isinstance(said, dict):
         return None
     name = str(said.get("quant_method", "some method"))
-    if name not in _METHODS:
-        known = ", ".join(_METHODS)
-        raise SourceError(f"model.source: quantized with {name} already, {known} are read; name the original model")
-    if name == "bitsandbytes":
-        if said.get("load_in_8bit"):
-            return Packing(method="bitsandbytes", bits=8, type="int8")
-        if (kind := said.get("bnb_4bit_quant_type", "fp4")) not in _FOUR_BIT:  # it becomes a part of names
-            raise SourceError(
-                f"model.source: bnb_4bit_quant_type: {str(kind)[:80]!r}: {' and '.join(_FOUR_BIT)} are read"
-            )
-        return Packing(method="bitsandbytes", bits=4, type=kind)
-    bits, group = said.get("bits"), said.get("group_size")
-    if type(bits) is not int or not 1 <= bits <= _WIDEST:
-        raise SourceError(f"model.source: quantized with {name} already, and its config states no bits: {bits!r}")
-    if type(group) is int and group != -1 and not 0 <= group <= _LARGEST_GROUP:
-        raise SourceError(f"model.source: group_size: {str(group)[:80]}: -1, or at most {_LARGEST_GROUP}")
-    mixed = bool(said.get("dynamic") or said.get("extra_config"))
-    return Packing(method=_METHODS[name], bits=bits, group_size=group if type(group) is int else 0, mixed=mixed)
+    known = {row.quant_method: row for row in METHODS.values() if row.quant_method}
+    if name not in known:
+        read = ", ".join(known)
+        raise SourceError(f"model.source: quantized with {name} already, {read} are read; name the original model")
+    return known[name].packing_of(said)
 
 
 def of_gguf(file_type: object, tensor_types: list[str]) -> Packing:

@@ -12,7 +12,7 @@ from quantmill.client import tree
 from quantmill.errors import NotFound, RequestError
 from quantmill.records.manifest import ATTESTATION_PATH, MANIFEST_PATH, StoredManifest
 from quantmill.signing import Keyring
-from quantmill.store.layout import blob_key
+from quantmill.store.named import find_version
 from quantmill.store.store import Store
 from tasks.publish import export_hub, export_s3
 
@@ -36,7 +36,10 @@ def export(
         VerificationError: a file is not what the manifest says, or the signature is not right; nothing was sent.
         StoreError: the place refused, or broke off; the same command goes on.
     """
-    version = find(store, model, *variant.partition("@")[::2])
+    name, digest = find_version(store, model, variant)
+    if revoked := store.revocation(model, name, digest):
+        raise NotFound(f"{model}/{name}@{digest[:12]} was revoked: {revoked.reason}")
+    version = store.stored_manifest(digest)
     if keyring:
         signing.verify(store.attestation(version.digest), version, keyring)
     if target.startswith("hf://"):
@@ -57,24 +60,11 @@ def export(
     return _to_folder(store, version, Path(target))
 
 
-def find(store: Store, model: str, variant: str, digest: str = "") -> StoredManifest:
-    """Return the manifest of a version: the one whose digest begins so, or the newest that stands."""
-    held = [version.manifest for version in store.versions(model, variant) if version.manifest.startswith(digest)]
-    standing = [found for found in held if not store.revocation(model, variant, found)]
-    if digest and len(set(held)) > 1:
-        raise NotFound(f"{model}/{variant}: {len(set(held))} versions begin with {digest}; give more digits")
-    if not standing:
-        revoked = store.revocation(model, variant, held[-1]) if held else None
-        why = f"was revoked: {revoked.reason}" if revoked else f"is not in {store.uri}"
-        raise NotFound(f"{model}/{variant}{'@' + digest if digest else ''} {why}")
-    return store.stored_manifest(standing[-1])
-
-
 def lay_out(store: Store, version: StoredManifest, folder: Path, copy: bool = False) -> list[str]:
     """Lay a version out in a folder, every byte checked, and return the names, the manifest's last."""
     names = [entry.path for entry in version.manifest.files]
     for entry in version.manifest.files:
-        store.objects.fetch_file(blob_key(entry.sha256), entry, folder / entry.path, copy=copy)
+        store.fetch_copy(entry, folder / entry.path, copy=copy)
     attestation = store.attestation(version.digest)
     tree.write_records(folder, version, attestation)
     return [*names, *([ATTESTATION_PATH] if attestation else []), MANIFEST_PATH]

@@ -7,7 +7,8 @@ from pathlib import Path
 from quantmill.files import keys
 from quantmill.recipe.recipe import Recipe
 from quantmill.recipe.texts import TextSource
-from quantmill.records.artifact import TokenSet, VariantJob
+from quantmill.records.artifact import TokenSet
+from quantmill.records.job import VariantJob
 from quantmill.records.manifest import CARD_PATH, Manifest, ManifestEvaluation, ManifestModel, Safety
 from quantmill.records.report import BaselineMetrics, EvaluationReport, Outcome
 from quantmill.records.run import Run

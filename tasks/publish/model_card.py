@@ -10,8 +10,7 @@ from typing import Any
 
 import yaml
 
-from quantmill.recipe.method_row import Method
-from quantmill.recipe.methods import METHODS
+from quantmill.recipe.methods import METHODS, Method
 from quantmill.records import loading, selection
 from quantmill.records.manifest import CARD_PATH, Manifest
 from quantmill.records.selection import packer
@@ -20,7 +19,6 @@ from tasks.report import plain, row
 
 ORIGINAL = "README.original.md"
 """What the card of a checkpoint that was taken as it is gets called."""
-_LIBRARIES = {"llama_cpp": "llama.cpp", "hqq": "hqq", "gptqmodel": "gptqmodel"}
 _HUB_NAME = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)", re.ASCII)
 _LICENSES = {
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "zlib", "unlicense", "wtfpl",
@@ -73,7 +71,7 @@ def _front(manifest: Manifest, method: Method) -> dict[str, Any]:
         if method.name != "baseline":
             said["base_model_relation"] = "quantized"
     said |= {
-        "library_name": _LIBRARIES.get(manifest.evaluation.runtime, "transformers"),
+        "library_name": (manifest.evaluation.runtime or "transformers").replace("_", "."),
         "pipeline_tag": "text-generation",
     }
     kind = str(manifest.variant.get("type") or "").lower()
@@ -141,23 +139,15 @@ def _figures(manifest: Manifest) -> str:
 
 
 def _loading(manifest: Manifest, method: Method) -> str:
-    """Return how the library that measured it opens the folder, and a server that was seen to open such folders."""
-    runtime = loading.library(manifest)
-    packages = {"llama_cpp": {"llama-cpp-python"}, "gptqmodel": {"gptqmodel"}}.get(
-        runtime, {*method.engines, "transformers"}
-    )
+    """Return how the library that measured it opens the folder, and the programs that load it."""
+    runtime = selection.library(manifest)
+    packages = loading.PACKAGES.get(runtime, {*method.engines, "transformers"})
     made = manifest.toolchain
     wanted = [f"{name}=={made[name]}" if name in made else name for name in sorted(packages)]
     install = f"In this folder, after `pip install {' '.join(wanted)}`:\n\n"
     code = f"{install}```python\n{loading.script(manifest)}```"
-    others = {
-        "llama_cpp": f"llama-server -m {loading.gguf_file(manifest)}",
-        "transformers": "vllm serve .  # 0.32 was seen to open such a folder on a CPU"
-        if method.name == "baseline"
-        else "",
-    }
-    command = others.get(runtime, "")
-    return f"{code}\n\nOr as a server:\n\n```sh\n{command}\n```" if command else code
+    lines = "\n".join(f"- {line}" for line in loading.programs(manifest))
+    return f"{code}\n\nPrograms, with what was seen or read of each:\n\n{lines}" if lines else code
 
 
 def _missed(manifest: Manifest) -> str:

@@ -10,7 +10,7 @@ from quantmill import signing
 from quantmill.errors import VerificationError
 from quantmill.files import keys
 from quantmill.recipe.recipe import Recipe
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from quantmill.records.manifest import Manifest, Provenance, StoredManifest, Version
 from quantmill.records.run import Run
 from quantmill.store import channels

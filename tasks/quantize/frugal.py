@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from quantmill.recipe.variants import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
 
 
 class Attempt(NamedTuple):
@@ -17,11 +17,11 @@ class Attempt(NamedTuple):
 def attempts(spec: VariantSpec, device: str) -> Iterator[Attempt]:
     """Yield the variant as it was asked for, then with less memory.
 
-    GPTQ, AWQ and HQQ work layer by layer from the start, and GPTQModel keeps finished layers on the disk: nothing to give up.
+    Engines that work layer by layer from the start, or keep finished layers on the disk, have nothing to give up.
     """
     yield Attempt("", spec, device)
-    if (spec.batch_size or 1) > 1:
-        spare = spec.model_copy(update={"batch_size": 1, "low_memory": True})
-        yield Attempt(f"batch_size 1 in place of {spec.batch_size}", spare, device)
+    if cheaper := spec.options.cheaper():
+        options, words = cheaper
+        yield Attempt(words, spec.with_options(options), device)
     if device != "cpu" and "cpu" in spec.row.devices and not spec.row.calibrated:
         yield Attempt("quantized on the processor", spec, "cpu")

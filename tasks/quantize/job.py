@@ -1,6 +1,5 @@
 """Inside a job: a variant's artifact folder is made, taken over from a finished checkpoint, or dressed anew."""
 
-import importlib
 import shutil
 import sys
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from quantmill.recipe.packing import Packing
-from quantmill.recipe.variants import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
 from quantmill.records.artifact import COMPANIONS
+from tasks.quantize.work import Work, method_module
 from tasks.sandbox import JobArguments, Progress, here
 
 
@@ -20,9 +20,9 @@ class Make(JobArguments):
     kind: Literal["artifact"] = "artifact"
     spec: VariantSpec
     source: Path
-    """What the method starts from: the snapshot, or a folder with the conversion to GGUF."""
-    companions: Path
     """The snapshot."""
+    needed: dict[str, Path]
+    """Stage that the method needs -> the folder with its result."""
     calibration: Path | None
     """The calibration windows, where the method uses them."""
     device: str
@@ -71,24 +71,29 @@ def _make(arguments: Make, out: Path, progress: Progress) -> dict[str, Any]:
     from tasks.model import config_forms, stored_types
     from tasks.tokenizer import same_text
 
-    starved = _starved_experts(arguments.companions, arguments.calibration, progress)
-    method = importlib.import_module(f"tasks.quantize.methods.{arguments.spec.method}")
-    tensors = method.quantize(
-        arguments.source,
-        arguments.spec,
-        arguments.calibration,
-        out,
-        arguments.device,
-        arguments.arithmetic,
-        progress,
+    starved = _starved_experts(arguments.source, arguments.calibration, progress)
+    spec = arguments.spec
+    work = Work(
+        source=arguments.source,
+        needed=arguments.needed,
+        out=out,
+        bits=spec.bits,
+        kind=spec.type or "",
+        layers=spec.layers,
+        options=spec.options,
+        calibration=arguments.calibration,
+        device=arguments.device,
+        arithmetic=arguments.arithmetic,
+        progress=progress,
     )
+    tensors = method_module(spec.method).quantize(work)
     stored_types.check(arguments.source, out, tensors)
-    _complete(arguments.companions, out)
+    _complete(arguments.source, out)
     config_forms.complete(out / "config.json")
     recut = 0
     for gguf in out.glob("*.gguf"):
         progress("check the tokenizer", 0, 1)
-        recut = same_text.require_checked(arguments.companions, arguments.source / "model.gguf", gguf)
+        recut = same_text.require_checked(arguments.source, arguments.needed["conversion"] / "model.gguf", gguf)
         progress("check the tokenizer", 1, 1)
     return {
         "tensors": [tensor.model_dump() for tensor in tensors],

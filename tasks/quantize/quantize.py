@@ -13,7 +13,8 @@ from quantmill.errors import BlobMissing, OutOfMemory, SourceError
 from quantmill.files import contents
 from quantmill.files.entries import FileEntry
 from quantmill.recipe.packing import Packing
-from quantmill.records.artifact import COMPANIONS, Artifact, Origin, StageResult, VariantJob
+from quantmill.records.artifact import COMPANIONS, Artifact, Origin, StageResult
+from quantmill.records.job import VariantJob
 from quantmill.store.store import Store
 from tasks import installed, processor
 from tasks.model import config_forms
@@ -73,8 +74,8 @@ def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sa
             calibration = place / "work" / job.calibration.file.path
         told = Make(
             spec=attempt.spec,
-            source=_source(job, store, sandbox, place),
-            companions=snapshots.local_folder(job.snapshot, sandbox),
+            source=snapshots.local_folder(job.snapshot, sandbox),
+            needed=_needed(job, store, place / "out"),
             calibration=calibration,
             device=attempt.device,
             arithmetic=job.arithmetic or "bfloat16",
@@ -167,12 +168,13 @@ def _keep(stage: str, key: str, artifact: Artifact, store: Store) -> Artifact:
     return Artifact.model_validate(store.record(made).value)
 
 
-def _source(job: VariantJob, store: Store, sandbox: Sandbox, place: Path) -> Path:
-    """Return the folder that the method starts from: the snapshot's, or one with the GGUF conversion."""
-    if not job.conversion_key:
-        return snapshots.local_folder(job.snapshot, sandbox)
-    conversion = store.look_up("conversion", job.conversion_key)
-    if conversion is None:
-        raise BlobMissing(f"{job.name}: the GGUF conversion {job.conversion_key} is not in the store")
-    store.fetch(conversion.blobs, place / "out")
-    return place / "out"
+def _needed(job: VariantJob, store: Store, place: Path) -> dict[str, Path]:
+    """Return stage -> folder with its result, for each stage that the job needs."""
+    folders = {}
+    for ref in job.needs:
+        found = store.look_up(ref.stage, ref.key)
+        if found is None:
+            raise BlobMissing(f"{job.name}: the {ref.stage} {ref.key} is not in the store")
+        folders[ref.stage] = place / ref.stage
+        store.fetch(found.blobs, folders[ref.stage])
+    return folders

@@ -5,23 +5,22 @@ mean KL of 1.1e-3 on a model of 135 million weights, a quarter of what 8-bit for
 """
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AwqConfig, GPTQConfig
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
+from quantmill.recipe.methods import METHODS
 from tasks.runtimes.causal import CausalModel
 from tasks.runtimes.protocol import Machine
 from tasks.runtimes.room import fits_in_fp32
 from tasks.runtimes.widen import widen
 
 PACKAGE = "transformers"
-_UNPACKABLE = {
-    "gptq": partial(GPTQConfig, backend="gptq_torch"),
-    "awq": partial(AwqConfig, backend="torch_awq"),
-}  # the kernels whose layers `widen` can unpack: others repack the weights while loading
+_BACKENDS = {row.quant_method: row.plain_backend for row in METHODS.values() if row.plain_backend}
+"""`quant_method` -> the backend whose layers `widen` can unpack; others repack the weights while loading."""
 
 
 def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalModel:
@@ -38,8 +37,10 @@ def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalM
     wide = scoring and fits_in_fp32(folder, quantization.get("bits"), machine.device, context)
     options: dict[str, Any] = {"dtype": torch.float32 if wide else "auto"}
     options |= machine.placement or {"device_map": machine.device}
-    if wide and (made := _UNPACKABLE.get(str(quantization.get("quant_method")))):
-        options["quantization_config"] = made(bits=quantization["bits"])
+    name = str(quantization.get("quant_method"))
+    if wide and name in _BACKENDS:
+        config_class = AUTO_QUANTIZATION_CONFIG_MAPPING[name]
+        options["quantization_config"] = config_class(bits=quantization["bits"], backend=_BACKENDS[name])
     model, loaded = AutoModelForCausalLM.from_pretrained(
         folder, local_files_only=True, output_loading_info=True, **options
     )

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from quantmill.errors import NotCached, Stopped, TimedOut
 from quantmill.machine import disk
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from quantmill.settings import Settings
 from tasks import installed
 from tasks.sandbox import stopping

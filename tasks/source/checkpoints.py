@@ -26,18 +26,18 @@ def find(recipe: Recipe, model: _Found, look: Callable[[ModelRequest], _Found]) 
     """
     found, names = dict[str, _Found](), dict[str, str]()
     for spec in recipe.expand():
-        if spec.source is None:
+        if spec.source_asked is None:
             _require_plain(spec.name, model.architecture)
             continue
         where = f"variants: {spec.name}"
         try:
-            found[spec.source] = look(ModelRequest(source=spec.source)) if spec.source else model
+            found[spec.source_asked] = look(ModelRequest(source=spec.source_asked)) if spec.source_asked else model
         except QuantmillError as error:
             raise type(error)(str(error).replace("model.source:", f"{where}:", 1)) from error
-        name = _label(where, model.architecture, found[spec.source].architecture)
+        name = _label(where, model.architecture, found[spec.source_asked].architecture)
         if name in names:
             raise RecipeError(f"{where}: is imported-{name}, which {names[name]} is too; publish them by two recipes")
-        names[name] = spec.source or "the model"
+        names[name] = spec.source_asked or "the model"
     return found
 
 

@@ -8,7 +8,7 @@ from quantmill.errors import SourceError
 from quantmill.files import keys
 from quantmill.files.entries import FileEntry, files_digest
 from quantmill.files.walk import plain_files
-from quantmill.recipe.variants import VariantSpec
+from quantmill.recipe.recipe import VariantSpec
 from quantmill.records import planning
 from quantmill.records.artifact import Origin, Snapshot
 from tasks.sandbox import Sandbox

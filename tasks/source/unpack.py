@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import SourceError
+from quantmill.recipe.methods import METHODS
 from quantmill.recipe.packing import Packing
 from tasks.sandbox import Progress
 from tasks.source import dequantize
@@ -30,7 +31,7 @@ def take_in(model: Any, source: Path, files: list[str], packing: Packing, out: P
         SourceError: its layers cannot be unpacked.
     """
     progress("unpack", 0, 1)
-    if packing.method == "bitsandbytes":
+    if METHODS[packing.method].unpacks_whole:
         model = model.dequantize()
     try:
         dequantize.save_model(model, out)

@@ -1,7 +1,8 @@
-"""Which models each engine takes, and what llama.cpp computes otherwise than a config says."""
+"""Which models each engine takes, and what llama.cpp computes otherwise than a config says. Imports no engine."""
 
 from tasks.support.gguf import missing_kinds
 from tasks.support.gguf_arithmetic import likely_cause, longer_text, right_up_to
-from tasks.support.support import require
+from tasks.support.gguf_arithmetic import obstacle as gguf_obstacle
+from tasks.support.gptqmodel import obstacle as gptqmodel_obstacle
 
-__all__ = ["likely_cause", "longer_text", "missing_kinds", "require", "right_up_to"]
+__all__ = ["gguf_obstacle", "gptqmodel_obstacle", "likely_cause", "longer_text", "missing_kinds", "right_up_to"]

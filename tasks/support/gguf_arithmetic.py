@@ -9,9 +9,12 @@ import ast
 import re
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from quantmill.records.artifact import Architecture
 from tasks import engine_code
+from tasks.model import architecture
 from tasks.support import gguf
 
 Rule = Callable[[str, dict[str, Any]], str]
@@ -27,6 +30,11 @@ _NOT_SLIDING = ("Phi3",)  # llama.cpp reads the window and computes none
 def refusal(name: str, config: dict[str, Any]) -> str:
     """Return why a GGUF of a model of class `name` would compute something else at every length, or nothing."""
     return next((why for rule in RULES if (why := rule(name, config))), "")
+
+
+def obstacle(model: Architecture, folder: Path) -> str:
+    """Return why no GGUF can be made of the model in `folder`, or would compute something else; an empty text: it can."""
+    return gguf.obstacle(model.name, folder) or refusal(model.name, architecture.read_config(folder))
 
 
 def right_up_to(name: str, config: dict[str, Any]) -> tuple[int, str]:

@@ -89,7 +89,7 @@ def planned(name: str) -> Planned:
 def missing(name: str) -> set[tuple[str, str]]:
     """Return (stage, variant) of what a rerun of a frozen recipe would make again."""
     plan, store, _ = planned(name)
-    found = set() if store.look_up("conversion", plan.conversion_key) else {("conversion", "*")}
+    found = set() if store.look_up("conversion", plan.needed("conversion")) else {("conversion", "*")}
     for job in (plan.baseline, *plan.others):
         artifact, body = quantize.find_artifact(job, store), quantize.find_body(job, store)
         if artifact is None:

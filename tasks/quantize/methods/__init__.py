@@ -1,1 +1,1 @@
-"""One module a method: `quantize(source, spec, calibration, out, device, arithmetic, progress)` fills an empty folder."""
+"""One module a method, of the same name as its facts: `quantize(work)` fills an empty folder, `obstacle` refuses a model."""

@@ -6,25 +6,16 @@ import os
 import shutil
 from pathlib import Path
 
-from quantmill.recipe.recipe import VariantSpec
+from quantmill.recipe.methods.autoround import METHOD, Options
 from quantmill.records.artifact import QuantizedTensor
 from tasks.model import stored_types, tensors
+from tasks.quantize.work import Work
 from tasks.sandbox import Progress
 
 
-def quantize(
-    source: Path,
-    spec: VariantSpec,
-    calibration: Path | None,
-    out: Path,
-    device: str,
-    arithmetic: str,
-    progress: Progress,
-) -> list[QuantizedTensor]:
+def quantize(work: Work[Options]) -> list[QuantizedTensor]:
     """Tune the rounding on the windows (its own default would fetch a data set) and write the format asked for."""
-    if calibration is None:
-        raise ValueError("autoround needs calibration windows")
-    if any(tensors.renamed(name) != name for name in tensors.linear_names(source)):
+    if any(tensors.renamed(name) != name for name in tensors.linear_names(work.source)):
         # Else it looks for the experts' weights under names that the checkpoint does not have, and fails.
         os.environ["AR_DISABLE_META_LOAD"] = "1"
     from auto_round import AutoRound
@@ -32,38 +23,40 @@ def quantize(
     from transformers import AutoTokenizer
 
     gc.freeze()  # the engine collects garbage several times a block, each time through all that was imported: half a second
-    chosen = tensors.choose_bits(spec.layers, source)
-    windows = load_file(calibration)["input_ids"].long()
-    windows = windows[: spec.samples or None, : spec.sequence_length or None]
-    layers = tensors.layer_count(source)
+    chosen, told = tensors.choose_bits(work.layers, work.source), work.options
+    windows = load_file(work.windows)["input_ids"].long()
+    windows = windows[: told.samples or None, : told.sequence_length or None]
+    layers = tensors.layer_count(work.source)
     engine = AutoRound(
-        str(source),
-        tokenizer=AutoTokenizer.from_pretrained(source, local_files_only=True),
-        bits=spec.bits,
-        group_size=spec.group_size,
-        sym=spec.sym,
-        iters=spec.iterations,
-        lr=spec.learning_rate,
-        minmax_lr=spec.minmax_learning_rate,
+        str(work.source),
+        tokenizer=AutoTokenizer.from_pretrained(work.source, local_files_only=True),
+        bits=work.bits,
+        group_size=told.group_size,
+        sym=told.sym,
+        iters=told.iterations,
+        lr=told.learning_rate,
+        minmax_lr=told.minmax_learning_rate,
         nsamples=len(windows),
         seqlen=windows.shape[1],
-        batch_size=min(int(spec.batch_size or 1), len(windows)),
-        low_gpu_mem_usage=spec.low_memory,
+        batch_size=min(told.batch_size, len(windows)),
+        low_gpu_mem_usage=told.low_memory,
         dataset=[{"input_ids": ids[None]} for ids in windows],
         layer_config={name: {"bits": width} for name, width in chosen.items()} or None,
-        device_map=device if device == "cpu" else spec.device_map or device,
-        enable_torch_compile=False if device == "cpu" else None,  # from 10 steps on it would: half as long again here
-        amp=arithmetic == "bfloat16",  # else it asks the processor itself
+        device_map=work.device if work.device == "cpu" else told.device_map or work.device,
+        enable_torch_compile=False
+        if work.device == "cpu"
+        else None,  # from 10 steps on it would: half as long again here
+        amp=work.arithmetic == "bfloat16",  # else it asks the processor itself
         seed=0,
         trust_remote_code=False,
     )
-    progress("block", 0, layers)
-    logging.getLogger("autoround").addHandler(_BlockProgress(progress, layers))
-    engine.quantize_and_save(str(out), format=spec.export_format)
-    progress("block", layers, layers)
-    _flatten(out)
-    stored_types.keep(source, out)
-    return tensors.account(source, out, scheme="autoround", left=tensors.left(chosen))
+    work.progress("block", 0, layers)
+    logging.getLogger(METHOD.name).addHandler(_BlockProgress(work.progress, layers))
+    engine.quantize_and_save(str(work.out), format=told.export_format)
+    work.progress("block", layers, layers)
+    _flatten(work.out)
+    stored_types.keep(work.source, work.out)
+    return tensors.account(work.source, work.out, METHOD.name, left=tensors.left(chosen))
 
 
 class _BlockProgress(logging.Handler):

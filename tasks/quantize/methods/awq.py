@@ -2,32 +2,39 @@
 
 from pathlib import Path
 
-from quantmill.recipe.recipe import VariantSpec
-from quantmill.records.artifact import QuantizedTensor
+from quantmill.recipe.methods import awq
+from quantmill.recipe.methods.awq import Options
+from quantmill.records.artifact import Architecture, QuantizedTensor
+from tasks import support
 from tasks.engines import gptqmodel as gptqmodel_engine
-from tasks.model import tensors
-from tasks.sandbox import Progress
+from tasks.model import architecture, tensors
+from tasks.quantize.work import Work
 
 
-def quantize(
-    source: Path,
-    spec: VariantSpec,
-    calibration: Path | None,
-    out: Path,
-    device: str,
-    arithmetic: str,
-    progress: Progress,
-) -> list[QuantizedTensor]:
+def quantize(work: Work[Options]) -> list[QuantizedTensor]:
     """Search the scales layer by layer on the calibration windows; GEMM layout, bf16 (packing fp32 fails at the end)."""
-    if calibration is None:
-        raise ValueError("awq needs calibration windows")
     gptqmodel_engine.prepare()
     from gptqmodel import BACKEND, QuantizeConfig
     from gptqmodel.quantization import FORMAT, METHOD
 
     config = QuantizeConfig(
-        bits=spec.bits, group_size=spec.group_size, sym=not spec.zero_point, method=METHOD.AWQ, format=FORMAT.GEMM
+        bits=work.bits,
+        group_size=work.options.group_size,
+        sym=not work.options.zero_point,
+        method=METHOD.AWQ,
+        format=FORMAT.GEMM,
     )
-    options = {"backend": BACKEND.AWQ_TORCH} if device == "cpu" else {}
-    gptqmodel_engine.run(source, config, calibration, out, device, arithmetic, progress, **options)
-    return tensors.account(source, out, scheme="awq")
+    options = {"backend": BACKEND.AWQ_TORCH} if work.device == "cpu" else {}
+    gptqmodel_engine.run(work, config, **options)
+    return tensors.account(work.source, work.out, awq.METHOD.name)
+
+
+def obstacle(model: Architecture, folder: Path) -> str:
+    """Return why GPTQModel cannot quantize the model, or an empty text."""
+    if why := support.gptqmodel_obstacle(model, folder):
+        return why
+    if architecture.turns_by_layer_type(folder):
+        return "GPTQModel's AWQ knows one rotary embedding for all layers, this model has one for each type; gptq can"
+    if tensors.transposed(folder):
+        return "GPTQModel's AWQ cannot scale transposed matrices (Conv1D); autoround can round them"
+    return ""

@@ -1,26 +1,17 @@
 """The baseline: the snapshot's bf16 weights as they are."""
 
 import shutil
-from pathlib import Path
 
-from quantmill.recipe.recipe import VariantSpec
+from quantmill.recipe.methods import MethodOptions
 from quantmill.records.artifact import QuantizedTensor
 from tasks.model import tensors
-from tasks.sandbox import Progress
+from tasks.quantize.work import Work
 
 
-def quantize(
-    source: Path,
-    spec: VariantSpec,
-    calibration: Path | None,
-    out: Path,
-    device: str,
-    arithmetic: str,
-    progress: Progress,
-) -> list[QuantizedTensor]:
+def quantize(work: Work[MethodOptions]) -> list[QuantizedTensor]:
     """Copy the weights; a link would let a later change of the snapshot change a published file."""
-    for path in source.iterdir():
+    for path in work.source.iterdir():
         if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
-            shutil.copyfile(path, out / path.name)
-    progress("copy", 1, 1)
-    return tensors.account(source, out, scheme="bf16")
+            shutil.copyfile(path, work.out / path.name)
+    work.progress("copy", 1, 1)
+    return tensors.account(work.source, work.out, scheme="bf16")

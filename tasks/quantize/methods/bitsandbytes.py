@@ -1,43 +1,37 @@
 """bitsandbytes: LLM.int8() (arXiv:2208.07339) and QLoRA's nf4 and fp4 (arXiv:2305.14314), through transformers."""
 
-from pathlib import Path
-
-from quantmill.recipe.recipe import VariantSpec
+from quantmill.recipe.methods.bitsandbytes import Options
 from quantmill.records.artifact import QuantizedTensor
 from tasks.engines import placement
 from tasks.model import tensors
-from tasks.sandbox import Progress
+from tasks.quantize.work import Work
 
 
-def quantize(
-    source: Path,
-    spec: VariantSpec,
-    calibration: Path | None,
-    out: Path,
-    device: str,
-    arithmetic: str,
-    progress: Progress,
-) -> list[QuantizedTensor]:
+def quantize(work: Work[Options]) -> list[QuantizedTensor]:
     """Quantize while loading, then save as safetensors. Everything but the head, embeddings and norms."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    chosen = tensors.choose_bits(spec.layers, source)
+    chosen, told = tensors.choose_bits(work.layers, work.source), work.options
     options = {"llm_int8_skip_modules": ["lm_head", *chosen]} if chosen else {}
-    if spec.type == "int8":
-        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=spec.threshold, **options)
+    if work.kind == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=told.threshold, **options)
     else:
         config = BitsAndBytesConfig(
             load_in_4bit=True,
-            bnb_4bit_quant_type=spec.type,
-            bnb_4bit_use_double_quant=spec.double_quant,
-            bnb_4bit_compute_dtype=getattr(torch, str(spec.compute_dtype)),
+            bnb_4bit_quant_type=work.kind,
+            bnb_4bit_use_double_quant=told.double_quant,
+            bnb_4bit_compute_dtype=getattr(torch, told.compute_dtype),
             **options,
         )
-    progress("quantize", 0, 1)
+    work.progress("quantize", 0, 1)
     model = AutoModelForCausalLM.from_pretrained(
-        source, dtype=torch.bfloat16, quantization_config=config, local_files_only=True, **placement.of(spec, device)
+        work.source,
+        dtype=torch.bfloat16,
+        quantization_config=config,
+        local_files_only=True,
+        **placement.of(told.device_map, told.max_memory, work.device),
     )
-    model.save_pretrained(out)
-    progress("quantize", 1, 1)
-    return tensors.account(source, out, scheme=str(spec.type), left=tensors.left(chosen))
+    model.save_pretrained(work.out)
+    work.progress("quantize", 1, 1)
+    return tensors.account(work.source, work.out, scheme=work.kind, left=tensors.left(chosen))

@@ -5,52 +5,52 @@ same width. That is counted as a fallback: `Q2_K` of such a model is larger than
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from quantmill.errors import RecipeError
-from quantmill.recipe.layer_rules import choose_bits
-from quantmill.recipe.recipe import VariantSpec
-from quantmill.records.artifact import QuantizedTensor
+from quantmill.recipe.layer_rules import LayerRule, choose_bits
+from quantmill.recipe.methods import MethodOptions
+from quantmill.records.artifact import Architecture, QuantizedTensor
+from tasks import support
 from tasks.model.gguf import read_blocks
-from tasks.sandbox import Progress
+from tasks.quantize.work import Work
 
 _SUPER_BLOCK = 256
 _TYPE_OF_BITS = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0", 16: "BF16"}
 
 
-def quantize(
-    source: Path,
-    spec: VariantSpec,
-    calibration: Path | None,
-    out: Path,
-    device: str,
-    arithmetic: str,
-    progress: Progress,
-) -> list[QuantizedTensor]:
-    """Write `<type>.gguf` from `model.gguf` beside the source's folder and read back what each tensor became."""
+def quantize(work: Work[MethodOptions]) -> list[QuantizedTensor]:
+    """Write `model-TYPE.gguf` from the conversion and read back what each tensor became."""
     import llama_cpp
 
+    conversion = work.needed["conversion"]
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = _file_type(str(spec.type))
-    target = out / f"model-{spec.type}.gguf"
-    chosen = _overrides(spec, source)
+    params.ftype = _file_type(work.kind)
+    target = work.out / f"model-{work.kind}.gguf"
+    chosen = _overrides(work.layers, conversion)
     if chosen:
         params.tt_overrides = _as_array(chosen)
-    progress("quantize", 0, 1)
-    code = llama_cpp.llama_model_quantize(str(source / "model.gguf").encode(), str(target).encode(), params)
+    work.progress("quantize", 0, 1)
+    code = llama_cpp.llama_model_quantize(str(conversion / "model.gguf").encode(), str(target).encode(), params)
     if code != 0 or not target.exists():
-        raise RuntimeError(f"llama_model_quantize returned {code} for {spec.type}")
-    progress("quantize", 1, 1)
-    return read_tensors(target, str(spec.type), chosen)
+        raise RuntimeError(f"llama_model_quantize returned {code} for {work.kind}")
+    work.progress("quantize", 1, 1)
+    return read_tensors(target, work.kind, chosen)
 
 
-def _overrides(spec: VariantSpec, source: Path) -> dict[str, str]:
+def obstacle(model: Architecture, folder: Path) -> str:
+    """Return why llama.cpp cannot take the model, or would compute something else; an empty text: it can."""
+    return support.gguf_obstacle(model, folder)
+
+
+def _overrides(layers: Sequence[LayerRule], conversion: Path) -> dict[str, str]:
     """Return GGUF tensor -> type where a rule of `layers` says so; rules speak the checkpoint's names."""
-    if not spec.layers:
+    if not layers:
         return {}
-    names: dict[str, str] = json.loads((source / "names.json").read_text(encoding="utf-8"))
-    chosen = choose_bits(spec.layers, sorted(names))
+    names: dict[str, str] = json.loads((conversion / "names.json").read_text(encoding="utf-8"))
+    chosen = choose_bits(layers, sorted(names))
     if lone := [name for name in chosen if not names[name]]:
         raise RecipeError(f"layers: {lone[0]} has no tensor of its own in a GGUF (experts are stored together)")
     return {names[name]: _TYPE_OF_BITS[bits] for name, bits in chosen.items()}

@@ -2,41 +2,41 @@
 
 from pathlib import Path
 
-from quantmill.recipe.recipe import VariantSpec
-from quantmill.records.artifact import QuantizedTensor
+from quantmill.recipe.methods.gptq import METHOD, Options
+from quantmill.records.artifact import Architecture, QuantizedTensor
+from tasks import support
 from tasks.engines import gptqmodel as gptqmodel_engine
 from tasks.model import tensors
-from tasks.sandbox import Progress
+from tasks.quantize.work import Work
 
 
-def quantize(
-    source: Path,
-    spec: VariantSpec,
-    calibration: Path | None,
-    out: Path,
-    device: str,
-    arithmetic: str,
-    progress: Progress,
-) -> list[QuantizedTensor]:
+def quantize(work: Work[Options]) -> list[QuantizedTensor]:
     """Quantize layer by layer on the calibration windows.
 
     GPTQModel rounds to nearest, silently, where a layer saw too few tokens or its Hessian has no inverse; its log then
     holds words where the loss would be. Those modules are reported as fallbacks.
     """
-    if calibration is None:
-        raise ValueError("gptq needs calibration windows")
     gptqmodel_engine.prepare()
     from gptqmodel import QuantizeConfig
 
-    chosen = tensors.choose_bits(spec.layers, source)
+    chosen, told = tensors.choose_bits(work.layers, work.source), work.options
     config = QuantizeConfig(
-        bits=spec.bits,
-        group_size=spec.group_size,
-        desc_act=spec.desc_act,
-        sym=spec.sym,
-        damp_percent=spec.damp_percent,
+        bits=work.bits,
+        group_size=told.group_size,
+        desc_act=told.desc_act,
+        sym=told.sym,
+        damp_percent=told.damp_percent,
         dynamic=gptqmodel_engine.dynamic(chosen),
     )
-    log = gptqmodel_engine.run(source, config, calibration, out, device, arithmetic, progress)
+    log = gptqmodel_engine.run(work, config)
     replaced = gptqmodel_engine.fallbacks(log)
-    return tensors.account(source, out, scheme="gptq", replaced=replaced, left=tensors.left(chosen))
+    return tensors.account(work.source, work.out, METHOD.name, replaced=replaced, left=tensors.left(chosen))
+
+
+def obstacle(model: Architecture, folder: Path) -> str:
+    """Return why GPTQModel cannot quantize the model, or an empty text."""
+    if why := support.gptqmodel_obstacle(model, folder):
+        return why
+    if tensors.transposed(folder):
+        return "transformers cannot open GPTQ's layers in place of transposed matrices (Conv1D); autoround's it can"
+    return ""

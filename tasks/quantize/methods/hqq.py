@@ -8,41 +8,34 @@ import json
 from pathlib import Path
 from typing import Any
 
-from quantmill.recipe.recipe import VariantSpec
+from quantmill.recipe.methods.hqq import METHOD, Options
 from quantmill.records.artifact import QuantizedTensor
 from tasks.model import tensors
-from tasks.sandbox import Progress
+from tasks.quantize.work import Work
 
 _LOADER = Path(__file__).resolve().parents[2] / "runtimes" / "hqq_loader.py"
 
 
-def quantize(
-    source: Path,
-    spec: VariantSpec,
-    calibration: Path | None,
-    out: Path,
-    device: str,
-    arithmetic: str,
-    progress: Progress,
-) -> list[QuantizedTensor]:
+def quantize(work: Work[Options]) -> list[QuantizedTensor]:
     """Replace one linear layer after the other, all but the head, and write the state as safetensors."""
     import torch
     from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16, local_files_only=True)
-    chosen = tensors.choose_bits(spec.layers, source)
-    names = tensors.linear_names(source)
+    told = work.options
+    model = AutoModelForCausalLM.from_pretrained(work.source, dtype=torch.bfloat16, local_files_only=True)
+    chosen = tensors.choose_bits(work.layers, work.source)
+    names = tensors.linear_names(work.source)
     linear = {name: _plain(layer) for name, layer in model.named_modules() if name in names and _is_linear(layer)}
-    group_size = None if spec.group_size == -1 else spec.group_size
+    group_size = None if told.group_size == -1 else told.group_size
     for index, (name, layer) in enumerate(linear.items()):
-        progress("layer", index, len(linear))
-        if (bits := chosen.get(name, spec.bits)) != 16:
-            config = BaseQuantizeConfig(nbits=bits, group_size=group_size, axis=spec.axis)
-            model.set_submodule(name, HQQLinear(layer, config, compute_dtype=torch.float16, device=device))
-    progress("layer", len(linear), len(linear))
-    _save(model, source, out, {"nbits": spec.bits, "group_size": group_size, "axis": spec.axis})
-    return tensors.account(source, out, scheme="hqq", left=tensors.left(chosen))
+        work.progress("layer", index, len(linear))
+        if (bits := chosen.get(name, work.bits)) != 16:
+            config = BaseQuantizeConfig(nbits=bits, group_size=group_size, axis=told.axis)
+            model.set_submodule(name, HQQLinear(layer, config, compute_dtype=torch.float16, device=work.device))
+    work.progress("layer", len(linear), len(linear))
+    _save(model, work.source, work.out, {"nbits": work.bits, "group_size": group_size, "axis": told.axis})
+    return tensors.account(work.source, work.out, METHOD.name, left=tensors.left(chosen))
 
 
 def _is_linear(layer: Any) -> bool:
@@ -74,7 +67,7 @@ def _save(model: Any, source: Path, out: Path, settings: dict[str, Any]) -> None
             state.pop(name, None)
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
     # Without `skip_modules` transformers fails on the folder; with it, it would make weights up and merely warn.
-    quantization = {"quant_method": "hqq", "quant_config": {"weight_quant_params": settings}}
+    quantization = {"quant_method": METHOD.name, "quant_config": {"weight_quant_params": settings}}
     text = json.dumps(config | {"quantization_config": quantization}, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "config.json").write_text(text + "\n", encoding="utf-8")
     loader = _LOADER.read_text(encoding="utf-8")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from quantmill.client.where import asked_program
 from quantmill.files.entries import FileEntry
-from quantmill.records import loading
+from quantmill.records import loading, selection
 from quantmill.records.manifest import Manifest
-from quantmill.records.where import asked_program
 from tests import samples
 
 GGUF: dict[str, Any] = {"method": "gguf", "bits": 4, "format": "gguf"}
@@ -34,7 +34,7 @@ def version(variant: dict[str, Any], runtime: str = "", file: str = "model.safet
     ],
 )  # fmt: skip
 def test_line_and_script_name_library_and_place(made: Manifest, library: str, place: str) -> None:
-    assert loading.library(made) == library
+    assert selection.library(made) == library
     line = loading.how_to_load(Path("in/current"), made)
     assert line.startswith(f'python -c "from {library} import ')
     assert repr(place) in line

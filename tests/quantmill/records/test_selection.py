@@ -7,22 +7,22 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from quantmill.client import where
+from quantmill.client.where import COMPARISONS, FIELDS, parse
 from quantmill.errors import NotFound, RequestError
-from quantmill.recipe.methods import METHODS
-from quantmill.records import where
+from quantmill.recipe.methods import METHODS, PROGRAMS
 from quantmill.records.manifest import Manifest
-from quantmill.records.selection import BUSY, LOADERS, Candidate, best, loaders, of_manifest, picks, rivals_in_speed
-from quantmill.records.where import COMPARISONS, FIELDS, parse
+from quantmill.records.selection import BUSY, Candidate, best, of_manifest, picks, rivals_in_speed
 from tests.samples import manifest
 
 GGUF: dict[str, Any] = {
-    "name": "gguf-q4_k_m", "method": "gguf", "format": "gguf", "runtimes": loaders("gguf"), "bits": 4, "size_bytes": 109 * 10**6,
+    "name": "gguf-q4_k_m", "method": "gguf", "format": "gguf", "runtimes": ("llama.cpp",), "bits": 4, "size_bytes": 109 * 10**6,
     "peak_memory_bytes": 220 * 10**6, "decode_tokens_per_s": 129.0, "mean_kl": 0.06, "perplexity_ratio": 1.078,
 }  # fmt: skip
 ROWS = [
     Candidate(**GGUF, marks=("source-grid",)),
     Candidate(**GGUF | {"name": "gguf-q8_0", "bits": 8, "size_bytes": 148 * 10**6, "mean_kl": 0.005, "decode_tokens_per_s": 109.0}),
-    Candidate(**GGUF | {"name": "gptq-4bit-g64", "method": "gptq", "format": "safetensors", "runtimes": loaders("gptq"),
+    Candidate(**GGUF | {"name": "gptq-4bit-g64", "method": "gptq", "format": "safetensors", "runtimes": ("transformers", "gptqmodel"),
                         "mean_kl": 0.18, "perplexity_ratio": None, "peak_memory_bytes": 1052 * 10**6, "decode_tokens_per_s": 39.6,
                         "marks": ("42% fallback",)}),
 ]  # fmt: skip
@@ -82,7 +82,7 @@ def test_where(expression: str, names: list[str]) -> None:
         ("bits<=-1", "must be a number"),
         ("bits<=٤", "must be a number"),
         ("format<gguf", "format<'gguf': format takes = and != only"),
-        ("runtime=abacus", "'abacus': allowed are transformers, gptqmodel, vllm, hqq, llama.cpp, ollama, lm studio"),
+        ("runtime=abacus", "'abacus': allowed are transformers, vllm, gptqmodel, hqq, llama.cpp, ollama, lm studio"),
         ("bits", "'bits': write FIELD, one of = != < <= > >=, and a value"),
         ("bits=4,", "'': write FIELD"),
         ("bits==4", "'bits==4': write FIELD"),
@@ -170,10 +170,10 @@ def test_a_run_of_busy_figures_picks_no_fastest() -> None:
 
 
 def test_every_method_is_opened_by_a_program_that_can_be_asked_for() -> None:
-    assert [name for name in METHODS if not loaders(name)] == ["imported"], "it is opened as what it holds"
-    assert {loader for name in METHODS for loader in loaders(name)} == set(LOADERS) - {"ollama", "lm studio"}
-    assert [name for name in METHODS if "vllm" in loaders(name)] == ["baseline"]
-    assert loaders("gptq", "gptqmodel") == ("gptqmodel",), "several widths in one model"
+    seen = {name: {rule.program for rule in row.programs if rule.is_promise} for name, row in METHODS.items()}
+    assert [name for name, programs in seen.items() if not programs] == ["imported"], "it is opened as what it holds"
+    assert set.union(*seen.values()) == set(PROGRAMS) - {"ollama", "lm studio"}
+    assert [name for name, programs in seen.items() if "vllm" in programs] == ["baseline"]
 
 
 def test_a_manifest_s_figures() -> None:
@@ -185,7 +185,7 @@ def test_a_manifest_s_figures() -> None:
     marked = made.model_copy(update={"evaluation": made.evaluation.model_copy(update={"marks": ("source-grid",)})})
     assert of_manifest(marked).marks == ("source-grid",)
     taken = {"method": "imported", "bits": 4, "format": "safetensors", "packing": {"method": "gptq", "bits": 4}}
-    assert of_manifest(made.model_copy(update={"variant": taken})).runtimes == loaders("gptq")
+    assert of_manifest(made.model_copy(update={"variant": taken})).runtimes == ("transformers", "gptqmodel")
     assert set(where.NUMBERS.values()) | set(where.BYTES.values()) <= set(Candidate.model_fields)
 
 

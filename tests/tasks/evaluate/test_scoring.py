@@ -12,8 +12,8 @@ import transformers
 from safetensors.numpy import save_file
 
 from quantmill.errors import RecipeError
+from quantmill.recipe.recipe import VariantSpec
 from quantmill.recipe.recipe_file import parse_recipe
-from quantmill.recipe.variants import VariantSpec
 from quantmill.records import planning
 from quantmill.records.artifact import Architecture
 from tasks.evaluate import score, trace

@@ -117,7 +117,7 @@ def test_a_short_sample_that_repeats_one_token_is_not_gibberish() -> None:
 
 
 def test_busy_is_a_mark_that_where_knows() -> None:
-    from quantmill.records.where import parse
+    from quantmill.client.where import parse
 
     assert [term.value for term in parse("mark!=busy")] == [BUSY]
 

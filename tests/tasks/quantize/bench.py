@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from flows import jobs
+from flows.needs import NEEDS
 from quantmill.recipe.recipe_file import parse_recipe
-from quantmill.records.artifact import Artifact, VariantJob
+from quantmill.records.artifact import Artifact
+from quantmill.records.job import VariantJob
 from quantmill.records.report import EvaluationReport
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
-from tasks.convert import convert
 from tasks.evaluate import evaluate
 from tasks.quantize import quantize
 from tasks.sandbox.sandbox import Sandbox
@@ -62,8 +63,8 @@ class Bench:
         checkpoints = download.inspect_checkpoints(recipe, origin, home)
         tokens = calibrate.build_token_sets(recipe, snapshot, self.store, self.sandbox, True)
         plan = jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints)
-        if plan.conversion_key:
-            convert.convert_snapshot(snapshot, plan.conversion_key, plan.conversion_name, self.store, self.sandbox)
+        for ref in plan.needs:
+            NEEDS[ref.stage].make(snapshot, ref.key, plan.model_name, self.store, self.sandbox)
         self.baseline = plan.baseline
         self.jobs = dict(zip([job.name for job in plan.variants], plan.variants, strict=True))
 

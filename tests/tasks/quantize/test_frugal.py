@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from quantmill.errors import OutOfMemory
+from quantmill.recipe.recipe import VariantSpec
 from quantmill.recipe.variant_request import VariantRequest
-from quantmill.recipe.variants import VariantSpec
 from quantmill.settings import Settings
 from tasks.marks import marks_of
 from tasks.quantize import frugal

@@ -12,7 +12,8 @@ from quantmill.errors import SourceError
 from quantmill.files.entries import FileEntry
 from quantmill.recipe.recipe import VariantSpec
 from quantmill.records import selection
-from quantmill.records.artifact import Artifact, VariantJob
+from quantmill.records.artifact import Artifact
+from quantmill.records.job import VariantJob
 from quantmill.records.report import Outcome
 from tasks.marks import marks_of
 from tests.tasks.quantize.bench import Bench

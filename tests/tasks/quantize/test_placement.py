@@ -35,13 +35,13 @@ def specs(**request: Any) -> list[VariantSpec]:
 )
 def test_what_transformers_is_told(options: dict[str, str], device: str, told: dict[str, Any]) -> None:
     (spec,) = specs(method="bitsandbytes", type="nf4", **options)
-    assert placement.of(spec, device) == told
+    assert placement.of(spec.device_map, spec.max_memory, device) == told
     assert spec.name == "bitsandbytes-nf4", "where it was made is no part of its name"
 
 
 def test_on_the_processor_no_gpu_is_in_the_map() -> None:
     (spec,) = specs(method="bitsandbytes", type="nf4", device_map="auto")
-    told = placement.of(spec, "cpu")
+    told = placement.of(spec.device_map, spec.max_memory, "cpu")
     assert list(told["max_memory"]) == ["cpu"]
     assert told["max_memory"]["cpu"] > 1 << 28
 
@@ -68,7 +68,7 @@ def test_methods_whose_engine_takes_none(method: str) -> None:
             {"method": "bitsandbytes", "device_map": "auto", "max_memory": {0: "20GiB"}},
             "max_memory: bitsandbytes supports",
         ),
-        ({"method": "bitsandbytes", "max_memory": "0=20GiB"}, "max_memory: says how far a device_map goes"),
+        ({"method": "bitsandbytes", "max_memory": "0=20GiB"}, "max_memory: limits the devices of a device_map"),
         ({"method": "autoround", "device_map": "balanced"}, "device_map: autoround supports auto; got 'balanced'"),
         (
             {"method": "autoround", "device_map": "auto", "max_memory": "0=1GiB"},

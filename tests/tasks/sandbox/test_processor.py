@@ -9,7 +9,7 @@ from flows import jobs
 from flows.pools.pools import Pool
 from quantmill.errors import ProcessorMismatch
 from quantmill.recipe.recipe_file import parse_recipe
-from quantmill.records.artifact import VariantJob
+from quantmill.records.job import VariantJob
 from quantmill.settings import Settings
 from quantmill.store.places import open_store
 from tasks import processor

@@ -10,9 +10,10 @@ from safetensors.numpy import save_file
 
 from quantmill.errors import RecipeError
 from quantmill.recipe.recipe_file import parse_recipe
+from tasks import quantize
 from tasks.model import architecture, tensors
 from tasks.support import gguf as gguf_support
-from tasks.support import support
+from tasks.support import gptqmodel as gptqmodel_support
 from tasks.tokenizer import pre_tokenizers
 
 SHAPE = {
@@ -79,10 +80,10 @@ def test_refusals(
 ) -> None:
     place = folder(tmp_path, name, kind, shapes)
     if not words:
-        support.require(requests(method), place)
+        quantize.require(requests(method), place)
         return
     with pytest.raises(RecipeError, match=words.replace("(", r"\(").replace(")", r"\)")):
-        support.require(requests(method), place)
+        quantize.require(requests(method), place)
 
 
 @pytest.mark.parametrize(
@@ -108,14 +109,14 @@ def test_what_llama_cpp_would_compute_otherwise(tmp_path: Path, name: str, confi
 def test_awq_of_a_model_with_a_rotary_embedding_for_each_type_of_layer(tmp_path: Path, rope: dict[str, Any]) -> None:
     place = folder(tmp_path, "Gemma3ForCausalLM", "gemma3_text", PLAIN, **rope)
     with pytest.raises(RecipeError, match="one rotary embedding for all layers"):
-        support.require(requests("awq"), place)
-    support.require(requests("gptq"), place)
+        quantize.require(requests("awq"), place)
+    quantize.require(requests("gptq"), place)
 
 
 def test_a_vocabulary_that_is_there_is_no_reason(tmp_path: Path) -> None:
     place = folder(tmp_path, "Phi3ForCausalLM", "phi3", PLAIN)
     (place / "tokenizer.model").write_bytes(b"")
-    support.require(requests("gguf"), place)
+    quantize.require(requests("gguf"), place)
 
 
 @pytest.mark.parametrize(
@@ -139,15 +140,15 @@ def test_a_tokenizer_that_transformers_replaces_by_its_class(tmp_path: Path, kin
 def test_the_engines_lists_are_found() -> None:
     """An engine that moved its list would switch the check off without a word."""
     assert len(gguf_support.architectures()) > 100
-    assert len(support.gptqmodel_types()) > 50
+    assert len(gptqmodel_support.types()) > 50
     assert gguf_support.fixed_tokenizers()["qwen2"] == "Qwen2Tokenizer"
 
 
 def test_rules_for_experts_that_have_another_name_are_refused(tmp_path: Path) -> None:
     place = folder(tmp_path, "MixtralForCausalLM", "mixtral", MIXTURE)
     with pytest.raises(RecipeError, match="has another name in transformers"):
-        support.require(requests("gptq", layers=[{"match": "w1", "bits": 8}]), place)
-    support.require(requests("gptq", layers=[{"match": "q_proj", "bits": 8}]), place)
+        quantize.require(requests("gptq", layers=[{"match": "w1", "bits": 8}]), place)
+    quantize.require(requests("gptq", layers=[{"match": "q_proj", "bits": 8}]), place)
 
 
 @pytest.mark.parametrize(

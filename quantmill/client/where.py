@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from quantmill.errors import RequestError
-from quantmill.records.selection import LOADERS, MARKS, Candidate
+from quantmill.recipe.methods import PROGRAMS
+from quantmill.records.selection import MARKS, Candidate
 
 MAX_LENGTH = 2000
 UNITS = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -109,8 +110,8 @@ def _word(field: str, compare: str, value: str) -> str:
         raise RequestError(f"--where: {field}{compare}{value!r}: {field} takes = and != only")
     if field == "runtime":
         value = value.lower().replace("_", ".")
-        if value not in LOADERS:
-            raise RequestError(f"--where: runtime: {value!r}: allowed are {', '.join(LOADERS)}")
+        if value not in PROGRAMS:
+            raise RequestError(f"--where: runtime: {value!r}: allowed are {', '.join(PROGRAMS)}")
     if field == "mark" and value not in MARKS:
         raise RequestError(f"--where: mark: {value!r}: allowed are {', '.join(MARKS)}")
     return value

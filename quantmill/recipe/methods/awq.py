@@ -1,0 +1,68 @@
+"""AWQ (arXiv:2306.00978), through GPTQModel."""
+
+from typing import Literal
+
+from quantmill.recipe.method_row import Memory, Method, grouped_bits, steady
+from quantmill.recipe.options import GROUP_SIZE, MethodOptions, choice
+from quantmill.recipe.programs import Loads
+
+
+class Options(MethodOptions):
+    """What GPTQModel is told. AWQ's kernels take no whole row as a group."""
+
+    group_size: Literal[32, 64, 128] = GROUP_SIZE
+    zero_point: bool = choice(True, "Asymmetric grid, with a zero point.", suffix="sym")
+
+
+METHOD = Method(
+    name="awq",
+    position=3,
+    label="AWQ",
+    title="Activation-aware scaling before rounding (GPTQModel).",
+    source="Lin et al. 2023, arXiv:2306.00978",
+    bits=(4,),
+    default_bits=(4,),
+    choices=Options,
+    calibrated=True,
+    thread_dependent=True,
+    processor_dependent=True,
+    arithmetics=("bfloat16",),  # packing an fp32 model fails at the end
+    runtime_of_experts="gptqmodel",
+    engines=("gptqmodel", "torch", "transformers", "safetensors"),
+    programs=(
+        Loads(
+            program="transformers",
+            version="5.23.0",
+            evidence="ran",
+            date="2026-11",
+            opened_by=("transformers",),
+        ),
+        Loads(program="gptqmodel", version="7.6.0", evidence="ran", date="2026-11"),
+        Loads(
+            program="vllm",
+            version="0.32.0",
+            evidence="read",
+            date="2026-11",
+            devices=("cuda",),
+            bits=(4,),
+            opened_by=("transformers",),
+        ),
+        Loads(
+            program="vllm",
+            version="0.32.0",
+            evidence="read",
+            date="2026-11",
+            devices=("cpu",),
+            needs="AVX-512",
+            bits=(4,),
+            opened_by=("transformers",),
+        ),
+    ),
+    fine_tuning="LoRA through peft",
+    deterministic=True,
+    stored_bits=grouped_bits,
+    memory=Memory(libraries=8e8, per_weight=4),
+    cost=steady(3),
+    quant_method="awq",
+    plain_backend="torch_awq",
+)

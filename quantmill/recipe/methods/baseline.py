@@ -1,0 +1,28 @@
+"""The baseline: the model's own weights in bf16."""
+
+from quantmill.recipe.method_row import Memory, Method, steady
+from quantmill.recipe.options import MethodOptions
+from quantmill.recipe.programs import Loads
+
+METHOD = Method(
+    name="baseline",
+    position=0,
+    label="the baseline",
+    title="The weights as they are, in bf16: what every other variant is compared with.",
+    source="no quantization",
+    types=("bf16",),
+    bits_of_type={"bf16": 16},
+    default_types=("bf16",),
+    choices=MethodOptions,
+    engines=(),
+    programs=(
+        Loads(program="transformers", version="5.23.0", evidence="ran", date="2026-11"),
+        Loads(program="vllm", version="0.32.0", evidence="ran", date="2026-11", devices=("cpu",)),
+        Loads(program="vllm", version="0.32.0", evidence="read", date="2026-11", devices=("cuda",)),
+    ),
+    fine_tuning="yes",
+    deterministic=True,
+    stored_bits=lambda bits, _kind, _options: bits,
+    memory=Memory(libraries=7e8, per_weight=2.5),
+    cost=steady(1),
+)

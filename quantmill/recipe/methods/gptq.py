@@ -1,0 +1,89 @@
+"""GPTQ (arXiv:2210.17323), through GPTQModel."""
+
+from quantmill.recipe.method_row import Memory, Method, grouped_bits, steady
+from quantmill.recipe.options import GROUP_SIZE, SYMMETRIC, GroupSize, MethodOptions, choice
+from quantmill.recipe.programs import Loads
+
+
+class Options(MethodOptions):
+    """What GPTQModel is told."""
+
+    group_size: GroupSize = GROUP_SIZE
+    desc_act: bool = choice(
+        False, "Quantize columns by falling activation.", title="Descending activation order", suffix="act"
+    )
+    sym: bool = SYMMETRIC
+    damp_percent: float = choice(
+        0.05,
+        "Share of the Hessian's mean diagonal that is added to the diagonal.",
+        title="Dampening",
+        suffix="damp",
+        ge=0.0001,
+        le=0.9999,
+        example=0.05,
+    )
+
+
+_MARLIN = {"symmetric": (True,), "act_order": (False,), "group_size": (-1, 32, 64, 128)}
+
+METHOD = Method(
+    name="gptq",
+    position=2,
+    label="GPTQ",
+    title="Layer by layer least squares on calibration text (GPTQModel).",
+    source="Frantar et al. 2022, arXiv:2210.17323",
+    bits=(2, 3, 4, 8),
+    default_bits=(4,),
+    choices=Options,
+    calibrated=True,
+    thread_dependent=True,
+    processor_dependent=True,
+    arithmetics=("bfloat16", "float32"),
+    # transformers knows one width for all layers, and holds a layer's experts in one tensor; GPTQModel takes both.
+    runtime_of_mixed="gptqmodel",
+    runtime_of_experts="gptqmodel",
+    engines=("gptqmodel", "optimum", "torch", "transformers", "safetensors"),
+    unasked_modules={"torchao": "gptqmodel"},
+    programs=(
+        Loads(
+            program="transformers",
+            version="5.23.0",
+            evidence="ran",
+            date="2026-11",
+            mixed=(False,),
+            opened_by=("transformers",),
+        ),
+        Loads(program="gptqmodel", version="7.6.0", evidence="ran", date="2026-11"),
+        Loads(
+            program="vllm",
+            version="0.32.0",
+            evidence="read",
+            date="2026-11",
+            devices=("cuda",),
+            bits=(4, 8),
+            opened_by=("transformers",),
+            mixed=(False,),
+            **_MARLIN,
+        ),
+        Loads(
+            program="vllm",
+            version="0.32.0",
+            evidence="read",
+            date="2026-11",
+            devices=("cpu",),
+            needs="AVX-512",
+            bits=(4,),
+            opened_by=("transformers",),
+            mixed=(False,),
+            **_MARLIN,
+        ),
+    ),
+    fine_tuning="LoRA through peft",
+    rule_bits=(2, 3, 4, 8, 16),
+    deterministic=True,
+    stored_bits=grouped_bits,
+    memory=Memory(libraries=8e8, per_weight=4),
+    cost=steady(2.3),
+    quant_method="gptq",
+    plain_backend="gptq_torch",
+)

@@ -1,0 +1,50 @@
+"""HQQ (Badri and Shaji 2023), through the hqq package."""
+
+import math
+from typing import Literal
+
+from quantmill.recipe.method_row import Memory, Method, steady
+from quantmill.recipe.options import GROUP_SIZE, GroupSize, MethodOptions, choice
+from quantmill.recipe.programs import Loads
+
+
+class Options(MethodOptions):
+    """What the hqq package is told."""
+
+    group_size: GroupSize = GROUP_SIZE
+    axis: Literal[0, 1] = choice(1, "1 groups weights along the input, 0 along the output.", suffix="axis")
+
+
+def stored_bits(bits: int, _kind: str, options: Options) -> float:
+    """Return a weight's bits: scale and zero point have 16 each, and ten 3-bit weights share 32.
+
+    Along axis 0 the last 32 bits of a group may not be full.
+    """
+    if options.group_size == -1:
+        return 3.2 if bits == 3 else bits
+    group = options.group_size
+    packed = bits if bits != 3 else 3.2 if options.axis else math.ceil(group / 10) * 32 / group
+    return packed + 32 / group
+
+
+METHOD = Method(
+    name="hqq",
+    position=4,
+    label="HQQ",
+    title="Half-quadratic optimisation of the zero points, no calibration.",
+    source="Badri and Shaji 2023, mobiusml.github.io/hqq_blog",
+    bits=(8, 4, 3, 2, 1),
+    default_bits=(4,),
+    choices=Options,
+    runtime="hqq",
+    engines=("hqq", "torch", "transformers", "safetensors"),
+    unasked_modules={"hqq": "hqq"},
+    programs=(Loads(program="hqq", version="0.2.8.post1", evidence="ran", date="2026-11"),),
+    fine_tuning="no",
+    rule_bits=(1, 2, 3, 4, 8, 16),
+    leaves_experts=True,
+    deterministic=True,
+    stored_bits=stored_bits,
+    memory=Memory(libraries=7e8, per_weight=2.5),
+    cost=steady(1.7),
+)

@@ -1,0 +1,40 @@
+"""Whether each method takes a model, and whether a recipe's rules fit the model: asked before any work, without an engine."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from quantmill.errors import RecipeError
+from quantmill.recipe.methods import METHODS, Method
+from quantmill.recipe.recipe import VariantSpec
+from quantmill.records.artifact import Architecture
+from tasks.model import architecture, tensors
+from tasks.quantize.work import method_module
+
+_MINORITY = 0.5
+"""A method that would leave more than this share of the decoder's weights as they are is refused."""
+
+
+def require(specs: Iterable[VariantSpec], folder: Path) -> None:
+    """Check the variants against the model in `folder`.
+
+    Raises:
+        RecipeError: an engine does not take the architecture, or a rule of `layers` matches nothing.
+    """
+    model = architecture.of_config(folder)
+    for spec in specs:
+        if spec.method == "imported":
+            continue  # no engine works on the model
+        if why := _obstacle(spec.row, model, folder):
+            raise RecipeError(f"variants: {spec.name}: {why}")
+        chosen = tensors.choose_bits(spec.layers, folder)
+        if not spec.row.needs and (lone := [name for name in chosen if tensors.renamed(name) != name]):
+            raise RecipeError(f"variants: {spec.name}: layers: {lone[0]} has another name in transformers; take gguf")
+
+
+def _obstacle(row: Method, model: Architecture, folder: Path) -> str:
+    """Return why a method cannot quantize the model, or an empty text."""
+    if row.leaves_experts and (share := tensors.expert_share(folder)) > _MINORITY:
+        others = ", ".join(other.name for other in METHODS.values() if other.engines and not other.leaves_experts)
+        return f"{row.name} leaves the experts in bf16, {share:.0%} of the decoder's weights; these take them: {others}"
+    ask = getattr(method_module(row.name), "obstacle", None)
+    return str(ask(model, folder)) if ask else ""
