@@ -20,7 +20,6 @@ from prometheus_client.registry import Collector
 from flows.stages import in_words
 from quantmill.errors import QuantmillError
 from quantmill.recipe.methods import METHODS
-from quantmill.store import layout
 from quantmill.store.store import Store
 from tasks import convert, publish, register, text
 from tasks.source import download
@@ -78,12 +77,12 @@ class Exporter(Collector):
         versions = GaugeMetricFamily("quantmill_published_versions", "Published versions in the store.")
         size = GaugeMetricFamily("quantmill_published_bytes", "Bytes of all their files, each content once.")
         waiting = GaugeMetricFamily("quantmill_runs_waiting_for_mlflow", "Runs that MLflow has not been told of.")
-        listed = [entry.key.split("/") for entry in self._store.objects.under(layout.MODELS)]
-        digests = {parts[-1].removesuffix(".json") for parts in listed if len(parts) == 5 and parts[3] == "versions"}
+        published = self._store.published()
+        digests = {digest for _, _, digest in published}
         for digest in digests - self._sizes.keys():
             self._sizes[digest] = {file.sha256: file.size_bytes for file in self._store.manifest(digest).files}
         blobs = {sha256: size for digest in digests for sha256, size in self._sizes[digest].items()}
-        versions.add_metric([], sum(len(parts) == 5 and parts[3] == "versions" for parts in listed))
+        versions.add_metric([], len(published))
         size.add_metric([], sum(blobs.values()))
         waiting.add_metric([], len(register.waiting(self._store)))
         return [versions, size, waiting]

@@ -218,13 +218,17 @@ class Store:
         """Return every published model with its variants, by name."""
         return self._published(layout.MODELS)
 
+    def published(self, folder: str = layout.MODELS) -> list[tuple[str, str, str]]:
+        """Return model, variant and digest of every published version, by one listing."""
+        parts = [listed.key.split("/") for listed in self.objects.under(folder)]
+        return [(part[1], part[2], digest_in(part[4])) for part in parts if len(part) == 5 and part[3] == "versions"]
+
     def _published(self, folder: str) -> dict[str, list[str]]:
         held: dict[str, list[str]] = {}
-        for listed in self.objects.under(folder):
-            _, model, variant, kind, *_ = [*listed.key.split("/"), "", ""]
-            if kind == "versions" and variant not in held.setdefault(model, []):
+        for model, variant, _ in self.published(folder):
+            if variant not in held.setdefault(model, []):
                 held[model].append(variant)
-        return {model: variants for model, variants in held.items() if variants}
+        return held
 
     def _keep(self, entry: FileEntry, path: Path) -> None:
         if self._cache:

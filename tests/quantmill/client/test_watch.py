@@ -229,7 +229,7 @@ def test_another_format_is_refused_unless_it_may_change(store: Store, tmp_path: 
 
 
 def revoke(store: Store, made: Manifest) -> None:
-    store_commands.take_back("m", f"{made.name.partition('/')[2]}@{made.digest}", "rambles", store.uri, None)
+    store_commands.revoke("m", f"{made.name.partition('/')[2]}@{made.digest}", "rambles", store.uri, None)
 
 
 def test_a_revoked_version_that_is_served_is_said_in_every_round(

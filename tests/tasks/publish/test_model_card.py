@@ -17,6 +17,8 @@ from tests import samples
 
 WEIGHTS = (FileEntry(path="model.safetensors", size_bytes=5_000_000, sha256=samples.DIGEST),)
 
+GPTQ = {"method": "gptq", "bits": 4, "group_size": 64, "desc_act": False, "sym": True, "format": "safetensors"}
+
 
 def manifest(uri: str = "hf://org/name", license_name: str = "apache-2.0", **variant: Any) -> Manifest:
     """Return a made-up manifest with every fact that a card tells."""
@@ -35,7 +37,7 @@ def manifest(uri: str = "hf://org/name", license_name: str = "apache-2.0", **var
     return made.model_copy(
         update={
             "model": made.model.model_copy(update={"uri": uri, "notes": ("weights went through Q4_1 once",)}),
-            "variant": {"method": "gptq", "bits": 4, "group_size": 64, "format": "safetensors"} | variant,
+            "variant": GPTQ | variant,
             "license": license_name,
             "calibration": windows | {"seed": 0},
             "evaluation": evaluation,
