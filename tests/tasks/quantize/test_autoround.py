@@ -30,13 +30,17 @@ from pathlib import Path
 from quantmill.recipe.variant_request import VariantRequest
 from tasks.model import tensors
 from tasks.quantize.methods import autoround
+from tasks.quantize.work import Work
 
 source, windows, out, engine_says, arithmetic = sys.argv[1:]
 from auto_round.utils import device
 device.CpuInfo.bf16 = property(lambda _: engine_says == "bf16")
 rule = {"match": "self_attn", "bits": 16}
 (spec,) = VariantRequest(method="autoround", iterations=1, layers=[rule]).expand()
-autoround.quantize(Path(source), spec, Path(windows), Path(out), "cpu", arithmetic, lambda *step: None)
+autoround.quantize(Work(
+    source=Path(source), needed={}, out=Path(out), bits=spec.bits, kind="", layers=spec.layers, options=spec.options,
+    calibration=Path(windows), device="cpu", arithmetic=arithmetic, progress=lambda *step: None,
+))
 types = {name: tensor.dtype for name, tensor in tensors.read_headers(Path(out)).items()}
 print(json.dumps([types, json.loads(Path(out, "config.json").read_text())["dtype"]]))
 """
