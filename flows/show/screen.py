@@ -14,13 +14,19 @@ from quantmill.commands.tables import Column
 from quantmill.errors import VerificationError
 from quantmill.files.paths import sqlite_uri
 from quantmill.records.report import RunSummary, VariantSummary
+from quantmill.records.selection import FIGURES
 from quantmill.settings import Settings
 from quantmill.store.places import configured_store
 
 _STYLE = {"accepted": "green", "rejected": "yellow", "failed": "red"}
+_RANKS = {
+    "size_bytes": 0, "bits_per_weight": 4, "perplexity": 2, "perplexity_ratio": 5, "mean_kl": 0, "top1_agreement": 3,
+    "decode_tokens_per_s": 1, "peak_memory_bytes": 6,
+}  # fmt: skip
+"""Figure -> the higher, the sooner its column goes where the screen is too narrow."""
 _COLUMNS = [
-    Column("variant", right=False), Column("status", right=False), Column("MB"), Column("bits/w", 4), Column("perplexity", 2),
-    Column("ratio", 5), Column("mean KL"), Column("top-1", 3), Column("decode tok/s", 1), Column("peak MB", 6),
+    Column("variant", right=False), Column("status", right=False),
+    *(Column(FIGURES[name].title, rank) for name, rank in _RANKS.items()),
 ]  # fmt: skip
 
 
@@ -34,11 +40,8 @@ def show(summary: RunSummary, settings: Settings, waits: int = 0) -> None:
 
 def table_of(summary: RunSummary, width: int = 160) -> Table | Group:
     """Return the run's table, with as many columns as fit."""
-    base = summary.baseline
-    first = [
-        base.name, "reference", f"{base.size_bytes / 1e6:.1f}", f"{base.bits_per_weight:.2f}", f"{base.perplexity:.3f}",
-        "1.000", "", "", f"{base.decode_tokens_per_s:.1f}", f"{base.peak_memory_bytes / 1e6:.0f}",
-    ]  # fmt: skip
+    base = summary.baseline.model_dump() | {"perplexity_ratio": 1.0}
+    first = [base["name"], "reference", *(FIGURES[name].shown(base[name]) if name in base else "" for name in _RANKS)]
     title = f"{summary.model}: {len(summary.accepted)} of {len(summary.variants)} variants accepted"
     return tables.fitting(title, _COLUMNS, [first, *map(_cells, summary.variants)], width)
 
@@ -46,22 +49,7 @@ def table_of(summary: RunSummary, width: int = 160) -> Table | Group:
 def _cells(row: VariantSummary) -> list[str]:
     marks = f" ({', '.join(row.marks)})" if row.marks else ""
     status = f"[{_STYLE[row.status]}]{row.status}[/]" + (" cached" if row.cached else "")
-
-    def shown(value: float | None, form: str, scale: float = 1.0) -> str:
-        return "-" if value is None else format(value * scale, form)
-
-    return [
-        row.name + marks,
-        status,
-        shown(row.size_bytes, ".1f", 1e-6),
-        shown(row.bits_per_weight, ".2f"),
-        shown(row.perplexity, ".3f"),
-        shown(row.perplexity_ratio, ".3f"),
-        shown(row.mean_kl, ".4f"),
-        shown(row.top1_agreement, ".1%"),
-        shown(row.decode_tokens_per_s, ".1f"),
-        shown(row.peak_memory_bytes, ".0f", 1e-6),
-    ]
+    return [row.name + marks, status, *(FIGURES[name].shown(getattr(row, name)) for name in _RANKS)]
 
 
 def _print_remarks(summary: RunSummary, console: Console) -> None:

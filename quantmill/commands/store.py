@@ -12,7 +12,7 @@ from rich.table import Table
 from quantmill.commands.answers import JsonFile, ModelName, StoreUri, answer, existing_store
 from quantmill.commands.tables import Column, fitting, screen
 from quantmill.errors import VerificationError
-from quantmill.records.selection import of_manifest
+from quantmill.records.selection import FIGURES, of_manifest
 from quantmill.store import channels as moves
 from quantmill.store.channels import Channel
 from quantmill.store.named import find_version
@@ -23,6 +23,10 @@ Version = Annotated[str, typer.Argument(metavar="VARIANT[@DIGEST]", help="A vers
 Reason = Annotated[str, typer.Option("--reason", help="Why, in words; it stays in the channel's history.")]
 ChannelName = Annotated[str, typer.Option("--channel", metavar="NAME", help="The channel, such as `stable`.")]
 
+_RANKS = {
+    "size_bytes": 0, "bits_per_weight": 8, "perplexity": 2, "mean_kl": 0, "top1_agreement": 7, "decode_tokens_per_s": 4,
+}  # fmt: skip
+"""Figure -> the higher, the sooner its column goes where the screen is too narrow."""
 AFTER_REVOKE: list[Callable[[Store, str], str]] = []
 """What is called with store and model after a version was revoked, and returns a line for the screen: the factory tells MLflow."""
 
@@ -170,20 +174,15 @@ def _signer(attestation: bytes | None) -> str | None:
 def _table(rows: Sequence[tuple[str, dict[str, Any]]], title: str) -> Table | Group:
     columns = [
         Column("model", 10 if title in {model for model, _ in rows} else 3, right=False), Column("variant", right=False),
-        Column("format", 9, right=False), Column("MB"), Column("bits/w", 8), Column("perplexity", 2), Column("mean KL"),
-        Column("top-1", 7), Column("tok/s", 4), Column("manifest", 5), Column("signed", 6), Column("standing", right=False),
+        Column("format", 9, right=False), *(Column(FIGURES[name].title, rank) for name, rank in _RANKS.items()),
+        Column("manifest", 5), Column("signed", 6), Column("standing", right=False),
     ]  # fmt: skip
     cells = [
         [
             model,
             row["name"],
             escape(row["format"]),
-            f"{row['size_bytes'] / 1e6:.1f}",
-            f"{row['bits_per_weight']:.2f}",
-            f"{row['perplexity']:.3f}",
-            f"{row['mean_kl']:.4f}",
-            f"{row['top1_agreement']:.1%}",
-            f"{row['decode_tokens_per_s']:.1f}",
+            *(FIGURES[name].shown(row[name]) for name in _RANKS),
             row["manifest"][:12],
             escape((row["signed_by"] or "no")[:8]),
             "[red]revoked[/]" if row["revoked"] else ", ".join(row.get("channels", [])),

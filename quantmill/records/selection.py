@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,39 @@ MARKS = (
     "ids of runs differ", "transformers 4 misses",
 )  # fmt: skip
 """What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
+
+
+class Figure(NamedTuple):
+    """How a measured figure is shown: in reports, on the screen, on cards."""
+
+    title: str
+    form: str
+    unit: float = 1.0
+
+    def shown(self, value: float | None) -> str:
+        """Return the figure as text; a dash where nothing was measured. Few digits of a KL would hide that it is not 0."""
+        if value is None:
+            return "-"
+        value = value / self.unit
+        if "KL" in self.title and 0 < abs(value) < _SMALL:
+            return format(value, ".1e")
+        return format(value, ".0f" if "KL" in self.title and _LARGE <= abs(value) < _HUGE else self.form)
+
+
+_SMALL, _LARGE, _HUGE = 5e-4, 100, 1e6
+FIGURES = {
+    "size_bytes": Figure("MB", ".1f", 1e6),
+    "bits_per_weight": Figure("bits/weight", ".2f"),
+    "perplexity": Figure("perplexity", ".3f"),
+    "perplexity_ratio": Figure("ratio", ".3f"),
+    "mean_kl": Figure("mean KL", ".4f"),
+    "p99_kl": Figure("p99 KL", ".3f"),
+    "top1_agreement": Figure("top-1", ".1%"),
+    "decode_tokens_per_s": Figure("decode tok/s", ".1f"),
+    "prefill_tokens_per_s": Figure("prefill tok/s", ".0f"),
+    "peak_memory_bytes": Figure("peak MB", ".0f", 1e6),
+}
+"""Field of a variant's row -> how its figure is shown."""
 Goal = Literal["quality", "size", "speed"]
 GOALS: tuple[Goal, ...] = get_args(Goal)
 

@@ -105,25 +105,25 @@ def _figures(manifest: Manifest) -> str:
     quality, speed = seen.metrics, seen.speed
     size = sum(file.size_bytes for file in manifest.files if file.path != CARD_PATH)
 
-    def line(title: str, form: str, value: float | None, beside: float | None, unit: float = 1.0) -> str:
-        return row([title, *("-" if figure is None else format(figure / unit, form) for figure in (value, beside))])
+    def line(title: str, name: str, value: float | None, beside: float | None = None) -> str:
+        return row([title, *(selection.FIGURES[name].shown(figure) for figure in (value, beside))])
 
-    def of(name: str) -> float | None:
-        return getattr(base, name) if base else None
+    def shared(title: str, name: str, value: float | None) -> str:
+        return line(title, name, value, getattr(base, name) if base else None)
 
     table = [
         row(["", manifest.name.rpartition("/")[2], base.name if base else "baseline"]),
         "|:--|--:|--:|",
-        line("perplexity", ".3f", quality.perplexity, of("perplexity")),
-        line("perplexity ratio", ".3f", seen.perplexity_ratio, 1.0),
-        line("mean KL from the baseline, nats", ".4f", quality.mean_kl, None),
-        line("99th percentile of KL, nats", ".3f", quality.p99_kl, None),
-        line("same top token", ".1%", quality.top1_agreement, None),
-        line("size, MB", ".1f", size, of("size_bytes"), 1e6),
-        line("bits per weight", ".2f", seen.bits_per_weight, of("bits_per_weight")),
-        line("decode, tokens/s", ".1f", speed.decode_tokens_per_s, of("decode_tokens_per_s")),
-        line("prefill, tokens/s", ".0f", speed.prefill_tokens_per_s, of("prefill_tokens_per_s")),
-        line("peak memory, MB", ".0f", speed.peak_memory_bytes, of("peak_memory_bytes"), 1e6),
+        shared("perplexity", "perplexity", quality.perplexity),
+        line("perplexity ratio", "perplexity_ratio", seen.perplexity_ratio, 1.0),
+        line("mean KL from the baseline, nats", "mean_kl", quality.mean_kl),
+        line("99th percentile of KL, nats", "p99_kl", quality.p99_kl),
+        line("same top token", "top1_agreement", quality.top1_agreement),
+        shared("size, MB", "size_bytes", size),
+        shared("bits per weight", "bits_per_weight", seen.bits_per_weight),
+        shared("decode, tokens/s", "decode_tokens_per_s", speed.decode_tokens_per_s),
+        shared("prefill, tokens/s", "prefill_tokens_per_s", speed.prefill_tokens_per_s),
+        shared("peak memory, MB", "peak_memory_bytes", speed.peak_memory_bytes),
     ]
     text = _text(seen.windows) if seen.windows else f"Windows {seen.suite}."
     said = (

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from quantmill.recipe.recipe import GatePolicy
 from quantmill.records.report import RunSummary, VariantSummary
+from quantmill.records.selection import FIGURES
 from tasks.report.markdown import plain
 from tasks.report.markdown import row as cells
 from tasks.report.plot import plot
@@ -79,24 +80,8 @@ def _row(variant: VariantSummary) -> dict[str, str]:
     return {
         "variant": variant.name + (f" ({', '.join(variant.marks)})" if variant.marks else ""),
         "status": f"{_SIGNS[variant.status]}\N{NO-BREAK SPACE}{variant.status}",
-        "MB": _number(variant.size_bytes, ".1f", _MB),
-        "bits/weight": _number(variant.bits_per_weight, ".2f"),
-        "perplexity": _number(variant.perplexity, ".2f"),
-        "ratio": _number(variant.perplexity_ratio, ".3f"),
-        "mean KL": _number(variant.mean_kl, ".2g"),
-        "p99 KL": _number(variant.p99_kl, ".2g"),
-        "top-1": _number(variant.top1_agreement, ".1%"),
-        "decode tok/s": _number(variant.decode_tokens_per_s, ".1f"),
-        "prefill tok/s": _number(variant.prefill_tokens_per_s, ".0f"),
-        "peak MB": _number(variant.peak_memory_bytes, ".0f", _MB),
+        **{figure.title: figure.shown(getattr(variant, name)) for name, figure in FIGURES.items()},
     }
-
-
-def _number(value: float | None, form: str, unit: float = 1.0) -> str:
-    if value is None:
-        return "-"
-    # ".2g" would write 1.2e+02 for a KL that a reader compares with 3.9.
-    return format(value / unit, ".0f" if form == ".2g" and 100 <= abs(value) < 1e6 else form)
 
 
 def _headline(summary: RunSummary) -> str:

@@ -12,7 +12,7 @@ from quantmill.client.where import COMPARISONS, FIELDS, parse
 from quantmill.errors import NotFound, RequestError
 from quantmill.recipe.methods import METHODS, PROGRAMS
 from quantmill.records.manifest import Manifest
-from quantmill.records.selection import BUSY, Candidate, best, of_manifest, picks, rivals_in_speed
+from quantmill.records.selection import BUSY, FIGURES, Candidate, best, of_manifest, picks, rivals_in_speed
 from tests.samples import manifest
 
 GGUF: dict[str, Any] = {
@@ -195,3 +195,14 @@ def test_a_manifest_of_before_keeps_its_digest() -> None:
     held = made.model_dump(mode="json")
     assert not {"perplexity_ratio", "runtime"} & set(held["evaluation"])
     assert Manifest.model_validate(held).digest == made.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("mean_kl", 0.12345, "0.1235"), ("mean_kl", 2e-8, "2.0e-08"), ("mean_kl", 123.4, "123"), ("mean_kl", 0.0, "0.0000"), ("mean_kl", None, "-"),
+        ("size_bytes", 117_512_345, "117.5"), ("top1_agreement", 0.925, "92.5%"), ("perplexity", 18.9388, "18.939"),
+    ],
+)  # fmt: skip
+def test_a_figure_is_shown_alike_everywhere(name: str, value: float | None, text: str) -> None:
+    assert FIGURES[name].shown(value) == text
