@@ -200,7 +200,8 @@ def test_a_manifest_of_before_keeps_its_digest() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
-        ("mean_kl", 0.12345, "0.1235"), ("mean_kl", 2e-8, "2.0e-08"), ("mean_kl", 123.4, "123"), ("mean_kl", 0.0, "0.0000"), ("mean_kl", None, "-"),
+        ("mean_kl", 0.12345, "0.1235"), ("mean_kl", 2e-8, "2.0e-08"), ("mean_kl", 123.4, "123"), ("mean_kl", 0.0, "0.0000"),
+        ("mean_kl", None, "-"),
         ("size_bytes", 117_512_345, "117.5"), ("top1_agreement", 0.925, "92.5%"), ("perplexity", 18.9388, "18.939"),
     ],
 )  # fmt: skip
