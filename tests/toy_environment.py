@@ -62,15 +62,17 @@ class Described:
         installed.pins.cache_clear()
         return read(name)
 
-    def add_engine(self, version: str) -> None:
+    def add_package(self, version: str, name: str = "toy-engine", needs: str = "") -> None:
         """Make the wheel of a package that has one module."""
-        info = f"toy_engine-{version}.dist-info"
+        plain = name.replace("-", "_")
+        info = f"{plain}-{version}.dist-info"
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         self._write(
-            self.wheels / f"toy_engine-{version}-py3-none-any.whl",
+            self.wheels / f"{plain}-{version}-py3-none-any.whl",
             info,
             {
-                "toy_engine.py": f'VERSION = "{version}"\n'.encode(),
-                f"{info}/METADATA": f"Metadata-Version: 2.1\nName: toy-engine\nVersion: {version}\n".encode(),
+                f"{plain}.py": f'VERSION = "{version}"\n'.encode(),
+                f"{info}/METADATA": (metadata + (needs and f"Requires-Dist: {needs}\n")).encode(),
                 f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
             },
         )

@@ -38,12 +38,15 @@ def problems(environment: Environment, root: Path) -> list[str]:
 
 
 def _differences(environment: Environment, found: dict[str, str]) -> list[str]:
-    """Compare installed versions with the pinned ones; a local suffix (`+cpu`) does not count."""
+    """Compare installed versions with the pinned ones; a local suffix (`+cpu`) does not count.
+
+    Beside torch packages may be installed that the lock does not list: the libraries of a CUDA build.
+    """
     there = {installed.normalized(name): version.partition("+")[0] for name, version in found.items()}
     pinned = {name: version.partition("+")[0] for name, version in environment.pins.items()}
     return [
         f"{name}: the lock says {pinned.get(name, 'none')}, installed is {there.get(name, 'none')}"
-        for name in sorted(there.keys() | pinned.keys())
+        for name in sorted(pinned if "torch" in pinned else there.keys() | pinned.keys())
         if there.get(name) != pinned.get(name)
     ]
 

@@ -84,15 +84,8 @@ def _require_space(environment: Environment, root: Path) -> None:
 def _install(environment: Environment, place: Path, lock: int, tell: Tell) -> None:
     """Make the virtual environment and let pip fill it; both keep the lock until they end, even where we are killed."""
     place.mkdir()
-    pinned = installed.lock_of(environment.name)
-    options = ["--no-deps", "--no-compile", "--no-input", "--disable-pip-version-check", "--requirement", str(pinned)]
-    if "--config-settings" in pinned.read_text(encoding="utf-8"):
-        options.append("--no-cache-dir")  # pip's cache takes a wheel for the same whatever it was built with
-    with _log(place).open("w", encoding="utf-8") as log:
-        for command in (
-            [sys.executable, "-m", "venv", "--without-pip", str(place)],
-            [sys.executable, "-m", "pip", "--python", str(python_of(place)), "install", *options],
-        ):
+    with _log(place).open("w", buffering=1, encoding="utf-8") as log:
+        for command in _commands(environment, place):
             errors = list[str]()
             with subprocess.Popen(
                 command,
@@ -114,6 +107,18 @@ def _install(environment: Environment, place: Path, lock: int, tell: Tell) -> No
                 raise EnvironmentFailed(
                     f"{environment.name}: {command[2]}: {said}; log: {_log(place)}; pip must reach the index that its settings name"
                 )
+
+
+def _commands(environment: Environment, place: Path) -> Iterator[list[str]]:
+    """Yield the commands that make and fill a virtual environment."""
+    pinned = installed.lock_of(environment.name)
+    pip = [sys.executable, "-m", "pip", "--python", str(python_of(place)), "install", "--no-compile", "--no-input"]
+    yield [sys.executable, "-m", "venv", "--without-pip", str(place)]
+    if "torch" in environment.pins:  # as the Makefile does: a CUDA build needs libraries that no lock lists
+        yield [*pip, "--constraint", str(pinned), "torch"]
+    if "--config-settings" in pinned.read_text(encoding="utf-8"):
+        pip.append("--no-cache-dir")  # pip's cache takes wheels for equal whatever they were built with
+    yield [*pip, "--no-deps", "--requirement", str(pinned)]
 
 
 def _log(place: Path) -> Path:

@@ -21,7 +21,7 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Described]
     monkeypatch.setenv("QUANTMILL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("QUANTMILL_ENVIRONMENTS", str(tmp_path / "made"))
     with described_in(tmp_path) as described:
-        described.add_engine("1.0")
+        described.add_package("1.0")
         described.describe("toy", {"toy-engine": "1.0"}, 'imports = ["toy_engine"]', 'needed_by = ["a test"]')
         yield described
 

@@ -23,7 +23,7 @@ DAY_S = 86400.0
 @pytest.fixture
 def toys(tmp_path: Path) -> Iterator[Described]:
     with described_in(tmp_path) as described:
-        described.add_engine("1.0")
+        described.add_package("1.0")
         yield described
 
 
@@ -90,7 +90,7 @@ def test_it_is_reused_until_its_lock_changes(toys: Described) -> None:
     assert file.stat().st_ino == inode
     assert environments.interpreter("toy", toys.root).is_file()
 
-    toys.add_engine("2.0")
+    toys.add_package("2.0")
     newer = toys.describe("toy", {"toy-engine": "2.0"})
     assert environments.find_made("toy", toys.root) is None
     assert environments.create(newer, toys.root, told_nothing).lock != first.lock
@@ -125,7 +125,16 @@ def test_what_cannot_be_had_is_named_and_leaves_nothing_that_counts(toys: Descri
     with pytest.raises(EnvironmentFailed, match=r"toy: pip: ERROR: .* for toy-engine==3\.0; log: .*create\.log"):
         environments.create(environment, toys.root, told_nothing)
     assert environments.find_made("toy", toys.root) is None
-    toys.add_engine("3.0")
+    toys.add_package("3.0")
+    environments.create(environment, toys.root, told_nothing)
+
+
+def test_torch_comes_with_what_its_build_needs(toys: Described) -> None:
+    """No lock lists the libraries of a CUDA build; everything else is installed by the lock alone."""
+    toys.add_package("2.0", "torch", needs="toy-cuda")
+    toys.add_package("1.0", "toy-cuda")
+    toys.add_package("1.0", "other", needs="nowhere")
+    environment = toys.describe("toy", {"torch": "2.0", "other": "1.0"}, 'imports = ["torch", "toy_cuda", "other"]')
     environments.create(environment, toys.root, told_nothing)
 
 
@@ -171,7 +180,7 @@ def test_what_nothing_uses_is_collected(toys: Described) -> None:
     old = toys.describe("toy", {"toy-engine": "1.0"})
     environments.create(old, toys.root, told_nothing)
     outdated = made.place_of("toy", toys.root)
-    toys.add_engine("2.0")
+    toys.add_package("2.0")
     environments.create(toys.describe("toy", {"toy-engine": "2.0"}), toys.root, told_nothing)
     current, half_made, foreign = made.place_of("toy", toys.root), toys.root / "gone-0123456789ab", toys.root / "notes"
     for folder in (half_made, foreign, toys.root / "other-0123456789ab"):
