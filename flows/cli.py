@@ -8,7 +8,7 @@ from typing import Annotated, cast
 
 import typer
 
-from flows import publish_commands, stops
+from flows import environment_commands, publish_commands, stops
 from flows.server.environment import embedded_environment, home_made
 from flows.show import screen
 from flows.show.progress import say, show_progress
@@ -27,6 +27,7 @@ def add_to(app: typer.Typer) -> None:
         epilog="Example: quantmill compress deployments/recipes/demo.yaml --json run.json --set model.source=./my-model"
     )(compress)
     publish_commands.add_to(app)
+    environment_commands.add_to(app)
     app.command(epilog="Example: quantmill bootstrap --pools deployments/pools.yaml")(bootstrap)
     app.command(epilog="Example: quantmill landed --dry-run")(landed)
     app.command(epilog="Example: quantmill metrics --port 9464")(metrics)

@@ -17,9 +17,11 @@
     ├── RegistrationError             1  MLflow did not take the run; what was accepted is published all the same
     ├── SigningError                  1  the process with the signing key failed; that version is not published
     ├── ServerError                   1  the embedded Prefect server did not start
+    ├── EnvironmentFailed             1  an environment could not be made, or does not work
     └── JobError                      1  a job's process failed; the variant is `failed`, the others go on
         ├── EngineError                  the engine raised; carries its last lines
         ├── EngineMismatch               installed versions are not the locked ones
+        ├── EnvironmentNotReady          the job's environment is not made on this machine, or was changed
         ├── ProcessorMismatch            the worker's processor is not of the class that its pool states
         ├── OutOfMemory
         ├── Killed                       by a signal that was not ours
@@ -118,6 +120,10 @@ class ServerError(QuantmillError):
     """The embedded Prefect server did not start; the message ends with the last lines of its log."""
 
 
+class EnvironmentFailed(QuantmillError):
+    """An environment could not be made from its lock, or what was made does not work; the message names the log."""
+
+
 class JobError(QuantmillError):
     """A job's process failed."""
 
@@ -132,6 +138,12 @@ class EngineMismatch(JobError):
     """The installed version of a package is not the locked one."""
 
     advice: ClassVar[str] = "run `make -B .venv/installed`, which installs the lock"
+
+
+class EnvironmentNotReady(JobError):
+    """The environment that a job runs in is not made on this machine, or is no longer as its lock says."""
+
+    advice: ClassVar[str] = "run `quantmill environments create NAME` on the machine that runs the job"
 
 
 class ProcessorMismatch(JobError):

@@ -54,6 +54,10 @@ class Settings(BaseSettings):
         default=None, description="File that lists where base models land; default: deployments/watchlist.yaml."
     )
     python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
+    environments: Path | None = Field(
+        default=None,
+        description="Folder of the environments, which several homes may share; default: HOME/environments.",
+    )
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
     signing_key: Path | None = Field(
         default=None, description="Private key, PEM, that what is published is signed with; default: unsigned."
@@ -72,7 +76,7 @@ class Settings(BaseSettings):
 
     debug: bool = Field(default=False, description="Show the traceback of an unexpected error.")
 
-    @field_validator("home", "pools", "watchlist", "python", "signing_key", "keyring", mode="before")
+    @field_validator("home", "pools", "watchlist", "python", "environments", "signing_key", "keyring", mode="before")
     @classmethod
     def _path(cls, place: object) -> object:
         return Path(require_place(str(place))) if place is not None else None
@@ -83,10 +87,10 @@ class Settings(BaseSettings):
         require_place(_LOGIN.sub("://", str(place)), addresses=True)  # a password may hold any sign
         return str(place)
 
-    @field_validator("home")
+    @field_validator("home", "environments")
     @classmethod
-    def _folder(cls, place: Path) -> Path:
-        if place.exists() and not place.is_dir():
+    def _folder(cls, place: Path | None) -> Path | None:
+        if place and place.exists() and not place.is_dir():
             raise ValueError("must be a folder, or the path of one to make")
         return place
 
@@ -134,6 +138,11 @@ class Settings(BaseSettings):
     def engine_threads(self) -> int:
         """The number of threads that an engine gets."""
         return self.threads or len(os.sched_getaffinity(0))
+
+    @property
+    def environments_folder(self) -> Path:
+        """The absolute path of the folder that environments are made in."""
+        return (self.environments or self.home / "environments").absolute()
 
     @property
     def tracking_uri(self) -> str:

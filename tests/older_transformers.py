@@ -1,25 +1,20 @@
-"""Transformers 4 in folders of its own, kept between runs of the tests: what older readers take from a config.json."""
+"""Transformers 4 in environments of its own, kept between runs of the tests: what older readers take from a config.json."""
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
+from quantmill.errors import EnvironmentNotReady
+from tasks import environments
 from tests.kept import KEPT
 
-RELEASES = {
-    "4.45": ("transformers==4.45.2", "tokenizers==0.20.3", "huggingface_hub<1"),
-    "4": ("transformers<5", "tokenizers<0.23", "huggingface_hub<1"),  # the newest
-}
+RELEASES = ("4.45", "4.57")
 _READ = """
 import json, sys
-sys.path.insert(0, sys.argv[1])
 import transformers
 from transformers import CONFIG_MAPPING
-assert transformers.__version__.startswith(sys.argv[2]), transformers.__version__
+assert transformers.__version__.startswith(sys.argv[1]), transformers.__version__
 read = []
 for config in json.load(sys.stdin):
     known = config["model_type"] in CONFIG_MAPPING
@@ -32,21 +27,18 @@ print("READ" + json.dumps(read, default=str))
 
 def read(release: str, configs: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
     """Return what a release of transformers 4 takes from configs: attribute -> value; None: it does not know the model type."""
-    folder = _installed(release)
-    command = [sys.executable, "-c", _READ, str(folder), f"{release}."]
+    command = [str(_interpreter(f"transformers-{release}")), "-I", "-c", _READ, f"{release}."]
     said = subprocess.run(command, input=json.dumps(configs), capture_output=True, text=True, timeout=120)
     assert said.returncode == 0, said.stderr
     found: list[dict[str, Any] | None] = json.loads(said.stdout.rpartition("READ")[2])
     return found
 
 
-def _installed(release: str) -> Path:
-    """Return the folder of a release; what it needs beside it comes from the tests' own environment."""
-    folder = KEPT / f"transformers-{release}"
-    KEPT.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "complete").exists():
-            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", str(folder)]
-            subprocess.run([*pip, *RELEASES[release]], check=True)
-            (folder / "complete").touch()
-    return folder
+def _interpreter(name: str) -> Path:
+    """Return the interpreter of an environment, which is made where it is missing."""
+    root = KEPT / "environments"
+    try:
+        return environments.interpreter(name, root)
+    except EnvironmentNotReady:
+        environments.create(environments.read(name), root, print)
+        return environments.interpreter(name, root)

@@ -58,7 +58,8 @@ ROOMS = {
         "quantmill.store",
     },
     # what every job uses
-    "tasks.sandbox": {"tasks.installed"},
+    "tasks.environments": {"tasks.installed"},
+    "tasks.sandbox": {"tasks.environments", "tasks.installed"},
     "tasks.metrics": set[str](),
     "tasks.model": {"tasks.engine_code"},
     "tasks.support": {"tasks.model", "tasks.engine_code"},

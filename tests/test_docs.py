@@ -9,6 +9,7 @@ import quantmill
 from quantmill.errors import JobError
 from quantmill.recipe.methods import AS_IT_IS, METHODS
 from quantmill.settings import Settings
+from tasks import environments
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +18,7 @@ DOCUMENTS = [
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "docs/decisions.md",
+    "docs/environments.md",
     "docs/figures.md",
     "docs/settings.md",
     "docs/sources.md",
@@ -91,6 +93,13 @@ def test_the_settings_table_names_every_setting() -> None:
     assert list(rows("settings.md", "QUANTMILL_[A-Z_]+")) == [
         f"QUANTMILL_{name.upper()}" for name in Settings.model_fields
     ]
+
+
+def test_the_table_of_environments_names_every_environment() -> None:
+    table = rows("environments.md", r"[\w.-]+")
+    assert list(table) == [found.name for found in environments.read_all()]
+    for found in environments.read_all():
+        assert table[found.name][-1].rstrip(" |") == str(len(found.pins))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)

@@ -20,6 +20,7 @@ from quantmill.errors import RequestError
 from quantmill.files.yaml_file import read_yaml
 from quantmill.recipe.methods import MethodName
 from quantmill.recipe.recipe import VariantSpec
+from tasks import environments
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -39,6 +40,7 @@ class Pool(BaseModel):
         description="Class of its workers' processors, such as avx2 or avx512-bf16; empty: as the machine that plans.",
     )
     methods: tuple[MethodName, ...] = Field(default=(), description="Methods that belong there; empty: any.")
+    environments: tuple[str, ...] = Field(default=(), description="Environments that are made on its workers.")
     queue: str = Field(default="variants", description="The work queue that variants go to.")
     slots: int = Field(default=0, ge=0, description="Variants at once, over all its workers; 0: as many as these take.")
     type: str = Field(
@@ -58,6 +60,16 @@ class Pool(BaseModel):
                 raise ValueError(f"unknown unit {found[2]}; allowed: {', '.join(_UNITS)}")
             return int(float(found[1]) * _UNITS[found[2].upper()])
         return value
+
+    @field_validator("environments")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            for name in names:
+                environments.read(name)
+        except RequestError as error:
+            raise ValueError(str(error)) from error
+        return names
 
     @model_validator(mode="after")
     def _has_a_template(self) -> "Pool":
@@ -94,11 +106,13 @@ def read_pools(path: Path) -> tuple[Pool, ...]:
     )
 
 
-def candidates(spec: VariantSpec, needed_bytes: int, device: str, pools: Iterable[Pool]) -> list[Pool]:
+def candidates(
+    spec: VariantSpec, needed_bytes: int, device: str, pools: Iterable[Pool], environment: str = ""
+) -> list[Pool]:
     """Return the pools that can take a variant, the first choice first.
 
     Pools that name the method come before pools for any, smaller ones before larger ones. `device` is what the recipe asks
-    for: `auto`, `cpu`, `cuda` or `cuda:N`.
+    for: `auto`, `cpu`, `cuda` or `cuda:N`. A variant that needs an `environment` goes to pools that list it.
 
     Raises:
         RequestError: there is none.
@@ -109,6 +123,7 @@ def candidates(spec: VariantSpec, needed_bytes: int, device: str, pools: Iterabl
         for pool in known
         if (not pool.methods or spec.method in pool.methods)
         and pool.memory >= needed_bytes
+        and (not environment or environment in pool.environments)
         and (wanted == "auto" or pool.device == wanted or (pool.device == "cpu" and wanted not in spec.maker.devices))
     ]
     if not fitting:
@@ -116,7 +131,8 @@ def candidates(spec: VariantSpec, needed_bytes: int, device: str, pools: Iterabl
             f"{pool.name} ({pool.device}, {pool.memory / 1e9:.3g} GB, {', '.join(pool.methods) or 'any method'})"
             for pool in known
         )
+        place = f" in the environment {environment}" if environment else ""
         raise RequestError(
-            f"{spec.name}: no pool takes it: it needs about {needed_bytes / 1e9:.3g} GB on device {device}; there are {sizes}"
+            f"{spec.name}: no pool takes it: it needs about {needed_bytes / 1e9:.3g} GB on device {device}{place}; there are {sizes}"
         )
     return sorted(fitting, key=lambda pool: (not pool.methods, pool.memory, pool.name))

@@ -1,7 +1,8 @@
 """The command `gc`: remove what nothing needs from a store."""
 
 from collections import Counter
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -11,6 +12,11 @@ from quantmill.store import collect
 from quantmill.store.collect import KINDS, Rules
 
 _DEFAULT = Rules()
+BESIDE: dict[str, Callable[[Rules, bool], list[tuple[str, int]]]] = {}
+"""Kind -> what removes the unneeded things of that kind that a checkout keeps beside the store; names and bytes come back.
+
+The second argument is `--dry-run`: then nothing is removed.
+"""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -33,18 +39,25 @@ def collect_garbage(
     store_uri: StoreUri = "",
     json_file: JsonFile = None,
 ) -> None:
-    """Remove what nothing needs: expired stage results, old versions that no channel names, blobs without either."""
+    """Remove what nothing needs: expired stage results, old versions that no channel names, blobs without either.
+
+    In a checkout also environments of other locks than today's that no job used within the retention.
+    """
     store, rules = existing_store(store_uri), Rules(grace_hours * 3600, retention_days * 86400, newest)
     garbage = collect.find(store, rules) if dry_run else collect.collect(store, rules)
-    count = Counter(one.kind for one in garbage)
-    size = Counter[str]()
-    for one in garbage:
-        size[one.kind] += one.listed.size_bytes
+    rows: list[dict[str, Any]] = [
+        {"kind": one.kind, "key": one.listed.key, "size_bytes": one.listed.size_bytes} for one in garbage
+    ]
+    for kind, remove in BESIDE.items():
+        rows += [{"kind": kind, "key": name, "size_bytes": size} for name, size in remove(rules, dry_run)]
+    count, size = Counter[str](), Counter[str]()
+    for row in rows:
+        count[row["kind"]] += 1
+        size[row["kind"]] += row["size_bytes"]
     table = Table("what", "objects", "bytes", title=f"{'Would be removed' if dry_run else 'Removed'} from {store.uri}")
     for column in table.columns[1:]:
         column.justify = "right"
-    for kind in KINDS:
+    for kind in (*KINDS, *BESIDE):
         table.add_row(kind, str(count[kind]), f"{size[kind]:,}")
     table.add_row("all", str(count.total()), f"{size.total():,}")
-    rows = [{"kind": one.kind, "key": one.listed.key, "size_bytes": one.listed.size_bytes} for one in garbage]
     answer(table, {"store": store.uri, "dry_run": dry_run, "removed": rows}, json_file)

@@ -1,7 +1,7 @@
 """A YAML file of the installation (pools, deployments, the watch list) -> its checked content; every mistake is one line."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -12,7 +12,7 @@ _Content = TypeVar("_Content", bound=BaseModel)
 
 
 def read_yaml(path: Path, kind: type[_Content]) -> _Content:
-    """Return what a file holds; validators find its folder as `folder` in their context.
+    """Return what a file holds; see `checked`.
 
     Raises:
         RequestError: the file cannot be read, or a field holds a value that is not allowed.
@@ -21,6 +21,15 @@ def read_yaml(path: Path, kind: type[_Content]) -> _Content:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise RequestError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())[:200]}") from error
+    return checked(path, content, kind)
+
+
+def checked(path: Path, content: Any, kind: type[_Content]) -> _Content:
+    """Return what was read from a file as a `kind`; validators find the file's folder as `folder` in their context.
+
+    Raises:
+        RequestError: a field holds a value that is not allowed.
+    """
     try:
         return kind.model_validate(content, context={"folder": path.absolute().parent})
     except ValidationError as error:

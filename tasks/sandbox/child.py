@@ -59,7 +59,7 @@ def main() -> int:
 
     code, result = 0, dict[str, Any]()
     try:
-        installed.check_installed(job.expected)
+        installed.check_installed(job.expected, job.environment)
         installed.hide_unasked(job.expected)
         module = importlib.import_module(job.module)
         arguments = TypeAdapter(module.Arguments).validate_python(job.arguments)

@@ -36,6 +36,7 @@ class JobFile(BaseModel):
     machine_fd: int = Field(default=-1, description="The lock by which it has the machine, alone or with others.")
     threads: int = Field(ge=1, description="Threads that the engine may use.")
     expected: dict[str, str] = Field(description="Package -> version that must be installed.")
+    environment: str = Field(default="", description="The environment that it runs in; empty: the factory's own.")
 
 
 class JobResult(BaseModel):

@@ -24,15 +24,17 @@ from quantmill.errors import NotCached, Stopped, TimedOut
 from quantmill.machine import disk
 from quantmill.records.job import VariantJob
 from quantmill.settings import Settings
-from tasks import installed
-from tasks.sandbox import stopping
+from tasks import environments, installed
+from tasks.sandbox import stopping, surroundings
 from tasks.sandbox.deaths import KillWatch, raise_death
 from tasks.sandbox.here import peak_memory
 from tasks.sandbox.protocol import JobArguments, JobFile, JobResult
-from tasks.sandbox.surroundings import environment, machine_held, scratch
+from tasks.sandbox.surroundings import machine_held, scratch
 
 PROGRESS = logging.getLogger("quantmill.progress")
 _POLL_S = 0.1
+_CHILD = ("pydantic", "pydantic-settings", "pyyaml")
+"""Packages that the child's side imports: the lock of an environment that runs jobs pins them."""
 
 
 class Sandbox:
@@ -46,7 +48,12 @@ class Sandbox:
 
     @contextmanager
     def run(
-        self, arguments: JobArguments, name: str, packages: tuple[str, ...] = (), threads: int = 0
+        self,
+        arguments: JobArguments,
+        name: str,
+        packages: tuple[str, ...] = (),
+        threads: int = 0,
+        environment: str = "",
     ) -> Iterator[JobResult]:
         """Run one job to its end and lend its result.
 
@@ -55,14 +62,18 @@ class Sandbox:
             name: what it works for, shown with its progress and in the log's name.
             packages: those whose locked versions must be installed.
             threads: of the engine; 0: what the settings say.
+            environment: the environment whose interpreter runs the job; empty: the factory's own.
 
         Raises:
+            EnvironmentNotReady: the environment is not made on this machine.
             JobError: the class says how it died; the message names the log.
             DiskFull: the home's disk is full.
             Stopped: the run was stopped, before the job started or while it ran.
         """
         kind = arguments.kind
         stopping.require_going(f"{name}: {kind}")
+        expected = installed.locked((*packages, *(_CHILD if environment else ())), environment)
+        python = self._python(environment)
         with disk.room_at(self.home), self.scratch() as folder:
             log = self._log(name, kind)
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -74,12 +85,13 @@ class Sandbox:
                 folder=folder,
                 progress_fd=-1,
                 threads=threads or self._settings.engine_threads,
-                expected=installed.locked(packages),
+                expected=expected,
+                environment=environment,
                 alone=arguments.alone,
             )
             with machine_held(arguments.alone, waiting=lambda: stopping.require_going(f"{name}: {kind}")) as lock:
                 started = time.monotonic()
-                peak = self._wait(job.model_copy(update={"machine_fd": lock}), log)
+                peak = self._wait(python, job.model_copy(update={"machine_fd": lock}), log)
                 seconds = time.monotonic() - started
             result = json.loads((folder / "result.json").read_bytes())
             yield JobResult(
@@ -98,6 +110,12 @@ class Sandbox:
         paths = {job.name: self._log(job.name, "artifact") for job in jobs}
         return {name: path for name, path in paths.items() if path.exists()}
 
+    def _python(self, environment: str) -> Path:
+        """Return the interpreter of an environment, or the one of the factory's jobs."""
+        if environment:
+            return environments.interpreter(environment, self._settings.environments_folder)
+        return self._settings.python or Path(sys.executable)
+
     def _log(self, name: str, kind: str) -> Path:
         return self.home / "logs" / f"{name}-{kind}.log"
 
@@ -106,7 +124,7 @@ class Sandbox:
         started = datetime.now(UTC).isoformat(timespec="milliseconds")
         return json.dumps({"time": started, "flow_run_id": self._run, "variant": job.name, "stage": job.kind}).encode()
 
-    def _wait(self, job: JobFile, log: Path) -> int:
+    def _wait(self, python: Path, job: JobFile, log: Path) -> int:
         """Start the process, relay its progress, return its peak memory; raise the error of its death."""
         read_fd, write_fd = os.pipe()
         job = job.model_copy(update={"progress_fd": write_fd})
@@ -118,12 +136,12 @@ class Sandbox:
             output.flush()
             try:
                 process = subprocess.Popen(
-                    [str(self._settings.python or sys.executable), "-m", "tasks.sandbox.child", str(job_path)],
+                    [str(python), "-m", "tasks.sandbox.child", str(job_path)],
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     cwd=job.folder / "work",
-                    env=environment(job.folder, job.threads, job.alone),
+                    env=surroundings.environment(job.folder, job.threads, job.alone),
                     pass_fds=(write_fd, job.machine_fd),
                     start_new_session=True,
                 )
@@ -167,6 +185,7 @@ class ClosedSandbox(Sandbox):
         name: str,
         packages: tuple[str, ...] = (),  # noqa: ARG002 (the signature of what it stands in for)
         threads: int = 0,  # noqa: ARG002
+        environment: str = "",  # noqa: ARG002
     ) -> Iterator[JobResult]:
         """Raise NotCached."""
         raise NotCached(f"{name}: {arguments.kind} has not run yet")

@@ -64,9 +64,9 @@ def as_then(tmp_path: Path) -> Iterator[Path]:
         patch.setattr(engines, "LOCK", FROZEN / "requirements.lock")
         patch.setattr(jobs, "class_of", lambda _, threads, told: MachineClass("AMD EPYC (2 cores)", threads, told))
         patch.chdir(tmp_path)
-        engines._locked_versions.cache_clear()
+        engines.pins.cache_clear()
         yield tmp_path
-    engines._locked_versions.cache_clear()
+    engines.pins.cache_clear()
 
 
 class Planned(NamedTuple):

@@ -55,6 +55,17 @@ def test_a_variant_that_fits_nowhere_is_refused() -> None:
         chosen({"method": "gptq"}, 99, "auto", CPU, GPU)
 
 
+def test_a_variant_that_needs_an_environment_goes_where_it_is_made() -> None:
+    (spec,) = VariantRequest(method="gptq").expand()
+    plain, other = (Pool.model_validate(pool) for pool in (CPU, CPU | {"name": "other", "environments": ["cards"]}))
+    assert candidates(spec, 1, "cpu", [plain, other], "cards") == [other]
+    assert candidates(spec, 1, "cpu", [plain, other]) == [plain, other]
+    with pytest.raises(
+        RequestError, match=r"no pool takes it: .* on device cpu in the environment cards; there are cpu"
+    ):
+        candidates(spec, 1, "cpu", [plain], "cards")
+
+
 @pytest.mark.parametrize(
     ("pools", "words"),
     [
@@ -62,6 +73,10 @@ def test_a_variant_that_fits_nowhere_is_refused() -> None:
         ([CPU, CPU], "pools: pool cpu is listed twice"),
         ([CPU | {"memory": "16 parsecs"}], r"pools\[0\].memory: unknown unit parsecs; allowed: B, KB"),
         ([CPU | {"queu": "x"}], r"pools\[0\].queu: Extra inputs"),
+        (
+            [CPU | {"environments": ["carts"]}],
+            r"pools\[0\].environments: carts: there is no such environment; allowed: cards",
+        ),
         ([CPU | {"methods": ["gptk"]}], r"pools\[0\].methods\[0\]: Input should be 'baseline', "),
         ([CPU | {"type": "kubernetes"}], r"pools\[0\]: template: a pool of type kubernetes needs one"),
     ],

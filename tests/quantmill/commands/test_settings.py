@@ -64,7 +64,7 @@ def test_what_watch_and_kubernetes_add_passes(monkeypatch: pytest.MonkeyPatch, n
     load_settings()
 
 
-PLACES = ["home", "store", "mlflow_uri", "pools", "watchlist", "python", "signing_key", "keyring"]
+PLACES = ["home", "store", "mlflow_uri", "pools", "watchlist", "python", "environments", "signing_key", "keyring"]
 
 
 @pytest.mark.parametrize("field", PLACES)

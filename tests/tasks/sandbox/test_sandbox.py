@@ -141,7 +141,7 @@ def test_what_a_job_reports_keeps_its_type(tmp_path: Path) -> None:
 
 
 def test_a_real_job_tells_a_mismatch_of_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "_locked_versions", lambda: {"numpy": "0.0.1"})
+    monkeypatch.setattr(engines, "pins", lambda environment: {"numpy": "0.0.1"})
     with (
         pytest.raises(EngineMismatch, match=r"numpy: the lock says 0\.0\.1, installed is"),
         Sandbox(Settings(home=tmp_path)).run(Arguments(), "thing", ("numpy",)),

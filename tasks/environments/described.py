@@ -1,0 +1,65 @@
+"""What an environment is for: `environments/NAME/pyproject.toml`, table `tool.quantmill`, beside its lock."""
+
+import hashlib
+import tomllib
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from quantmill.errors import RequestError
+from quantmill.files.yaml_file import checked
+from tasks import installed
+
+
+class Environment(BaseModel):
+    """What an environment is for, what it costs, and how it is checked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="The name of its folder under `environments/`.")
+    purpose: str = Field(min_length=1, description="What it is for, in one line.")
+    needed_by: tuple[str, ...] = Field(default=(), description="Methods, commands or tests that need it.")
+    disk_mb: int = Field(gt=0, description="Megabytes on the disk, measured.")
+    minutes: float = Field(gt=0, description="Minutes that creating it takes on two cores, measured.")
+    imports: tuple[str, ...] = Field(default=(), description="Modules that its interpreter must be able to import.")
+    programs: tuple[str, ...] = Field(
+        default=(), description="Commands in its `bin` folder that must end with exit code 0: `llama-server --version`."
+    )
+    other_torch: str = Field(default="", description="Why its torch is not that of the factory's lock.")
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """Package -> version, as its lock pins them."""
+        return installed.pins(self.name)
+
+
+def names() -> list[str]:
+    """Return the names of all environments."""
+    if not installed.ENVIRONMENTS.is_dir():
+        return []
+    return sorted(path.name for path in installed.ENVIRONMENTS.iterdir() if (path / "pyproject.toml").is_file())
+
+
+def read(name: str) -> Environment:
+    """Return an environment by its name.
+
+    Raises:
+        RequestError: there is no such environment, or its `pyproject.toml` holds a value that is not allowed.
+    """
+    if name not in names():
+        raise RequestError(f"{name}: there is no such environment; allowed: {', '.join(names())}")
+    path = installed.ENVIRONMENTS / name / "pyproject.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: cannot be read as TOML: {' '.join(str(error).split())[:200]}") from error
+    return checked(path, {"name": name, **content.get("tool", {}).get("quantmill", {})}, Environment)
+
+
+def read_all() -> list[Environment]:
+    """Return all environments, by name."""
+    return [read(name) for name in names()]
+
+
+def lock_digest(name: str) -> str:
+    """Return the sha256 of an environment's lock: another lock is another environment."""
+    return hashlib.sha256(installed.lock_of(name).read_bytes()).hexdigest()
