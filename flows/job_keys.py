@@ -43,7 +43,7 @@ def artifact_key(
         device=work.device,
         threads=work.threads if row.thread_dependent else 0,
         revision=row.revision,
-        engines=installed.locked(row.engines),
+        engines=installed.locked(row.engines, row.environment),
         **told,
     )
 

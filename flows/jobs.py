@@ -111,7 +111,7 @@ def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool
         RequestError: there is none.
     """
     needed = planning.memory_bytes(spec, snapshot.parameters, snapshot.origin.architecture, length)
-    fitting = candidates(spec, needed, device, pools)
+    fitting = candidates(spec, needed, device, pools, spec.row.environment)
     same = (fitting[0].device, fitting[0].threads, fitting[0].processor)
     return [pool for pool in fitting if (pool.device, pool.threads, pool.processor) == same]
 

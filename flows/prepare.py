@@ -6,10 +6,11 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from flows import jobs
 from flows.pools import Pool
+from quantmill.recipe.methods import METHODS
 from quantmill.recipe.recipe import Recipe
 from quantmill.settings import Settings
 from quantmill.store.store import Store
-from tasks import quantize, text
+from tasks import environments, quantize, text
 from tasks.model import architecture
 from tasks.sandbox import Sandbox
 from tasks.source import download, snapshots
@@ -48,8 +49,11 @@ async def prepare(
 
     Raises:
         RequestError: the model or a text cannot be used.
+        EnvironmentNotReady: a method's environment is not made on this machine.
         NotCached: something would have to be made, and may not be.
     """
+    if fetch and not pools:
+        require_environments(recipe, settings)
     origin = await run(download.inspect_source, recipe.model, sandbox.home, fetch)
     checkpoints = await run(download.inspect_checkpoints, recipe, origin, sandbox.home, fetch)
     snapshot = await run(download.fetch_snapshot, origin, store, sandbox)
@@ -60,6 +64,13 @@ async def prepare(
     calibrated = jobs.uses_calibration(recipe)
     tokens = await run(text.build_token_sets, recipe, snapshot, store, sandbox, calibrated)
     return jobs.make_plan(recipe, snapshot, *tokens, settings.engine_threads, checkpoints, pools)
+
+
+def require_environments(recipe: Recipe, settings: Settings) -> None:
+    """Raise EnvironmentNotReady where a method's environment is not made on this machine."""
+    for request in recipe.variants:
+        if name := METHODS[request.method].environment:
+            environments.interpreter(name, settings.environments_folder)
 
 
 async def _call(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:

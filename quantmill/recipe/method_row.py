@@ -56,6 +56,11 @@ class Method(BaseModel):
         default="", exclude=True, description="The library of models with experts; empty: `runtime`."
     )
     engines: tuple[str, ...] = Field(description="Packages whose locked versions are part of the key.")
+    environment: str = Field(
+        default="",
+        exclude=True,
+        description="The environment that it quantizes in (`environments/`); empty: the factory's.",
+    )
     unasked_modules: dict[str, str] = Field(
         default={},
         exclude=True,

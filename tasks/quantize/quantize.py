@@ -80,7 +80,7 @@ def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sa
             device=attempt.device,
             arithmetic=job.arithmetic or "bfloat16",
         )
-        with sandbox.run(told, job.name, row.engines, job.threads) as result:
+        with sandbox.run(told, job.name, row.engines, job.threads, row.environment) as result:
             made = _record(job, result, store, attempt.words)
             _keep("body", job.body_key, made, store)
             return made
@@ -112,7 +112,7 @@ def _record(job: VariantJob, result: JobResult, store: Store, given_up: str = ""
         chat_template_sha256=chat.sha256_in(result.out),
         source_digest=job.snapshot.digest,
         calibration_digest=job.calibration.digest if job.calibration else "",
-        toolchain=installed.locked(job.spec.row.engines),
+        toolchain=installed.locked(job.spec.row.engines, job.spec.row.environment),
         given_up=given_up,
         quantize_s=result.seconds,
         peak_memory_bytes=result.peak_memory_bytes,

@@ -65,6 +65,49 @@ def quantize(work: Work[Options]) -> list[QuantizedTensor]:
     save_file(made, work.out / "model.safetensors", metadata={"format": "pt"})
     return tensors.account(work.source, work.out, scheme="bf16")
 '''
+PINS = "numpy==1.0\nsafetensors==1.0\ntorch==1.0\n"
+DESCRIPTION = """[project]
+name = "NAME"
+version = "0"
+dependencies = []
+
+[tool.quantmill]
+purpose = "a test"
+disk_mb = 1
+minutes = 1
+"""
+ELSEWHERE = """
+import json, sys
+from pathlib import Path
+
+from flows.job_keys import EngineWork, artifact_key
+from flows.pools.pools import Pool, candidates
+from flows.prepare import require_environments
+from quantmill.errors import EnvironmentNotReady, RequestError
+from quantmill.recipe.recipe_file import parse_recipe
+from quantmill.settings import Settings
+from tasks import installed
+
+name, home = sys.argv[1:]
+recipe = parse_recipe({"model": {"source": "x"}, "variants": [{"method": name}]})
+(spec,) = recipe.expand()
+lock, said = installed.lock_of(spec.row.environment), {"keys": [], "refused": []}
+for old, new in (("torch==1.0", "torch==2.0"), ("torch==2.0", "torch==3.0")):
+    lock.write_text(lock.read_text().replace(old, new))
+    installed.pins.cache_clear()
+    said["keys"].append(artifact_key(spec, "0", "m", None, EngineWork("cpu", 1, "", "")))
+plain, ready = (Pool(name=pool, memory="9GB", environments=made) for pool, made in (("plain", ()), ("ready", (name,))))
+said["pools"] = [pool.name for pool in candidates(spec, 1, "auto", [plain, ready], spec.row.environment)]
+for work in (
+    lambda: candidates(spec, 1, "auto", [plain], spec.row.environment),
+    lambda: require_environments(recipe, Settings(home=Path(home))),
+):
+    try:
+        work()
+    except (RequestError, EnvironmentNotReady) as error:
+        said["refused"].append(str(error))
+print(json.dumps(said))
+"""
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -150,6 +193,20 @@ def test_a_method_needs_two_modules(tree: tuple[Path, str], tiny: Path, tmp_path
     assert "AutoModelForCausalLM" in said["line"]
     listed = json.loads(run(root, "-c", "from quantmill.cli import app; app()", "methods", "--json", "-"))
     assert name in {row["name"] for row in listed["methods"]}
+
+
+def test_a_method_may_live_in_an_environment(tree: tuple[Path, str], tmp_path: Path) -> None:
+    root, name = tree[0], f"{tree[1]}elsewhere"
+    (root / "environments" / name).mkdir(parents=True)
+    (root / "environments" / name / "pyproject.toml").write_text(DESCRIPTION.replace("NAME", name))
+    (root / "environments" / name / "requirements.lock").write_text(PINS)
+    facts = FACTS.replace("NAME", name).replace("engines=", f'environment="{name}",\n    engines=')
+    (root / "quantmill" / "recipe" / "methods" / f"{name}.py").write_text(facts)
+    said: dict[str, Any] = json.loads(run(root, "-c", ELSEWHERE, name, str(tmp_path)).splitlines()[-1])
+    assert len(set(said["keys"])) == 2, "the versions of its lock are in the key"
+    assert said["pools"] == ["ready"]
+    assert f"in the environment {name}" in said["refused"][0]
+    assert f"{name}: this environment is not made on this machine" in said["refused"][1]
 
 
 @pytest.mark.parametrize(
