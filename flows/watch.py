@@ -32,8 +32,9 @@ from quantmill.store.places import configured_store
 from quantmill.store.store import Store
 from tasks.landing import landings
 from tasks.landing.landings import Landing
-from tasks.landing.places import NotYet, look
+from tasks.landing.places import look
 from tasks.landing.watchlist import WatchEntry, read_watchlist
+from tasks.source.sights import NotYet
 
 LIST = Path(__file__).resolve().parent.parent / "deployments" / "watchlist.yaml"
 EVENT = "quantmill.base-model.landed"

@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from quantmill.errors import SettingsError
-from quantmill.files.paths import require_place, s3_place, sqlite_uri
+from quantmill.files.paths import require_place, sqlite_uri
+from quantmill.s3 import address
 
 _OF_KUBERNETES = re.compile(
     r"QUANTMILL_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)_(PROTO|PORT|ADDR))=.*"
@@ -99,7 +100,7 @@ class Settings(BaseSettings):
     def _place(cls, place: object) -> str:
         place = require_place(str(place), addresses=True)
         if "://" in place:
-            s3_place(place)
+            address.read(place)
         elif Path(place).exists() and not Path(place).is_dir():
             raise ValueError("must be a folder, the path of one to make, or s3://bucket/prefix")
         return place

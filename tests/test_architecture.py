@@ -28,7 +28,7 @@ ROOMS = {
     "quantmill.files": {"quantmill.errors"},
     "quantmill.machine": {"quantmill.errors"},
     "quantmill.s3": {"quantmill.errors"},
-    "quantmill.recipe": {"quantmill.errors", "quantmill.files"},
+    "quantmill.recipe": {"quantmill.errors", "quantmill.files", "quantmill.s3"},
     "quantmill.records": {"quantmill.errors", "quantmill.files", "quantmill.recipe"},
     "quantmill.signing": {"quantmill.errors", "quantmill.files", "quantmill.machine", "quantmill.records"},
     "quantmill.store": {
@@ -69,6 +69,7 @@ ROOMS = {
     "tasks.tracking": set[str](),
     # the stages
     "tasks.source": {
+        "tasks.hub",
         "tasks.installed",
         "tasks.model",
         "tasks.runtimes",
@@ -76,7 +77,14 @@ ROOMS = {
         "tasks.tokenizer",
         "tasks.tracking",
     },
-    "tasks.text": {"tasks.builtin_text", "tasks.installed", "tasks.sandbox", "tasks.source", "tasks.tokenizer"},
+    "tasks.text": {
+        "tasks.builtin_text",
+        "tasks.hub",
+        "tasks.installed",
+        "tasks.sandbox",
+        "tasks.source",
+        "tasks.tokenizer",
+    },
     "tasks.convert": {
         "tasks.builtin_text",
         "tasks.installed",
@@ -100,7 +108,7 @@ ROOMS = {
     },
     "tasks.evaluate": {"tasks.arithmetic", "tasks.engines", "tasks.metrics", "tasks.runtimes", "tasks.sandbox"},
     "tasks.judge": {"tasks.gibberish", "tasks.marks"},
-    "tasks.publish": {"tasks.installed", "tasks.marks", "tasks.model", "tasks.processor", "tasks.report"},
+    "tasks.publish": {"tasks.hub", "tasks.installed", "tasks.marks", "tasks.model", "tasks.processor", "tasks.report"},
     "tasks.register": {"tasks.report", "tasks.tracking"},
     # beside the line
     "tasks.report": set[str](),
@@ -133,11 +141,13 @@ WITH_ENGINES = (
 )
 """Where engines may be imported: inside a job."""
 BY_NAME = {
+    "quantmill/recipe/schemes/__init__.py": "the facts of every scheme",
     "flows/pools/__init__.py": "a door whose modules import Prefect",
     "tasks/sandbox/child.py": "the job of a room",
     "quantmill/recipe/methods/__init__.py": "the facts of every method",
     "tasks/quantize/work.py": "the module of a method",
     "tasks/runtimes/__init__.py": "the module of a library",
+    "tasks/source/places.py": "the module of a scheme",
     "tasks/tokenizer/probe.py": "Python's own sources, as text",
 }
 """Who may import a module by a name that is made at run time, and which."""
@@ -296,6 +306,16 @@ def test_a_method_is_named_in_its_own_modules_alone(path: Path) -> None:
     own = ("bitsandbytes", "gptq", "awq", "hqq", "autoround")
     strings = {node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)}
     assert strings & set(own) <= {path.stem}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=where)
+def test_a_scheme_is_named_in_its_own_modules_alone(path: Path) -> None:
+    """Everything else asks SCHEMES. An address may be written out, and `s3://` is the stores' and the exports' too."""
+    own = {f"{name}://" for name in ("hf", "mlflow", "package", "s3")}
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    written = {part for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and node not in written}
+    assert strings & own <= ({"s3://"} if where(path) == "quantmill/s3/address.py" else {f"{path.stem}://"})
 
 
 def test_the_contract_imports_no_engine_at_run_time() -> None:

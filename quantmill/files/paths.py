@@ -10,7 +10,6 @@ from urllib.parse import quote
 
 _VARIABLE = re.compile(r"\$\{?[A-Za-z_]\w*\}?")
 _ADDRESS = re.compile(r"(?:(?:s3|gs|hf|https?|file):|[A-Za-z][A-Za-z0-9+.-]+:(?=/))(/*)")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _WINDOWS_NAMES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?$")
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
@@ -39,19 +38,6 @@ def safe_name(name: str) -> str:
     if "/" in name:
         raise ValueError(f"not a plain name: {name!r}")
     return safe_path(name)
-
-
-def s3_place(uri: str) -> tuple[str, str]:
-    """Return bucket and prefix of `s3://bucket/prefix`; the prefix may be empty.
-
-    Raises:
-        ValueError: it is no such address.
-    """
-    scheme, _, rest = uri.partition("://")
-    bucket, _, prefix = rest.rstrip("/").partition("/")
-    if scheme != "s3" or not _BUCKET.fullmatch(bucket):
-        raise ValueError("must be s3://bucket/prefix")
-    return bucket, safe_path(prefix) if prefix else ""
 
 
 def require_place(text: str, addresses: bool = False) -> str:

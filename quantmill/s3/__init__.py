@@ -1,3 +1,3 @@
-"""S3: a client, its errors in words, listings that hide nothing."""
+"""S3: addresses, a client, its errors in words, listings that hide nothing."""
 
-__all__ = ["client", "listing"]
+__all__ = ["address", "client", "listing"]

@@ -10,10 +10,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from quantmill.errors import QuantmillError, SettingsError, StoreError, VerificationError
+from quantmill.s3 import address
 
 _ATTEMPTS = 6
 _SILENCE_S = 30
-REFUSED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AllAccessDisabled"}
+_GO_ON = "the same command goes on"
+_REFUSED = {"AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "AllAccessDisabled"}
 _OTHER_REGION = {
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
@@ -21,6 +23,8 @@ _OTHER_REGION = {
     "PermanentRedirect",
     "301",
 }
+_GONE = {"NoSuchKey", "404"}
+_CHANGED = {"PreconditionFailed", "412"}
 _WRONG_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"}
 
 
@@ -31,7 +35,6 @@ def connect(connections: int = 10) -> Any:
 
     Raises:
         SettingsError: a variable of boto3 holds a value that is not allowed.
-        ValueError: AWS_ENDPOINT_URL is no address.
     """
     from botocore import exceptions
 
@@ -46,7 +49,8 @@ def connect(connections: int = 10) -> Any:
         raise SettingsError(words) from error
     except (exceptions.InvalidRetryConfigurationError, ValueError) as error:
         if "endpoint" in str(error):
-            raise  # who asked says what an address is
+            words = "AWS_ENDPOINT_URL: must be an address such as https://host:port"  # the value may hold a password
+            raise SettingsError(words) from error
         words = f"AWS_MAX_ATTEMPTS: {_named('AWS_MAX_ATTEMPTS')}: must be a whole number of at least 1"
         raise SettingsError(words) from error
 
@@ -98,58 +102,69 @@ def was_retried(error: Any) -> bool:
 
 
 @contextmanager
-def one_line(where: str) -> Iterator[None]:
+def one_line(
+    where: str,
+    wrong: type[QuantmillError] = StoreError,
+    broken: type[QuantmillError] = StoreError,
+    needed: str = "list, read and write",
+) -> Iterator[None]:
     """Raise what boto3 raises as an error of ours; its words hold addresses and key ids, and are left out.
 
+    Args:
+        where: the place, which the message begins with.
+        wrong: the error where the request cannot be carried out: refused, or nothing is there.
+        broken: the error where the store does not answer, or breaks off.
+        needed: what the credentials must be allowed to do.
+
     Raises:
-        StoreError: the store refuses, or does not answer.
         VerificationError: bytes did not arrive as they were sent.
     """
+    from boto3.exceptions import Boto3Error
     from botocore import exceptions
 
     try:
         yield
-    except exceptions.ClientError as error:
-        raise _refused(where, code_of(error)) from error
-    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
-        raise StoreError(f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-    except exceptions.ParamValidationError as error:
-        raise StoreError(f"{where}: not a bucket and prefix; write it as s3://bucket/prefix") from error
-    except (exceptions.BotoCoreError, exceptions.HTTPClientError) as error:
-        raise StoreError(
-            f"{where}: the store{host_of(error)} does not answer, or broke off ({type(error).__name__});"
-            " the same command goes on"
-        ) from error
+    except (Boto3Error, exceptions.ClientError, exceptions.BotoCoreError, exceptions.HTTPClientError) as raised:
+        # The managed upload hides what went wrong in an error of its own.
+        error = raised.__context__ if isinstance(raised, Boto3Error) and raised.__context__ else raised
+        if isinstance(error, exceptions.ClientError):
+            raise _refused(where, code_of(error), wrong, broken, needed) from raised
+        if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
+            raise wrong(f"{where}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from raised
+        if isinstance(error, exceptions.ParamValidationError):
+            raise wrong(f"{where}: write it as {address.RULE}") from raised
+        if isinstance(error, exceptions.FlexibleChecksumError | exceptions.ChecksumError):
+            raise VerificationError(f"{where}: the bytes that came are not those of the store's checksum") from raised
+        raise broken(
+            f"{where}: the store{_host_of(error)} does not answer, or broke off ({type(error).__name__}); {_GO_ON}"
+        ) from raised
 
 
-def host_of(error: Any) -> str:
+def _host_of(error: Any) -> str:
     """Return ` at HOST` for the server that an error of boto3 names, without login or path; else nothing."""
     url = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", "")))
     return f" at {url.netloc.rpartition('@')[2]}" if url.netloc else ""
 
 
-def cause_of(code: str) -> str:
-    """Return what is set wrongly on this machine where a server answers with `code`; nothing where that is not the cause."""
+def _refused(
+    where: str, code: str, wrong: type[QuantmillError], broken: type[QuantmillError], needed: str
+) -> QuantmillError:
     if code == "RequestTimeTooSkewed":
-        return (
-            f"the store refuses ({code}): the clock of this machine is wrong; set it, then run the same command again"
-        )
+        clock = "the clock of this machine is wrong; set it, then run the same command again"
+        return wrong(f"{where}: the store refuses ({code}): {clock}")
     if code in _OTHER_REGION:
-        return f"the bucket is in another region ({code}); set AWS_DEFAULT_REGION to the bucket's region"
-    return ""
-
-
-def _refused(where: str, code: str) -> QuantmillError:
-    if cause := cause_of(code):
-        return StoreError(f"{where}: {cause}")
-    if code in REFUSED:
-        return StoreError(
-            f"{where}: the store refuses ({code}); the credentials must be allowed to list, read and write"
-        )
+        region = "set AWS_DEFAULT_REGION to the bucket's region"
+        return wrong(f"{where}: the bucket is in another region ({code}); {region}")
+    if code in _REFUSED:
+        return wrong(f"{where}: the store refuses ({code}); the credentials must be allowed to {needed}")
     if code == "NoSuchBucket":
-        return StoreError(f"{where}: no such bucket; it must exist before it is used")
+        return wrong(f"{where}: no such bucket ({code}); it must exist before it is used")
+    if code in _GONE:
+        return wrong(f"{where}: is not there ({code})")
+    if code in _CHANGED:
+        return wrong(f"{where}: changed while it was read ({code}); start again")
     if code in _WRONG_BYTES:
         return VerificationError(
             f"{where}: the store received other bytes than were sent ({code}); nothing is left there"
         )
-    return StoreError(f"{where}: the store answered {code or 'an error'}; the same command goes on")
+    return broken(f"{where}: the store answered {code or 'an error'}; {_GO_ON}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from quantmill.errors import SettingsError
-from quantmill.files.paths import s3_place
+from quantmill.s3 import address
 from quantmill.settings import Settings
 from quantmill.store.cache import BlobCache
 from quantmill.store.folder import FolderObjects
@@ -22,9 +22,9 @@ def open_store(where: str | Path, stage_days: float = 90.0, cache: BlobCache | N
     if "://" not in str(where):
         return Store(FolderObjects(Path(where)), stage_days)
     try:
-        return Store(S3Objects(*s3_place(str(where))), stage_days, cache)
+        return Store(S3Objects(*address.read(str(where))), stage_days, cache)
     except ValueError as error:
-        raise SettingsError(f"store: {where}: must be a folder or s3://bucket/prefix") from error
+        raise SettingsError(f"store: {where}: must be a folder or {address.RULE}") from error
 
 
 def configured_store(settings: Settings) -> Store:

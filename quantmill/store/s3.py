@@ -8,6 +8,7 @@ import base64
 import hashlib
 import random
 import time
+import unicodedata
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ class S3Objects:
     def __init__(self, bucket: str, prefix: str = "", client: Any = None, single_bytes: int = SINGLE_BYTES) -> None:
         """Take the place. `client` is boto3's, made from the environment; longer files than `single_bytes` go in parts."""
         self._bucket, self._given, self._single_bytes = bucket, client, single_bytes
-        self._prefix = f"{safe_path(prefix)}/" if prefix else ""
+        self._prefix = f"{unicodedata.normalize('NFC', prefix)}/" if prefix else ""
 
     @property
     def uri(self) -> str:
@@ -165,11 +166,8 @@ class S3Objects:
     def _client(self) -> Any:
         if self._given:
             return self._given
-        try:
-            with one_line(self.uri):
-                return connect(self._parts.threads + 8)
-        except ValueError as error:
-            raise StoreError(f"{self.uri}: AWS_ENDPOINT_URL must be an address such as https://host:port") from error
+        with one_line(self.uri):
+            return connect(self._parts.threads + 8)
 
     @cached_property
     def _parts(self) -> Parts:

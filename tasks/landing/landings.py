@@ -20,8 +20,8 @@ from quantmill.recipe.recipe import ModelRequest, Recipe
 from quantmill.recipe.recipe_file import read_recipe
 from quantmill.records.artifact import COMPANIONS
 from quantmill.store.store import Store
-from tasks.landing.places import Sight
 from tasks.landing.watchlist import WatchEntry
+from tasks.source.sights import Sight
 
 Change = Literal["new", "weights", "tokenizer", "files"]
 _TOKENIZER = {

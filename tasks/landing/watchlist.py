@@ -19,8 +19,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from quantmill.files.yaml_file import read_yaml
+from quantmill.recipe.schemes import SCHEMES, Scheme, Watch, scheme_of
 
-_KINDS = ("hf", "s3", "mlflow")
+_WATCHED = {name: row.watch for name, row in SCHEMES.items() if row.watch}
+_FORMS = ", ".join(watch.form for watch in _WATCHED.values())
 
 
 class WatchEntry(BaseModel):
@@ -28,7 +30,7 @@ class WatchEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    source: str = Field(max_length=4096, description="hf://org/*, s3://bucket/prefix/*, mlflow://models/* or folder/*.")
+    source: str = Field(max_length=4096, description=f"One of: {_FORMS}.")
     recipe: Path = Field(description="The recipe file for models that land there.")
     since: datetime.date = Field(
         default=datetime.date(1970, 1, 1),
@@ -41,17 +43,11 @@ class WatchEntry(BaseModel):
     @field_validator("source")
     @classmethod
     def _place_and_pattern(cls, source: str, info: ValidationInfo) -> str:
-        scheme, mark, rest = source.partition("://")
-        if mark and scheme not in _KINDS:
-            raise ValueError(f"unknown place; allowed: {', '.join(f'{kind}://' for kind in _KINDS)} and folders")
-        place, slash, pattern = (rest if mark else source).rpartition("/")
-        parts = place.split("/")
-        whole = {"hf": len(parts) == 1, "mlflow": place == "models", "s3": True}.get(scheme if mark else "", True)
-        if not slash or not place or not pattern or not whole or any(sign in place for sign in "*?["):
-            raise ValueError(
-                "write it as hf://org/pattern, s3://bucket/prefix/pattern, mlflow://models/pattern or folder/pattern"
-            )
-        return source if mark else _beside_the_list(source, info)
+        row, watch = _watched(source)
+        place, _, pattern = source.removeprefix(row.prefix).rpartition("/")
+        if not pattern or not watch.place(place) or any(sign in place for sign in "*?["):
+            raise ValueError(f"write it as {watch.form}")
+        return source if row.prefix else _beside_the_list(source, info)
 
     @field_validator("recipe")
     @classmethod
@@ -61,9 +57,14 @@ class WatchEntry(BaseModel):
         return path
 
     @property
-    def kind(self) -> str:
-        """`hf`, `s3`, `mlflow` or `folder`."""
-        return self.source.partition("://")[0] if "://" in self.source else "folder"
+    def scheme(self) -> Scheme:
+        """The scheme of the models there."""
+        return _watched(self.source)[0]
+
+    @property
+    def settles(self) -> bool:
+        """Whether a model there may be half copied, so that `quiet_s` counts."""
+        return _watched(self.source)[1].settles
 
     @property
     def place(self) -> str:
@@ -78,6 +79,14 @@ class WatchEntry(BaseModel):
     def wants(self, name: str) -> bool:
         """Return whether a name that lies at the place is one of those that are looked for; hidden ones never are."""
         return not name.startswith(".") and fnmatchcase(name, self.source.rpartition("/")[2])
+
+
+def _watched(source: str) -> tuple[Scheme, Watch]:
+    """Return the scheme of a source and how it is watched; ValueError where it cannot be."""
+    row = scheme_of(source)
+    if row is None or row.watch is None:
+        raise ValueError(f"cannot be watched; allowed are {_FORMS}")
+    return row, row.watch
 
 
 def _beside_the_list(path: str, info: ValidationInfo) -> str:

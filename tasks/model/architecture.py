@@ -20,13 +20,13 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return contents.read_json(path)
     except VerificationError as error:
-        raise SourceError(f"model.source: {path.name}: {error}") from error
+        raise SourceError(f"{path.name}: {error}") from error
 
 
 def mapping(value: object, path: Path) -> dict[str, Any]:
     """Return `value`, from the file at `path`, if it is a JSON object."""
     if not isinstance(value, dict):
-        raise SourceError(f"model.source: {path.name}: not a JSON object where one is needed")
+        raise SourceError(f"{path.name}: not a JSON object where one is needed")
     return value
 
 
@@ -43,9 +43,7 @@ def of_config(folder: Path) -> Architecture:
     names = config.get("architectures")
     names = names if isinstance(names, list) and names else [""]
     if not str(names[0]).endswith(("ForCausalLM", "LMHeadModel")):
-        raise SourceError(
-            f"model.source: {names[0] or 'unknown architecture'}: a causal language model (*ForCausalLM) is needed"
-        )
+        raise SourceError(f"{names[0] or 'unknown architecture'}: a causal language model (*ForCausalLM) is needed")
     return _architecture(
         name=str(names[0]),
         model_type=str(config.get("model_type", "")),
@@ -93,9 +91,9 @@ def _architecture(
 ) -> Architecture:
     for field, value in {"layers": layers, "hidden size": hidden, "vocabulary size": vocabulary}.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise SourceError(f"model.source: the config states no {field}: {value!r}")
+            raise SourceError(f"the config states no {field}: {value!r}")
     if isinstance(experts, int) and experts < 0:
-        raise SourceError(f"model.source: the config states {experts} experts")
+        raise SourceError(f"the config states {experts} experts")
     assert isinstance(layers, int) and isinstance(hidden, int) and isinstance(vocabulary, int)  # for the type checker
     widths = {
         hidden,
@@ -129,7 +127,7 @@ def of_gguf(path: Path) -> tuple[Architecture, str]:
 
     kind = str(read("general.architecture"))
     if read(f"{kind}.attention.causal") is False or read(f"{kind}.pooling_type") is not None:
-        raise SourceError(f"model.source: {path.name}: {kind} is an encoder; a causal language model is needed")
+        raise SourceError(f"{path.name}: {kind} is an encoder; a causal language model is needed")
     tokens = fields.get("tokenizer.ggml.tokens")
     architecture = _architecture(
         name=kind,

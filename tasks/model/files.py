@@ -55,27 +55,25 @@ def list_files(folder: Path) -> list[str]:
         try:
             name, mode, end = safe_path(path.name), path.lstat().st_mode, path.resolve(strict=True)
         except (OSError, RuntimeError, ValueError) as error:
-            raise SourceError(f"model.source: {path.name!r}: {' '.join(str(error).split())[:120]}") from error
+            raise SourceError(f"{path.name!r}: {' '.join(str(error).split())[:120]}") from error
         if name.lower() in {known.lower() for known in names}:
-            raise SourceError(f"model.source: {name}: another file's name differs in case only")
+            raise SourceError(f"{name}: another file's name differs in case only")
         if stat.S_ISLNK(mode) and not end.is_relative_to(folder.resolve()) and not _hub_link(path, folder):
-            raise SourceError(f"model.source: {path.name}: a link that leaves the folder")
+            raise SourceError(f"{path.name}: a link that leaves the folder")
         if path.is_dir():
             continue  # subfolders hold other formats of the same model; nothing of them is read
         if not path.is_file():
-            raise SourceError(f"model.source: {path.name}: not a plain file")
+            raise SourceError(f"{path.name}: not a plain file")
         if path.suffix in _REFUSED:
-            raise SourceError(
-                f"model.source: {path.name}: pickles and code are refused; allowed are safetensors, GGUF and JSON"
-            )
+            raise SourceError(f"{path.name}: pickles and code are refused; allowed are safetensors, GGUF and JSON")
         if path.suffix != ".safetensors" and path.name not in _TEXT:
             raise SourceError(
-                f"model.source: {path.name}: not an allowed file; allowed are *.safetensors, {', '.join(sorted(_TEXT))}"
+                f"{path.name}: not an allowed file; allowed are *.safetensors, {', '.join(sorted(_TEXT))}"
             )
         names.append(name)
     for needed in _NEEDED:
         if needed not in names:
-            raise SourceError(f"model.source: {needed} is missing from {folder}")
+            raise SourceError(f"{needed} is missing from {folder}")
     dropped = {".gitattributes"} if _is_packed(folder) else _DROPPED  # a finished checkpoint is taken as it is
     names = [name for name in names if name not in dropped]
     check_files(folder, names)
@@ -99,12 +97,10 @@ def texts_in(source: str, listed: Iterable[str]) -> list[str]:
     if not names & {SINGLE, INDEX}:
         weights = sorted(name for name in names if PurePosixPath(name).suffix in (*_REFUSED, ".gguf", ".safetensors"))
         found = ", ".join([name for name in weights if not name.endswith((".py", ".pyc", ".so"))][:4]) or "no weights"
-        raise SourceError(
-            f"model.source: {source}: found {found}; weights are taken as {SINGLE}, or as parts that {INDEX} names"
-        )
+        raise SourceError(f"{source}: found {found}; weights are taken as {SINGLE}, or as parts that {INDEX} names")
     for needed in _NEEDED:
         if needed not in names:
-            raise SourceError(f"model.source: {source}: {needed} is missing")
+            raise SourceError(f"{source}: {needed} is missing")
     left = _DROPPED | ({INDEX} if SINGLE in names else set())  # where both are there, transformers reads the one file
     return sorted(names & _TEXT - left)
 
@@ -122,9 +118,9 @@ def weights_in(source: str, listed: Iterable[str], folder: Path) -> list[str]:
     for part in parts:
         _plain(source, part)
         if "/" in part or part not in names or not part.endswith(".safetensors"):
-            raise SourceError(f"model.source: {source}: {INDEX}: weights file {part!r} is not there")
+            raise SourceError(f"{source}: {INDEX}: weights file {part!r} is not there")
     if len({part.lower() for part in parts}) < len(parts):
-        raise SourceError(f"model.source: {source}: {INDEX}: names of parts differ in case only")
+        raise SourceError(f"{source}: {INDEX}: names of parts differ in case only")
     return parts
 
 
@@ -132,7 +128,7 @@ def _plain(source: str, name: str) -> None:
     try:
         safe_path(name)
     except ValueError as error:
-        raise SourceError(f"model.source: {source}: {error}") from error
+        raise SourceError(f"{source}: {error}") from error
 
 
 def check_texts(folder: Path, names: Iterable[str]) -> None:
@@ -142,7 +138,7 @@ def check_texts(folder: Path, names: Iterable[str]) -> None:
         try:
             contents.check_file(folder / name, name, incoming=not packed)  # what is taken as it is, nobody changes
         except VerificationError as error:
-            raise SourceError(f"model.source: {error}") from error
+            raise SourceError(str(error)) from error
     _check_tokenizer(folder / "tokenizer.json")
 
 
@@ -155,9 +151,9 @@ def check_files(folder: Path, names: list[str]) -> None:
     if INDEX in names:
         return _check_parts(held, _weight_map(folder))
     if SINGLE not in held:
-        raise SourceError(f"model.source: {folder}: weights file {SINGLE!r} is not in the folder")
+        raise SourceError(f"{folder}: weights file {SINGLE!r} is not in the folder")
     if strays := sorted(set(held) - {SINGLE}):
-        raise SourceError(f"model.source: {strays[0]}: no part of the model: beside {SINGLE} and without {INDEX}")
+        raise SourceError(f"{strays[0]}: no part of the model: beside {SINGLE} and without {INDEX}")
     return None
 
 
@@ -170,19 +166,19 @@ def _check_parts(held: dict[str, set[str]], named: dict[str, str]) -> None:
     """Refuse parts that miss, are not named, or hold other tensors than the index says."""
     for part in sorted(set(named.values())):
         if part not in held:
-            raise SourceError(f"model.source: {INDEX}: weights file {part!r} is not in the folder")
+            raise SourceError(f"{INDEX}: weights file {part!r} is not in the folder")
     seen: dict[str, str] = {}
     for part, tensors in sorted(held.items()):
         if part not in named.values():
-            raise SourceError(f"model.source: {part}: no part of the model: {INDEX} does not name it")
+            raise SourceError(f"{part}: no part of the model: {INDEX} does not name it")
         for tensor in sorted(tensors):
             if tensor in seen:
-                raise SourceError(f"model.source: {part}: holds {tensor}, which {seen[tensor]} holds too")
+                raise SourceError(f"{part}: holds {tensor}, which {seen[tensor]} holds too")
             if named.get(tensor) != part:
-                raise SourceError(f"model.source: {part}: holds {tensor}, which {INDEX} does not place there")
+                raise SourceError(f"{part}: holds {tensor}, which {INDEX} does not place there")
             seen[tensor] = part
     if missing := sorted(set(named) - set(seen)):
-        raise SourceError(f"model.source: {INDEX}: {named[missing[0]]} does not hold {missing[0]}")
+        raise SourceError(f"{INDEX}: {named[missing[0]]} does not hold {missing[0]}")
 
 
 def _hub_link(path: Path, folder: Path) -> bool:
@@ -200,13 +196,11 @@ def _tensors(path: Path, allowed: set[str]) -> set[str]:
     try:
         tensors = safetensors_header.read_header(path)
     except VerificationError as error:
-        raise SourceError(f"model.source: {path.name}: {error}") from error
+        raise SourceError(f"{path.name}: {error}") from error
     if not tensors:
-        raise SourceError(f"model.source: {path.name}: holds no tensor")
+        raise SourceError(f"{path.name}: holds no tensor")
     if odd := sorted({tensor.dtype for tensor in tensors.values()} - allowed):
-        raise SourceError(
-            f"model.source: {path.name}: weights of type {odd[0]}; allowed are {', '.join(sorted(allowed))}"
-        )
+        raise SourceError(f"{path.name}: weights of type {odd[0]}; allowed are {', '.join(sorted(allowed))}")
     return set(tensors)
 
 
@@ -218,6 +212,4 @@ def _check_tokenizer(path: Path) -> None:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Rust, and no Exception
             raise
-        raise SourceError(
-            f"model.source: {path.name}: not a tokenizer: {' '.join(str(error).split())[:120]}"
-        ) from error
+        raise SourceError(f"{path.name}: not a tokenizer: {' '.join(str(error).split())[:120]}") from error

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import yaml
 
+from quantmill.recipe.schemes import scheme_of
 from quantmill.records.artifact import Origin
 from quantmill.records.job import VariantJob
 
 OWN = "own"
 """Stands in the policy for a source of one's own that states none: a disk, a bucket, MLflow."""
 ANY = "*"
-_THIRD_PARTY = ("hf://", "package://")
 
 
 def forbidden(jobs: Iterable[VariantJob], allowed: Collection[str]) -> dict[str, str]:
@@ -24,7 +24,8 @@ def forbidden(jobs: Iterable[VariantJob], allowed: Collection[str]) -> dict[str,
 def obstacle(origin: Origin, allowed: Collection[str]) -> str:
     """Return why what is made of a source may not be published, or nothing."""
     stated = origin.license.lower()
-    own = not stated and not origin.request.source.startswith(_THIRD_PARTY)
+    scheme = scheme_of(origin.request.source)
+    own = not stated and not (scheme and scheme.third_party)
     named = stated != OWN and stated in allowed  # `own` is a word of the policy, whatever a source calls its terms
     if ANY in allowed or named or (own and OWN in allowed):
         return ""

@@ -24,7 +24,7 @@ def of_config(config: Mapping[str, Any]) -> Packing | None:
     known = {row.quant_method: row for row in METHODS.values() if row.quant_method}
     if name not in known:
         read = ", ".join(known)
-        raise SourceError(f"model.source: quantized with {name} already, {read} are read; name the original model")
+        raise SourceError(f"quantized with {name} already, {read} are read; name the original model")
     return known[name].packing_of(said)
 
 
@@ -37,7 +37,7 @@ def of_gguf(file_type: object, tensor_types: list[str]) -> Packing:
     except ValueError:
         name = ""
     if not name and not tensor_types:
-        raise SourceError("model.source: the GGUF holds no tensor")
+        raise SourceError("the GGUF holds no tensor")
     name = name or max(set(tensor_types), key=tensor_types.count)
     digits = re.search(r"\d+", name)
     return Packing(method="gguf", bits=int(digits.group()) if digits else _WIDEST, type=name)

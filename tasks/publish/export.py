@@ -10,7 +10,9 @@ from pathlib import Path
 from quantmill import signing
 from quantmill.client import tree
 from quantmill.errors import NotFound, RequestError
+from quantmill.recipe.schemes import scheme_of
 from quantmill.records.manifest import ATTESTATION_PATH, MANIFEST_PATH, StoredManifest
+from quantmill.s3 import address
 from quantmill.signing import Keyring
 from quantmill.store.named import find_version
 from quantmill.store.store import Store
@@ -42,15 +44,16 @@ def export(
     version = store.stored_manifest(digest)
     if keyring:
         signing.verify(store.attestation(version.digest), version, keyring)
-    if target.startswith("hf://"):
-        repository = export_hub.repository(target)
+    scheme = scheme_of(target)
+    if scheme and scheme.on_hub:
+        export_hub.repository(target)  # raises before anything is laid out
         with tempfile.TemporaryDirectory() as folder:
             names = lay_out(store, version, Path(folder))
             title = f"{version.manifest.name} {version.digest[:12]}"
-            return export_hub.send(Path(folder), names, repository, private, title)
+            return export_hub.send(Path(folder), names, target, private, title)
     if private:
         raise RequestError(f"--private: only a repository hf://org/name is made private, not {target}")
-    if target.startswith("s3://"):
+    if target.startswith(address.PREFIX):
         bucket, prefix = export_s3.place(target)
         with tempfile.TemporaryDirectory() as folder:
             names = lay_out(store, version, Path(folder))

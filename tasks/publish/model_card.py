@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from quantmill.recipe.methods import METHODS, Method
+from quantmill.recipe.schemes import hub_name
 from quantmill.records import loading, selection
 from quantmill.records.manifest import CARD_PATH, Manifest
 from quantmill.records.selection import packer
@@ -19,7 +20,6 @@ from tasks.report import plain, row
 
 ORIGINAL = "README.original.md"
 """What the card of a checkpoint that was taken as it is gets called."""
-_HUB_NAME = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)", re.ASCII)
 _LICENSES = {
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "zlib", "unlicense", "wtfpl",
     "ms-pl", "artistic-2.0", "afl-3.0", "ecl-2.0", "bsl-1.0", "mpl-2.0", "epl-2.0", "eupl-1.2", "osl-3.0", "gpl", "gpl-2.0",
@@ -66,8 +66,8 @@ def _front(manifest: Manifest, method: Method) -> dict[str, Any]:
             "license": "other",
             "license_name": re.sub(r"[^a-z0-9.-]+", "-", license_name).strip("-")[:96] or "other",
         }
-    if found := _HUB_NAME.fullmatch(manifest.model.uri):
-        said["base_model"] = found[1]
+    if base := hub_name(manifest.model.uri):
+        said["base_model"] = base
         if method.name != "baseline":
             said["base_model_relation"] = "quantized"
     said |= {

@@ -1,3 +1,3 @@
-"""Stage 1: a source becomes a `Snapshot`. A module for each service; folders, files and packages are in `places.py`."""
+"""Stage 1: a source becomes a `Snapshot`. `places` finds the module of its scheme in `schemes/`."""
 
-__all__ = ["download", "hub", "mlflow", "places", "s3", "snapshots", "templates"]
+__all__ = ["download", "fields", "places", "sights", "snapshots", "templates"]

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from quantmill.errors import QuantmillError, RecipeError
+from quantmill.errors import RecipeError
 from quantmill.recipe.recipe import ModelRequest, Recipe
 from quantmill.records.artifact import Architecture, Origin, Preview
+from tasks.source import fields
 
 _Found = TypeVar("_Found", bound=Origin | Preview)
 _SHAPE = ("layers", "hidden_size", "vocabulary_size")
@@ -30,10 +31,8 @@ def find(recipe: Recipe, model: _Found, look: Callable[[ModelRequest], _Found]) 
             _require_plain(spec.name, model.architecture)
             continue
         where = f"variants: {spec.name}"
-        try:
+        with fields.named(where):
             found[spec.source_asked] = look(ModelRequest(source=spec.source_asked)) if spec.source_asked else model
-        except QuantmillError as error:
-            raise type(error)(str(error).replace("model.source:", f"{where}:", 1)) from error
         name = _label(where, model.architecture, found[spec.source_asked].architecture)
         if name in names:
             raise RecipeError(f"{where}: is imported-{name}, which {names[name]} is too; publish them by two recipes")

@@ -4,9 +4,7 @@ import shutil
 import time
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from quantmill.errors import NotCached, NotEnoughSpace
+from quantmill.errors import NotEnoughSpace
 from quantmill.files import keys
 from quantmill.recipe.recipe import ModelRequest, Recipe
 from quantmill.records import planning
@@ -14,17 +12,17 @@ from quantmill.records.artifact import Origin, Preview, Snapshot, StageResult
 from quantmill.store.store import Store
 from tasks import installed
 from tasks.sandbox import Sandbox
-from tasks.source import checkpoints, places, snapshots
+from tasks.source import checkpoints, fields, origins, snapshots
 
 REVISION = 2
 
 
 def inspect_source(request: ModelRequest, home: Path, fetch: bool = True) -> Origin:
-    """Return what lies at the source; a source that shows no change is not read again.
+    """Return the origin of the recipe's model; a source that shows no change is not read again.
 
     Args:
         request: which source.
-        home: what is remembered, and what is fetched, lies under it.
+        home: what is remembered, and what is fetched, is under it.
         fetch: whether weights may be fetched, where a source states no digests without.
 
     Raises:
@@ -32,38 +30,24 @@ def inspect_source(request: ModelRequest, home: Path, fetch: bool = True) -> Ori
         DownloadError: a server does not answer, or broke off.
         NotCached: weights would have to be fetched, and may not be.
     """
-    source = places.open_source(request, home)
-    memo = _memo(request, source, home)
-    try:
-        return Origin.model_validate_json(memo.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        pass
-    if source.fetches and not fetch:
-        raise NotCached(f"{request.source}: has not been fetched yet")
-    origin = source.inspect()
-    if home.exists():  # a request that is refused leaves nothing, so the home is made by the run
-        memo.parent.mkdir(parents=True, exist_ok=True)
-        memo.write_text(origin.model_dump_json(), encoding="utf-8")
-    return origin
+    with fields.of_model():
+        return origins.inspect(request, home, fetch)
 
 
 def preview_source(request: ModelRequest, home: Path) -> Origin | Preview:
     """Return what can be told of a source before its weights are fetched; raises as `inspect_source` does."""
-    source = places.open_source(request, home)
-    try:
-        return Origin.model_validate_json(_memo(request, source, home).read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return source.preview()
+    with fields.of_model():
+        return origins.preview(request, home)
 
 
 def inspect_checkpoints(recipe: Recipe, model: Origin, home: Path, fetch: bool = True) -> dict[str, Origin]:
     """Return source -> the finished checkpoint there, of the variants that are taken as they are; see `checkpoints.find`."""
-    return checkpoints.find(recipe, model, lambda request: inspect_source(request, home, fetch))
+    return checkpoints.find(recipe, model, lambda request: origins.inspect(request, home, fetch))
 
 
 def preview_checkpoints(recipe: Recipe, model: Origin | Preview, home: Path) -> None:
     """Refuse, before anything is written, what `inspect_checkpoints` would refuse."""
-    checkpoints.find(recipe, model, lambda request: preview_source(request, home))
+    checkpoints.find(recipe, model, lambda request: origins.preview(request, home))
 
 
 def require_space(recipe: Recipe, origin: Origin | Preview, home: Path) -> None:
@@ -96,11 +80,7 @@ def fetch_snapshot(origin: Origin, store: Store, sandbox: Sandbox) -> Snapshot:
     )
     if found := store.look_up("snapshot", key):
         return Snapshot.model_validate(found.value | {"origin": origin.model_dump()})
-    snapshot = snapshots.take_in(origin, sandbox)
+    with fields.of_model():
+        snapshot = snapshots.take_in(origin, sandbox)
     result = StageResult(stage="snapshot", key=key, value=snapshot.model_dump(mode="json"), made_at=time.time())
     return Snapshot.model_validate(store.record(result).value | {"origin": origin.model_dump()})
-
-
-def _memo(request: ModelRequest, source: places.Source, home: Path) -> Path:
-    """Return where an origin is remembered: the name holds what the source shows of itself, so a change is another name."""
-    return home / "origins" / f"{keys.digest([request.model_dump(), source.stamp])}.json"

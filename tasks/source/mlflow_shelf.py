@@ -4,14 +4,10 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from quantmill.files import keys
 from tasks.source import remote
 from tasks.tracking import one_line
-
-if TYPE_CHECKING:
-    pass
 
 _FLAVOUR = ("model", "components/tokenizer")
 """Where MLflow's transformers flavour puts weights and config, and the tokenizer."""
@@ -35,7 +31,7 @@ class ArtifactShelf:
 
         with (
             tempfile.TemporaryDirectory(dir=target.parent) as folder,
-            one_line(f"model.source: {self._source}: {name}"),
+            one_line(f"{self._source}: {name}"),
         ):
             uri = f"{self._place.rstrip('/')}/{self._found[name][1]}"
             came = Path(download_artifacts(artifact_uri=uri, dst_path=folder, tracking_uri=self._tracking))
@@ -56,7 +52,7 @@ class ArtifactShelf:
         from mlflow.artifacts import list_artifacts
 
         uri = f"{self._place.rstrip('/')}/{folder}".rstrip("/")
-        with one_line(f"model.source: {self._source}"):
+        with one_line(self._source):
             entries = list_artifacts(artifact_uri=uri, tracking_uri=self._tracking)
         found = {}
         for entry in entries:

@@ -143,13 +143,11 @@ def again(origin: Origin, shelf: Callable[[], Shelf], cache: Path) -> Path:
         if missing:
             place = shelf()
             if gone := [name for name in missing if name not in place.listing]:
-                raise SourceError(f"model.source: {origin.request.source}: {gone[0]} is no longer there")
+                raise SourceError(f"{origin.request.source}: {gone[0]} is no longer there")
             _fetch_all(missing, place, cache)
         for entry in origin.files:
             if entry.path in missing and not is_entry(cache / entry.path, entry):
-                raise SourceError(
-                    f"model.source: {origin.request.source}: {entry.path} is another than when the run began"
-                )
+                raise SourceError(f"{origin.request.source}: {entry.path} is another than when the run began")
     return cache
 
 
@@ -182,9 +180,7 @@ def _fetch_all(names: list[str], shelf: Shelf, cache: Path) -> dict[str, FileEnt
                 raise disk.disk_full(cache) from error
             raise NotEnoughSpace(f"{cache}: {(error.strerror or str(error)).lower()}; set QUANTMILL_HOME") from error
         if part.stat().st_size != listed.size_bytes:
-            raise SourceError(
-                f"model.source: {name}: {part.stat().st_size} bytes came, {listed.size_bytes} were listed"
-            )
+            raise SourceError(f"{name}: {part.stat().st_size} bytes came, {listed.size_bytes} were listed")
         part.replace(cache / name)
         state[name] = [listed.size_bytes, listed.stamp, sha256]
         (cache / ".state.new").write_text(json.dumps(state))

@@ -12,7 +12,7 @@ from quantmill.recipe.recipe import VariantSpec
 from quantmill.records import planning
 from quantmill.records.artifact import Origin, Snapshot
 from tasks.sandbox import Sandbox
-from tasks.source import places
+from tasks.source import fields, places
 from tasks.source.job import Arguments
 
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "llama-cpp-python")
@@ -23,11 +23,10 @@ def local_folder(snapshot: Snapshot, sandbox: Sandbox) -> Path:
     folder = sandbox.home / "snapshots" / snapshot.digest
     if not all((path := folder / f.path).is_file() and path.stat().st_size == f.size_bytes for f in snapshot.files):
         shutil.rmtree(folder, ignore_errors=True)
-        again = take_in(snapshot.origin, sandbox)
-        if again.digest != snapshot.digest:
-            raise SourceError(
-                f"model.source: {snapshot.origin.request.source}: became {again.digest}, was {snapshot.digest}"
-            )
+        with fields.of_model():
+            again = take_in(snapshot.origin, sandbox)
+            if again.digest != snapshot.digest:
+                raise SourceError(f"{snapshot.origin.request.source}: became {again.digest}, was {snapshot.digest}")
     return folder
 
 
@@ -70,7 +69,7 @@ def take_in(origin: Origin, sandbox: Sandbox) -> Snapshot:
 
 
 def _entries(folder: Path) -> tuple[FileEntry, ...]:
-    paths = plain_files(folder, lambda path: SourceError(f"model.source: {path.name}: neither a file nor a folder"))
+    paths = plain_files(folder, lambda path: SourceError(f"{path.name}: neither a file nor a folder"))
     return tuple(
         FileEntry(path=p.relative_to(folder).as_posix(), size_bytes=p.stat().st_size, sha256=keys.file_sha256(p))
         for p in paths

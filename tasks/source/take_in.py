@@ -44,7 +44,7 @@ def _copy_weights(source: Path, target: Path) -> list[str]:
             tensor = file.get_tensor(name)
             rounded[name] = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
             if tensor.is_floating_point() and not torch.isfinite(rounded[name]).all():
-                raise SourceError(f"model.source: {source.name}: {name} holds NaN or Inf")
+                raise SourceError(f"{source.name}: {name} holds NaN or Inf")
     if not types & {"F32", "F16", "F64"}:
         shutil.copyfile(source, target)
         return []

@@ -37,7 +37,7 @@ def take_in(model: Any, source: Path, files: list[str], packing: Packing, out: P
         dequantize.save_model(model, out)
     except RuntimeError as error:
         words = " ".join(str(error).split())[:200]
-        raise SourceError(f"model.source: {packing.method} cannot be unpacked here ({words})") from error
+        raise SourceError(f"{packing.method} cannot be unpacked here ({words})") from error
     for name in files:
         if name not in _DROPPED and not name.endswith((".safetensors", ".safetensors.index.json")):
             shutil.copyfile(source / name, out / name)

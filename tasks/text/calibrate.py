@@ -22,7 +22,7 @@ from quantmill.records.artifact import Architecture, Snapshot, StageResult, Toke
 from quantmill.store.store import Store
 from tasks import installed
 from tasks.sandbox import Sandbox
-from tasks.source import snapshots, templates
+from tasks.source import fields, snapshots, templates
 from tasks.text import sources
 from tasks.text.job import Arguments
 from tasks.text.rows import Document
@@ -198,7 +198,7 @@ def _rendered(part: Part, role: Role, folder: Path, sandbox: Sandbox) -> str:
         path.write_text(json.dumps(talks), encoding="utf-8")
         where = f"{role}.{part.share.field}source: {part.share.text.source}"
         told = Arguments(folder=folder, conversations=path, where=where)
-        with sandbox.run(told, role, chat.PACKAGES) as result:
+        with fields.of_model(), sandbox.run(told, role, chat.PACKAGES) as result:
             return "".join(json.loads((result.out / "rendered.json").read_bytes()))
 
 

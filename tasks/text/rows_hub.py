@@ -13,6 +13,7 @@ from typing import Any
 
 from quantmill.errors import TextError
 from quantmill.recipe.texts import DATASET, TextSource
+from tasks import hub
 from tasks.text.rows import Document, of_rows
 from tasks.text.sources import Role, on_side
 
@@ -33,6 +34,7 @@ def read(
 
     Raises:
         TextError: there is no such data set, split or field, or it is no plain file format.
+        DownloadError: the hub does not answer.
     """
     shown = f"{where}source: {path.removeprefix('hf://datasets/')}"
     with tempfile.TemporaryDirectory() as cache:
@@ -43,8 +45,8 @@ def read(
             raise
         except Exception as error:
             # the network, the hub and every reader behind `datasets`: what they raise is said in one line
-            words = " ".join(str(error).split())[:300]
-            raise TextError(f"{shown}: cannot be read: {type(error).__name__}: {words}") from error
+            words = f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise hub.translated(error, shown, TextError) or TextError(f"{shown}: {words}") from error
 
 
 def _stream(

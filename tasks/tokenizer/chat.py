@@ -101,11 +101,11 @@ def limits() -> Iterator[None]:
     A calculation that Python cannot be interrupted in (9 ** (9 ** 9)) takes the job with it: the kernel ends the process.
 
     Raises:
-        SourceError: it went beyond; `model.source` is whose template it is.
+        SourceError: it went beyond.
     """
 
     def stop(*_: object) -> None:
-        raise SourceError(f"model.source: the chat template runs for more than {_CPU_S} s; it is not rendered")
+        raise SourceError(f"the chat template runs for more than {_CPU_S} s; it is not rendered")
 
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -117,7 +117,7 @@ def limits() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, _CPU_S)
         yield
     except MemoryError as error:
-        raise SourceError("model.source: the chat template takes gigabytes of memory; it is not rendered") from error
+        raise SourceError("the chat template takes gigabytes of memory; it is not rendered") from error
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, handler)

@@ -131,7 +131,7 @@ def test_model_folders(tmp_path: Path, config: dict[str, Any], files: dict[str, 
     from quantmill.recipe.recipe import ModelRequest
     from tasks.source.places import open_source
 
-    with pytest.raises(SourceError, match=r"^model\.source: ") as raised:
+    with pytest.raises(SourceError) as raised:
         request = ModelRequest(source=str(model_folder(tmp_path / "model", config, **files)))
         open_source(request, tmp_path / "home").inspect()
     assert words in str(raised.value)
@@ -156,7 +156,7 @@ def test_parts_that_do_not_make_one_model(tmp_path: Path) -> None:
         (right | {"c": second}, f"{INDEX}: {second} does not hold c"),
     ):
         (folder / INDEX).write_text(json.dumps({"weight_map": named}))
-        with pytest.raises(SourceError, match=r"^model\.source: ") as raised:
+        with pytest.raises(SourceError) as raised:
             list_files(folder)
         assert words in str(raised.value)
     (folder / INDEX).write_text(json.dumps({"weight_map": right}))

@@ -65,7 +65,7 @@ def read_packing(said: Mapping[str, Any]) -> Packing:
         return Packing(method=METHOD.name, bits=8, type="int8")
     kind = said.get("bnb_4bit_quant_type", "fp4")
     if kind not in _FOUR_BIT:  # it becomes a part of names
-        raise SourceError(f"model.source: bnb_4bit_quant_type: {str(kind)[:80]!r}: {' and '.join(_FOUR_BIT)} are read")
+        raise SourceError(f"bnb_4bit_quant_type: {str(kind)[:80]!r}: {' and '.join(_FOUR_BIT)} are read")
     return Packing(method=METHOD.name, bits=4, type=kind)
 
 

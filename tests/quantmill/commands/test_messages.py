@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from boto3.exceptions import S3UploadFailedError
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from quantmill.commands.answers import told
-from quantmill.errors import SettingsError, StoreError
+from quantmill.errors import DownloadError, SettingsError, SourceError, StoreError, VerificationError
 from quantmill.s3.client import connect, one_line
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,6 +45,7 @@ def test_ctrl_c_during_the_first_imports(tmp_path: Path) -> None:
         ({"AWS_MAX_ATTEMPTS": "many"}, "AWS_MAX_ATTEMPTS: 'many': must be a whole number of at least 1"),
         ({"AWS_MAX_ATTEMPTS": "-1"}, "AWS_MAX_ATTEMPTS: '-1': must be a whole number"),
         ({"AWS_RETRY_MODE": "odd"}, "AWS_RETRY_MODE: 'odd': allowed are"),
+        ({"AWS_ENDPOINT_URL": "me:canary"}, "AWS_ENDPOINT_URL: must be an address such as https://host:port"),
         ({"AWS_PROFILE": "nobody"}, "AWS_PROFILE: 'nobody': no such profile"),
         ({"AWS_DEFAULT_REGION": "no region"}, "AWS_DEFAULT_REGION: 'no region': not the name of a region"),
     ],
@@ -56,6 +58,7 @@ def test_a_wrong_variable_of_boto3_is_named(
     with pytest.raises(SettingsError) as raised:
         connect()
     assert str(raised.value).startswith(words)
+    assert "canary" not in str(raised.value)
 
 
 def test_the_command_says_which_variable_is_wrong() -> None:
@@ -87,6 +90,35 @@ def test_what_a_server_refuses_for_a_wrong_setting(code: str, words: str) -> Non
     with pytest.raises(StoreError, match=words) as raised, one_line("s3://bucket/p"):
         raise ClientError({"Error": {"Code": code}}, "ListObjectsV2")
     assert "the same command goes on" not in str(raised.value)
+
+
+def test_an_upload_in_parts_hides_nothing() -> None:
+    refused = ClientError({"Error": {"Code": "AccessDenied"}}, "PutObject")
+    failed = S3UploadFailedError("Failed to upload /secret/path")
+    failed.__context__ = refused
+    with pytest.raises(StoreError) as raised, one_line("s3://bucket/p"):
+        raise failed
+    words = "the store refuses (AccessDenied); the credentials must be allowed to list, read and write"
+    assert str(raised.value) == f"s3://bucket/p: {words}"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("AccessDenied", SourceError),
+        ("NoSuchKey", SourceError),
+        ("NoSuchBucket", SourceError),
+        ("PreconditionFailed", SourceError),
+        ("PermanentRedirect", SourceError),
+        ("BadDigest", VerificationError),
+        ("SlowDown", DownloadError),
+        ("", DownloadError),
+    ],
+)
+def test_the_caller_says_which_error_a_refusal_is(code: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=f"^x: .*{code}") as raised, one_line("x", SourceError, DownloadError, "read"):
+        raise ClientError({"Error": {"Code": code}}, "GetObject")
+    assert type(raised.value) is kind
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from tasks.landing import landings
 from tasks.landing.landings import Landing
-from tasks.landing.places import NotYet, Sight, look
+from tasks.landing.places import look
 from tasks.landing.watchlist import WatchEntry, read_watchlist
+from tasks.source.sights import NotYet, Sight
 from tests.bucket import Bucket
 from tests.hub_server import HubServer
 from tests.model_folders import model_folder, sharded_folder
@@ -292,7 +293,10 @@ def test_a_landing_without_a_run_is_found_again(store: Store) -> None:
         ("watch: [{source: 'hf://*', recipe: r.yaml}]", r"watch\[0\]\.source: write it as hf://org/pattern"),
         ("watch: [{source: 'hf://*/x', recipe: r.yaml}]", r"watch\[0\]\.source: write it as"),
         ("watch: [{source: 'mlflow://a/*', recipe: r.yaml}]", r"watch\[0\]\.source: write it as"),
-        ("watch: [{source: 'ftp://a/*', recipe: r.yaml}]", r"watch\[0\]\.source: unknown place; allowed: hf://, s3://"),
+        (
+            "watch: [{source: 'ftp://a/*', recipe: r.yaml}]",
+            r"watch\[0\]\.source: cannot be watched; allowed are folder/",
+        ),
         ("watch: [{source: folder, recipe: r.yaml}]", r"watch\[0\]\.source: write it as"),
         ("watch: [{source: a/*, recipe: r.yaml, quiet_s: -1}]", r"watch\[0\]\.quiet_s: Input should be greater"),
         ("watch: [{source: a/*, recipe: r.yaml, recipes: 1}]", r"watch\[0\]\.recipes: Extra inputs"),

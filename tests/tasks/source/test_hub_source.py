@@ -221,7 +221,7 @@ def test_a_gated_model_with_and_without_a_token(hub: HubServer, client: Client, 
         refused = client.ask("preview", token=token)
         assert (refused["error"], refused["code"]) == ("SourceError", 2)
         assert refused["words"] == (
-            "model.source: hf://org/Tiny-Model: a gated model; accept its licence on its page and set HF_TOKEN to a"
+            "model.source: hf://org/Tiny-Model: gated; accept its licence on its page and set HF_TOKEN to a"
             " token of that account"
         )
     assert client.ask("fetch", token=TOKEN)["files"]
@@ -265,7 +265,7 @@ def test_what_cannot_be_compressed_is_refused_before_its_weights(
 @pytest.mark.parametrize(
     ("source", "revision", "words"),
     [
-        ("hf://org/nothing", "", "model.source: hf://org/nothing: the hub has no such model, or it is private"),
+        ("hf://org/nothing", "", "model.source: hf://org/nothing: the hub has no such repository, or it is private"),
         (f"hf://{REPO}", "v9", f"model.revision: v9: hf://{REPO} has no such branch, tag or commit"),
         ("hf://name", "", "model.source: hf://name: write it as hf://org/name"),
         ("hf://org/name/more", "", "write it as hf://org/name"),
@@ -301,14 +301,14 @@ def test_bytes_through_the_newer_storage_are_counted_once() -> None:
 
     from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
 
-    from tasks.source.hub import _bar_of
+    from tasks.hub import bar_of
 
     counted: list[int] = []
     named = {
         "reconstruction_desc": "",
         "total": 90,
         "log_level": logging.WARNING,
-        "tqdm_class": _bar_of(counted.append),
+        "tqdm_class": bar_of(counted.append),
     }
     with XetDownloadProgressReporter(**named) as reporter:
         for done in (30, 90):

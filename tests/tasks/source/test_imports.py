@@ -47,7 +47,7 @@ def test_a_config_says_how_it_is_packed(said: dict[str, Any], label: str, mixed:
 
 @pytest.mark.parametrize("said", [{"quant_method": "fp8"}, {"quant_method": "gptq", "bits": True}, {}])
 def test_an_unknown_packing_is_refused(said: dict[str, Any]) -> None:
-    with pytest.raises(SourceError, match=r"^model\.source: quantized with .* already"):
+    with pytest.raises(SourceError, match=r"^quantized with .* already"):
         packing.of_config({"quantization_config": said})
 
 

@@ -53,9 +53,7 @@ def test_a_prefix_becomes_a_snapshot_that_can_be_made_again(bucket: Bucket, tmp_
 def test_finished_files_are_kept_and_changed_ones_fetched_again(bucket: Bucket, tmp_path: Path) -> None:
     source, home = sources.open_source(ModelRequest(source=SOURCE), tmp_path / "home"), tmp_path / "home"
     bucket.break_after = {PARTS[1]: 20}
-    with pytest.raises(
-        DownloadError, match=f"^model.source: {SOURCE}: {PARTS[1]}: the store.* does not answer, or broke"
-    ):
+    with pytest.raises(DownloadError, match=f"^{SOURCE}: {PARTS[1]}: the store.* does not answer, or broke"):
         source.inspect()
     bucket.given.clear()
     origin = source.inspect()
@@ -78,7 +76,7 @@ def test_a_revision_is_the_start_of_the_digest(bucket: Bucket, tmp_path: Path) -
     digest = sources.open_source(ModelRequest(source=SOURCE), tmp_path).inspect().digest
     right = ModelRequest(source=SOURCE, revision=digest[:12])
     assert sources.open_source(right, tmp_path).inspect().digest == digest
-    with pytest.raises(RequestError, match=f"^model.revision: main: the source's digest is {digest}$"):
+    with pytest.raises(RequestError, match=f"^main: the source's digest is {digest}$"):
         sources.open_source(ModelRequest(source=SOURCE, revision="main"), tmp_path).inspect()
 
 
@@ -104,7 +102,7 @@ def test_code_in_a_finished_checkpoint_is_refused_before_its_weights(bucket: Buc
     config = json.loads(bucket.objects["models/tiny/config.json"])
     packed = {"quantization_config": {"quant_method": "gptq", "bits": 4}, "auto_map": {"AutoModel": "x.Y"}}
     bucket.objects["models/tiny/config.json"] = json.dumps(config | packed).encode()
-    with pytest.raises(SourceError, match=r"^model\.source: config\.json: holds auto_map, which names code to run$"):
+    with pytest.raises(SourceError, match=r"^config\.json: holds auto_map, which names code to run$"):
         sources.open_source(ModelRequest(source=SOURCE), tmp_path).inspect()
     assert not set(PARTS) & set(bucket.given)
 
@@ -114,8 +112,8 @@ def test_code_in_a_finished_checkpoint_is_refused_before_its_weights(bucket: Buc
     [
         (SOURCE, "AccessDenied", SourceError, "the store refuses (AccessDenied)"),
         (SOURCE, "SlowDown", DownloadError, "the store answered SlowDown"),
-        ("s3://another/models", "", SourceError, "is not there (NoSuchBucket)"),
-        ("s3://bucket/nothing", "", SourceError, "nothing lies there"),
+        ("s3://another/models", "", SourceError, "no such bucket (NoSuchBucket)"),
+        ("s3://bucket/nothing", "", SourceError, "nothing is there"),
         ("s3://B?d/x", "", SourceError, "write it as s3://bucket/prefix"),
         ("s3://bucket/models/../x", "", SourceError, "write it as s3://bucket/prefix"),
     ],

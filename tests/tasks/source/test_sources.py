@@ -35,5 +35,5 @@ def test_a_preview_counts_the_bytes_and_holds_the_revision(tmp_path: Path) -> No
     origin = sources.open_source(ModelRequest(source=str(folder)), tmp_path).inspect()
     named = ModelRequest(source=str(folder), revision=origin.digest[:12])
     assert sources.open_source(named, tmp_path).preview().size_bytes == origin.size_bytes
-    with pytest.raises(RequestError, match=f"model.revision: 0000: the source's digest is {origin.digest}"):
+    with pytest.raises(RequestError, match=f"^0000: the source's digest is {origin.digest}"):
         sources.open_source(ModelRequest(source=str(folder), revision="0000"), tmp_path).preview()

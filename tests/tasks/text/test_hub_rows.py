@@ -106,7 +106,7 @@ def test_the_endpoint_and_the_token_are_the_environment_s(repository: Path, tmp_
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done.stderr
     assert 100 < int(lines[0]) < 200
-    assert lines[1].startswith("evaluation.source: org/name: cannot be read: ")
+    assert lines[1] == "evaluation.source: org/name: the hub has no such file or revision (HTTP 404)"
     assert lines[2].startswith("evaluation.source: org/other: cannot be read: DatasetNotFoundError")
     assert {token for _, _, token in requests} == {"Bearer made-up"}
     fetched = {path.rpartition("/resolve/")[2] for _, path, _ in requests if path.endswith(".parquet")}

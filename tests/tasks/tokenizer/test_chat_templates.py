@@ -53,7 +53,7 @@ def test_fault_22_a_template_reaches_nothing(template: str, tmp_path: Path, monk
 def test_fault_22_loops_and_gigabytes_are_ended(template: str, said: str, tmp_path: Path) -> None:
     place, began = folder(tmp_path, template), time.process_time()
     for work in (chat_templates.try_out, lambda place: chat_templates.render(place, TALK, "there")):
-        with pytest.raises(SourceError, match=f"model.source: the chat template {said}"):
+        with pytest.raises(SourceError, match=f"^the chat template {said}"):
             work(place)
     assert time.process_time() - began < 20
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY, "limits end with what they limit"

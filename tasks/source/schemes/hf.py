@@ -5,7 +5,6 @@ library resumes a broken file while it runs, and drops the part of it when it gi
 sizes only, so every file is checked here: against the sha256 that the hub states for large ones, git's digest for small.
 """
 
-import hashlib
 import logging
 import re
 import tempfile
@@ -13,21 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from quantmill.errors import DownloadError, SourceError, VerificationError
 from quantmill.files import keys
 from quantmill.files.entries import FileEntry
 from quantmill.machine import locks
 from quantmill.recipe.recipe import ModelRequest
+from quantmill.recipe.schemes import hub_name
 from quantmill.records.artifact import Architecture, Origin, Preview
+from tasks import hub
 from tasks.model import files as model_files
 from tasks.model.architecture import of_config
 from tasks.source import remote
-from tasks.source.hub_errors import one_line
+from tasks.source.fields import WrongRevision
+from tasks.source.sights import Found, Sight
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _TIMEOUT_S = 30
 
 
@@ -52,9 +53,7 @@ class HubSource:
 
     def __init__(self, request: ModelRequest, home: Path) -> None:
         """Take the repository's name; the hub is not asked yet."""
-        self._request, self._home, self._repo = request, home, request.source.removeprefix("hf://")
-        if not _REPO.fullmatch(self._repo) or ".." in self._repo or "--" in self._repo:
-            raise SourceError(f"model.source: {request.source}: write it as hf://org/name; the revision is a field")
+        self._request, self._home, self._repo = request, home, hub_name(request.source)
 
     @property
     def stamp(self) -> object:
@@ -126,14 +125,19 @@ class HubSource:
     def listing(self) -> _Listing:
         """What the hub lists, or, where it does not answer, what lies in the cache for the commit that was named."""
         from huggingface_hub import HfApi
+        from huggingface_hub.errors import RevisionNotFoundError
 
-        revision = self._request.revision or "main"
+        source, revision = self._request.source, self._request.revision or "main"
         try:
-            with one_line(self._request):
+            with hub.one_line(source, SourceError):
                 info = HfApi().model_info(self._repo, revision=revision, files_metadata=True, timeout=_TIMEOUT_S)
-        except DownloadError:
+        except SourceError as error:
+            if isinstance(error.__cause__, RevisionNotFoundError):
+                raise WrongRevision(f"{revision}: {source} has no such branch, tag or commit") from error
+            raise
+        except DownloadError as error:
             if not _COMMIT.fullmatch(revision) or not (folder := self._folder(self._home / "hub", revision)).is_dir():
-                raise
+                raise DownloadError(f"{error}; a commit whose files were fetched, as revision, needs no hub") from error
             return _Listing(revision, {path.name: _as_cached(path) for path in folder.iterdir() if path.is_file()}, "")
         files = {
             file.rfilename: HubFile(file.size, file.lfs.sha256 if file.lfs else file.blob_id)
@@ -141,7 +145,7 @@ class HubSource:
             if file.size is not None and file.blob_id
         }
         if not _COMMIT.fullmatch(str(info.sha)):
-            raise DownloadError(f"model.source: {self._request.source}: the hub names no commit of {revision}")
+            raise DownloadError(f"{source}: the hub names no commit of {revision}")
         tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
         return _Listing(str(info.sha), files, next(iter(tags), ""))
 
@@ -151,9 +155,9 @@ class HubSource:
         logging.getLogger("huggingface_hub").setLevel(
             logging.ERROR
         )  # its remarks on attempts name addresses that are signed
-        with one_line(self._request):
+        with hub.one_line(self._request.source, SourceError):
             return Path(
-                hf_hub_download(self._repo, name, revision=commit, cache_dir=cache, tqdm_class=_bar_of(advance))
+                hf_hub_download(self._repo, name, revision=commit, cache_dir=cache, tqdm_class=hub.bar_of(advance))
             )
 
     @contextmanager
@@ -180,16 +184,36 @@ class HubSource:
                 part.unlink()
 
 
-def models_of(org: str) -> list[tuple[str, str, float]]:
-    """Return an organisation's models: name, commit of the main branch, when that was made in seconds since 1970.
+def open_source(request: ModelRequest, home: Path) -> HubSource:
+    """Return the repository that a request names."""
+    return HubSource(request, home)
 
-    Raises:
-        DownloadError: the hub does not answer.
-    """
+
+def find_models(place: str, wanted: Callable[[str], bool], home: Path) -> Iterator[Found]:
+    """Yield the models of an organisation, each at the commit of its main branch."""
+
+    def closer(model: str, commit: str) -> Callable[[], Sight]:
+        def look() -> Sight:
+            request = ModelRequest(source=model, revision=commit)
+            source = HubSource(request, home)
+            source.preview()
+            files = {name: file.digest for name, file in source.listing.files.items() if model_files.is_part(name)}
+            return Sight(model, request, commit, files)
+
+        return look
+
+    for name, commit, changed_at in _models_of(place):
+        if wanted(name):
+            model = f"{place}/{name}"
+            yield Found(model, commit, changed_at, closer(model, commit))
+
+
+def _models_of(place: str) -> list[tuple[str, str, float]]:
+    """Return an organisation's models: name, commit of the main branch, when that was made in seconds since 1970."""
     from huggingface_hub import HfApi
 
-    with one_line(ModelRequest(source=f"hf://{org}")):
-        found = list(HfApi().list_models(author=org, full=True))
+    with hub.one_line(place, SourceError):
+        found = list(HfApi().list_models(author=place.rpartition("/")[2], full=True))
     return [
         (info.id.partition("/")[2], info.sha, info.last_modified.timestamp() if info.last_modified else 0.0)
         for info in found
@@ -207,39 +231,12 @@ def _check(path: Path, name: str, file: HubFile, source: str) -> None:
     size = path.stat().st_size
     if (
         size == file.size_bytes
-        and (keys.file_sha256(path) if len(file.digest) == 64 else _git_digest(path)) == file.digest
+        and (keys.file_sha256(path) if len(file.digest) == 64 else hub.git_digest(path)) == file.digest
     ):
         return
     for place in (path.resolve(), path):
         place.unlink(missing_ok=True)
     raise VerificationError(
-        f"model.source: {source}: {name}: the {size} bytes that came are not those of {file.digest}; dropped,"
+        f"{source}: {name}: the {size} bytes that came are not those of {file.digest}; dropped,"
         " the same command fetches them again"
     )
-
-
-def _git_digest(path: Path) -> str:
-    """Return what git calls a file's bytes."""
-    data = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def _bar_of(advance: Callable[[int], None]) -> Any:
-    """Return a class that the library takes for a progress bar, and that counts in place of drawing."""
-    from huggingface_hub.utils.tqdm import tqdm
-
-    class Counter(tqdm):
-        def __init__(self, *args: Any, **named: Any) -> None:
-            super().__init__(*args, **named | {"disable": True})  # type: ignore[no-untyped-call]  # theirs is not typed
-
-        def update(self, n: float | None = 1) -> None:
-            advance(int(n or 0))
-
-        # With these two, the client of the newer storage takes one bar for what came and what was written, not two.
-        def update_transfer(self, n: float) -> None:
-            pass
-
-        def set_transfer_postfix_str(self, *_: Any, **__: Any) -> None:
-            pass
-
-    return Counter

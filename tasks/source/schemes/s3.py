@@ -6,21 +6,24 @@ the files are fetched before their digest is known, and a file whose size and ET
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from quantmill.errors import DownloadError, SourceError, VerificationError
+from quantmill.errors import DownloadError, SourceError
 from quantmill.files import keys
 from quantmill.recipe.recipe import ModelRequest
 from quantmill.records.artifact import Origin, Preview
+from quantmill.s3 import address
 from quantmill.s3 import client as s3_client
 from quantmill.s3.listing import pages
-from tasks.source import places, remote
+from tasks.model import files as model_files
+from tasks.source import remote
+from tasks.source.local import require_revision
+from tasks.source.sights import Found, Sight
 
 _PIECE_BYTES = 4 << 20
-_GONE = {"NoSuchBucket", "NoSuchKey", "404"}
 
 
 class S3Source:
@@ -31,10 +34,8 @@ class S3Source:
     def __init__(self, request: ModelRequest, home: Path, client: Any = None) -> None:
         """Take the place; nothing is asked yet. `client` is boto3's, made from the environment where none is given."""
         self._request, self._client = request, client
-        self._bucket, _, prefix = request.source.removeprefix("s3://").partition("/")
-        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        if not self._bucket or ".." in self._prefix.split("/"):
-            raise SourceError(f"model.source: {request.source}: write it as s3://bucket/prefix")
+        self._bucket, prefix = address.read(request.source)
+        self._prefix = f"{prefix}/" if prefix else ""
         self._cache = home / "fetched" / f"s3-{keys.digest(request.source)[:32]}"
 
     @property
@@ -48,7 +49,7 @@ class S3Source:
 
     def inspect(self) -> Origin:
         """Fetch the folder and return its files with the digests of what came."""
-        return places.require_revision(remote.take(self._request, self, self._cache))
+        return require_revision(remote.take(self._request, self, self._cache))
 
     def fetch(self, origin: Origin) -> Path:
         """Return the folder in the cache with just the origin's bytes."""
@@ -58,14 +59,14 @@ class S3Source:
     def listing(self) -> Mapping[str, remote.Listed]:
         """What lies right under the prefix; subfolders hold other formats of the same model."""
         found: dict[str, remote.Listed] = {}
-        with self._one_line(""):
+        with self._one_line():
             for page in pages(self._connected, self._bucket, self._prefix, Delimiter="/"):
                 for entry in page.get("Contents", []):
                     name = str(entry["Key"])[len(self._prefix) :]
                     if name:  # a key that is the prefix itself is what consoles make for a folder
                         found[name] = remote.Listed(int(entry["Size"]), str(entry["ETag"]).strip('"'))
         if not found:
-            raise SourceError(f"model.source: {self._request.source}: nothing lies there")
+            raise SourceError(f"{self._request.source}: nothing is there")
         return found
 
     def folders(self) -> dict[str, tuple[dict[str, str], float]]:
@@ -74,7 +75,7 @@ class S3Source:
         What lies there is file name -> size and ETag.
         """
         files, changed_at = dict[str, dict[str, str]](), dict[str, float]()
-        with self._one_line(""):
+        with self._one_line():
             for page in pages(self._connected, self._bucket, self._prefix):
                 for entry in page.get("Contents", []):
                     folder, _, name = str(entry["Key"])[len(self._prefix) :].partition("/")
@@ -87,7 +88,7 @@ class S3Source:
     def read_file(self, name: str, target: Path, advance: Callable[[int], None]) -> str:
         """Write an object to `target`, if it is still the one that was listed; return its sha256."""
         state = hashlib.sha256()
-        with self._one_line(f"{name}: "), target.open("wb") as file:
+        with self._one_line(name), target.open("wb") as file:
             etag = self.listing[name].stamp
             answer = self._connected.get_object(Bucket=self._bucket, Key=self._prefix + name, IfMatch=f'"{etag}"')
             for piece in answer["Body"].iter_chunks(_PIECE_BYTES):
@@ -102,36 +103,30 @@ class S3Source:
             return self._client
         return s3_client.connect()
 
-    @contextmanager
-    def _one_line(self, name: str) -> Iterator[None]:
-        """Raise what boto3 raises as an error of ours; its words hold addresses and key ids, and are left out."""
-        from botocore import exceptions
-
-        source = f"model.source: {self._request.source}: {name}"
-        try:
-            yield
-        except exceptions.ClientError as error:
-            raise _refused(source, str(error.response.get("Error", {}).get("Code", ""))) from error
-        except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
-            raise SourceError(f"{source}no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY") from error
-        except exceptions.ParamValidationError as error:
-            raise SourceError(f"{source}not a bucket and prefix; write it as s3://bucket/prefix") from error
-        except (exceptions.FlexibleChecksumError, exceptions.ChecksumError) as error:
-            raise VerificationError(f"{source}the bytes that came are not those of the store's checksum") from error
-        except (exceptions.BotoCoreError, exceptions.HTTPClientError, ValueError) as error:
-            raise DownloadError(
-                f"{source}the store{s3_client.host_of(error)} does not answer, or broke off ({type(error).__name__});"
-                " the same command goes on"
-            ) from error
+    def _one_line(self, name: str = "") -> AbstractContextManager[None]:
+        """Raise what boto3 raises as one line about the source, or about a file in it."""
+        where = ": ".join(filter(None, (self._request.source, name)))
+        return s3_client.one_line(where, SourceError, DownloadError, "list and read")
 
 
-def _refused(source: str, code: str) -> SourceError | DownloadError:
-    if cause := s3_client.cause_of(code):
-        return SourceError(f"{source}{cause}")
-    if code in s3_client.REFUSED:
-        return SourceError(f"{source}the store refuses ({code}); the credentials must be allowed to list and to read")
-    if code in _GONE:
-        return SourceError(f"{source}is not there ({code})")
-    if code in ("PreconditionFailed", "412"):
-        return SourceError(f"{source}changed while it was read; start again")
-    return DownloadError(f"{source}the store answered {code or 'an error'}; the same command goes on")
+def open_source(request: ModelRequest, home: Path) -> S3Source:
+    """Return the folder under the request's prefix."""
+    return S3Source(request, home)
+
+
+def find_models(place: str, wanted: Callable[[str], bool], home: Path) -> Iterator[Found]:
+    """Yield the folders right below a prefix that hold parts of a model."""
+
+    def closer(model: str, revision: str, files: dict[str, str]) -> Callable[[], Sight]:
+        def look() -> Sight:
+            request = ModelRequest(source=model)
+            S3Source(request, home).preview()
+            return Sight(model, request, revision, files)
+
+        return look
+
+    for name, (files, changed_at) in S3Source(ModelRequest(source=place), home).folders().items():
+        parts = {file: stamp for file, stamp in files.items() if model_files.is_part(file)}
+        if wanted(name) and parts:
+            model, revision = f"{place}/{name}", keys.digest(parts)
+            yield Found(model, revision, changed_at, closer(model, revision, parts))

@@ -14,6 +14,7 @@ from pathlib import Path
 from quantmill.errors import SourceError
 from quantmill.files import keys
 from quantmill.recipe.recipe import ModelRequest
+from quantmill.recipe.schemes import SCHEMES
 from quantmill.records.artifact import Origin, Preview
 from quantmill.records.manifest import CARD_PATH, Manifest
 from quantmill.settings import load_settings
@@ -21,11 +22,13 @@ from quantmill.store.places import configured_store
 from quantmill.store.store import Store
 from tasks.model import files as model_files
 from tasks.model.architecture import of_config
-from tasks.source import places, remote
+from tasks.source import remote
+from tasks.source.local import require_revision
 from tasks.source.mlflow_shelf import ArtifactShelf
+from tasks.source.sights import Found, Sight
 from tasks.tracking import connect, is_empty, one_line
 
-_NAME = re.compile(r"models/(?P<name>[^/@:]+)/?(?:(?<=/)(?P<version>[0-9]+)|@(?P<alias>[\w.-]+))")
+_ROW = SCHEMES["mlflow"]
 _PUBLISHED = re.compile(r"quantmill://[^/@]+/(?P<variant>[^/@]+)@(?P<manifest>[0-9a-f]{64})")
 
 
@@ -34,13 +37,9 @@ class MlflowSource:
 
     def __init__(self, request: ModelRequest, home: Path) -> None:
         """Take the name; MLflow is not asked yet."""
-        found = _NAME.fullmatch(request.source.removeprefix("mlflow://"))
-        if not found:
-            raise SourceError(
-                f"model.source: {request.source}: write it as mlflow://models/name/version or mlflow://models/name@alias"
-            )
+        parts = _ROW.parse(request.source.removeprefix(_ROW.prefix))
         self._request, self._home = request, home
-        self._name, self._alias, self._number = found["name"], found["alias"], found["version"]
+        self._name, self._alias, self._number = parts["name"], parts["alias"], parts["version"]
 
     @property
     def fetches(self) -> bool:
@@ -68,7 +67,7 @@ class MlflowSource:
         """Return the version's files with their digests; artifacts are fetched for that."""
         resolved = "/".join((self._name, self._version[0]))
         if self._manifest is None:
-            return places.require_revision(remote.take(self._request, self._shelf, self._cache(resolved), resolved))
+            return require_revision(remote.take(self._request, self._shelf, self._cache(resolved), resolved))
         files = tuple(file for file in self._manifest.files if "/" not in file.path and file.path != CARD_PATH)
         with tempfile.TemporaryDirectory() as folder:
             self._store.fetch(tuple(file for file in files if file.path == "config.json"), Path(folder))
@@ -81,7 +80,7 @@ class MlflowSource:
             license=self._manifest.license,
             resolved=resolved,
         )
-        return places.require_revision(made)
+        return require_revision(made)
 
     def fetch(self, origin: Origin) -> Path:
         """Return a folder with just the origin's bytes; an alias that moved does not matter."""
@@ -102,7 +101,7 @@ class MlflowSource:
     @cached_property
     def _version(self) -> tuple[str, str]:
         """The version's number, and where what it is of lies."""
-        source = f"model.source: {self._request.source}"
+        source = self._request.source
         uri = load_settings().tracking_uri
         if is_empty(uri):
             raise SourceError(f"{source}: nothing is registered yet; QUANTMILL_MLFLOW_URI names another MLflow")
@@ -120,7 +119,7 @@ class MlflowSource:
         number, place = self._version
         if not place.startswith("quantmill:"):
             return None
-        source = f"model.source: {self._request.source}: version {number}"
+        source = f"{self._request.source}: version {number}"
         if not (found := _PUBLISHED.fullmatch(place)):
             raise SourceError(f"{source} points to {place[:120]}, which names no published variant")
         manifest = self._store.manifest(found["manifest"])
@@ -138,7 +137,28 @@ class MlflowSource:
         return ArtifactShelf(self._request.source, load_settings().tracking_uri, *self._version)
 
 
-def newest_versions(wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, float]]:
+def open_source(request: ModelRequest, home: Path) -> MlflowSource:
+    """Return the version that a request names."""
+    return MlflowSource(request, home)
+
+
+def find_models(place: str, wanted: Callable[[str], bool], home: Path) -> Iterator[Found]:
+    """Yield the registered models, each at its newest version."""
+
+    def closer(model: str, version: str) -> Callable[[], Sight]:
+        def look() -> Sight:
+            request = ModelRequest(source=f"{model}/{version}")
+            MlflowSource(request, home).preview()
+            return Sight(model, request, version, {"version": version})
+
+        return look
+
+    for name, version, changed_at in _newest_versions(place, wanted):
+        model = f"{place}/{name}"
+        yield Found(model, version, changed_at, closer(model, version))
+
+
+def _newest_versions(place: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, float]]:
     """Yield the registered models that are wanted by name: name, newest version, when it was made in seconds since 1970.
 
     What Quantmill published is passed over, or it would be compressed again for ever.
@@ -147,10 +167,10 @@ def newest_versions(wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, f
         SourceError: MLflow refuses.
         DownloadError: MLflow does not answer.
     """
-    source, uri = "mlflow://models", load_settings().tracking_uri
+    uri = load_settings().tracking_uri
     if is_empty(uri):
         return
-    with one_line(source):
+    with one_line(place):
         client, token = connect(uri), ""
         while True:
             page = client.search_registered_models(max_results=1000, page_token=token or None)

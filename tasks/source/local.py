@@ -1,0 +1,72 @@
+"""A source on this machine: a model folder or a GGUF file, read where it is."""
+
+from pathlib import Path
+
+from quantmill.errors import SourceError
+from quantmill.files import keys
+from quantmill.files.entries import FileEntry
+from quantmill.files.paths import safe_path
+from quantmill.recipe.recipe import ModelRequest
+from quantmill.records.artifact import Architecture, Origin, Preview
+from tasks.model import files as model_files
+from tasks.model import licences
+from tasks.model.architecture import of_config, of_gguf
+from tasks.source.fields import WrongRevision
+
+
+class LocalSource:
+    """A folder or a GGUF file at a path."""
+
+    fetches = False
+
+    def __init__(self, request: ModelRequest, path: Path) -> None:
+        """Take the path; nothing is read yet."""
+        self._request, self._path = request, path
+
+    @property
+    def stamp(self) -> object:
+        """Every file's size and time."""
+        inside = sorted(self._path.iterdir()) if self._path.is_dir() else [self._path]
+        states = [(file, file.stat() if file.exists() else file.lstat()) for file in inside]  # a link may lead nowhere
+        return [[str(file), state.st_size, state.st_mtime_ns, state.st_ino] for file, state in states]
+
+    def preview(self) -> Preview:
+        """Return kind, size and shape; weights are hashed only where the request says how the digest begins."""
+        if self._request.revision:
+            self.inspect()
+        kind, paths, shape, _ = self._look()
+        size = sum(path.stat().st_size for path in paths.values())
+        return Preview(kind=kind, size_bytes=size, download_bytes=0, architecture=shape)
+
+    def inspect(self) -> Origin:
+        """Return the checked files with the sha256 of each; writes nothing."""
+        kind, paths, shape, license_name = self._look()
+        files = tuple(
+            FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
+            for name, path in paths.items()
+        )
+        return require_revision(
+            Origin(request=self._request, kind=kind, files=files, architecture=shape, license=license_name)
+        )
+
+    def _look(self) -> tuple[str, dict[str, Path], Architecture, str]:
+        """Return the kind, the files by name, the model's shape and the licence that the source states."""
+        path = self._path
+        if path.is_dir():
+            files = {name: path / name for name in model_files.list_files(path)}
+            return "folder", files, of_config(path), licences.stated_in(path)
+        if path.suffix != ".gguf":
+            raise SourceError(f"{self._request.source}: a single file must be a .gguf")
+        shape, license_name = of_gguf(path)
+        return "gguf", {safe_path(path.name): path}, shape, license_name
+
+    def fetch(self, origin: Origin) -> Path:  # noqa: ARG002 (what was made of it is checked, and says more)
+        """Return the path."""
+        return self._path
+
+
+def require_revision(origin: Origin) -> Origin:
+    """Return `origin` if its digest begins as the request's revision says; else raise WrongRevision."""
+    if not origin.digest.startswith(origin.request.revision):
+        raise WrongRevision(f"{origin.request.revision}: the source's digest is {origin.digest}")
+    return origin
