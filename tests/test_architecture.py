@@ -300,6 +300,18 @@ def test_methods_do_not_know_each_other(path: Path) -> None:
     assert {name.removesuffix(".Work") for name in known} <= {"tasks.quantize.work"}
 
 
+def test_every_method_and_every_scheme_is_complete() -> None:
+    """Facts and work stand in two folders, a module of the same name in each. `imported` makes nothing."""
+
+    def modules(folder: str) -> set[str]:
+        return {path.stem for path in (ROOT / folder).glob("*.py")} - {"__init__"}
+
+    assert modules("quantmill/recipe/methods") - {"imported"} == modules("tasks/quantize/methods")
+    assert modules("quantmill/recipe/schemes") == modules("tasks/source/schemes")
+    for path in (ROOT / "tasks/quantize/methods").glob("[!_]*.py"):
+        assert "\ndef quantize(work: Work[" in path.read_text(encoding="utf-8"), path
+
+
 @pytest.mark.parametrize("path", MODULES, ids=where)
 def test_a_method_is_named_in_its_own_modules_alone(path: Path) -> None:
     """Everything else asks METHODS. A library of the same name has a module of that name."""
