@@ -1,1 +1,1 @@
-"""The work, without Prefect: a room for each stage, and rooms for what the stages share."""
+"""The work of the stages, without Prefect: one room for each stage, and rooms that the stages share."""

@@ -1,8 +1,8 @@
-"""The built-in text: Python's own manual."""
+"""The built-in text: the manual that Python ships."""
 
 
 def builtin_text() -> str:
-    """Return the text of Python's own manual."""
+    """Return all topics of Python's manual as one text."""
     from pydoc_data import topics
 
     return "\n\n".join(topics.topics[name] for name in sorted(topics.topics))

@@ -1,4 +1,7 @@
-"""The code of installed engines as text: their lists are read, not imported, which takes up to 15 seconds and patches others."""
+"""Reads the source code of installed engines as text.
+
+Importing an engine to read one of its lists would take up to 15 seconds and patch other libraries.
+"""
 
 import ast
 import importlib.util
@@ -7,7 +10,7 @@ from pathlib import Path
 
 
 def read(package: str, path: str) -> str:
-    """Return the text of a package's file, nothing where the package is not installed."""
+    """Return the text of a package's file, or an empty text if the package or the file is missing."""
     found = importlib.util.find_spec(package)
     places = found.submodule_search_locations if found else None
     file = Path(places[0], path) if places else None
@@ -15,7 +18,7 @@ def read(package: str, path: str) -> str:
 
 
 def assigned(text: str) -> Iterator[tuple[str, ast.expr]]:
-    """Yield name and value of each assignment at the top of a module."""
+    """Yield the name and the value of each top-level assignment of a module."""
     for statement in ast.parse(text).body:
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
             yield statement.targets[0].id, statement.value

@@ -1,15 +1,21 @@
-"""What gibberish is: a text predicted worse than by counting its tokens, or a sample that repeats one token."""
+"""The two rules on gibberish.
+
+A model produces gibberish if it predicts a text worse than token frequencies do, or if its sample repeats one token.
+"""
 
 from quantmill.records.report import EvaluationReport
 
 ENOUGH_TOKENS = 16
-"""A sample that is shorter may repeat one token by chance: the rule on repeats does not apply."""
+"""A shorter sample may repeat one token by chance, so the rule on repeats does not apply to it."""
 COUNTING = "the baseline is worse than counting"
 REPEATING = "the baseline repeats one token"
 
 
 def unbound_rules(baseline: EvaluationReport) -> tuple[str, ...]:
-    """Return the rules on gibberish that the baseline itself breaks, as marks: they say nothing about its variants."""
+    """Return the marks of the gibberish rules that the baseline breaks.
+
+    Such a rule says nothing about the baseline's variants and does not bind them.
+    """
     quality, broken = baseline.quality, []
     if not quality.perplexity <= quality.unigram_perplexity:
         broken.append(COUNTING)
@@ -19,10 +25,10 @@ def unbound_rules(baseline: EvaluationReport) -> tuple[str, ...]:
 
 
 def too_short(report: EvaluationReport) -> bool:
-    """Return whether too few tokens were generated for the rule on repeats."""
+    """Return whether the sample has too few tokens for the rule on repeats."""
     return report.speed.generated_tokens < ENOUGH_TOKENS
 
 
 def repeats(report: EvaluationReport) -> bool:
-    """Return whether the sample repeats one token."""
+    """Return whether the sample is long enough and repeats one token."""
     return report.sample_distinct_tokens == 1 and not too_short(report)

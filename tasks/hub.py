@@ -1,4 +1,7 @@
-"""A model hub's client: its errors as one line that says what to do, its progress as a count, its digest of small files."""
+"""Helpers around the client of a model hub.
+
+They turn its errors into one line that says what to do, its progress bars into counts, and compute git's file digest.
+"""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -15,13 +18,13 @@ from quantmill.settings import load_settings
 def one_line(
     where: str, wrong: type[QuantmillError], broken: type[QuantmillError] = DownloadError, needed: str = "read it"
 ) -> Iterator[None]:
-    """Raise what the client raises as an error of ours; its own words hold addresses, and are left out.
+    """Translate the client's exceptions into Quantmill errors; leave out their text, which holds URLs.
 
     Args:
-        where: the repository, which the message begins with.
-        wrong: the error where there is no such repository or revision, or the token does not open it.
-        broken: the error where the hub does not answer, or breaks off.
-        needed: what the token must be allowed to do.
+        where: the repository; the message begins with it.
+        wrong: the error class if the repository or revision is missing, or the token gives no access to it.
+        broken: the error class if the hub does not answer, or drops the connection.
+        needed: what the token must allow.
 
     Raises:
         DiskFull: the home's disk is full.
@@ -42,7 +45,7 @@ def translated(
     broken: type[QuantmillError] = DownloadError,
     needed: str = "read it",
 ) -> QuantmillError | None:
-    """Return an error that the hub or the network caused as one of ours; None where the cause is another."""
+    """Return the Quantmill error for an exception of the hub, the network or a full disk, else None."""
     from httpx2 import HTTPError
     from huggingface_hub import errors
 
@@ -78,7 +81,7 @@ def _broke_off(error: BaseException, where: str, broken: type[QuantmillError]) -
 
 
 def git_digest(path: Path) -> str:
-    """Return git's digest of a file's bytes."""
+    """Return the SHA-1 that git computes for a file (its blob id)."""
     state = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while piece := file.read(1 << 22):
@@ -87,7 +90,7 @@ def git_digest(path: Path) -> str:
 
 
 def bar_of(advance: Callable[[int], None]) -> Any:
-    """Return a class that the library takes for a progress bar, and that counts in place of drawing."""
+    """Return a progress bar class for the hub's client that calls `advance` and draws nothing."""
     from huggingface_hub.utils.tqdm import tqdm
 
     class Counter(tqdm):
@@ -97,7 +100,7 @@ def bar_of(advance: Callable[[int], None]) -> Any:
         def update(self, n: float | None = 1) -> None:
             advance(int(n or 0))
 
-        # With these two, the client of the newer storage takes one bar for what came and what was written, not two.
+        # With these two methods, the Xet client reports received and written bytes to one bar instead of two.
         def update_transfer(self, n: float) -> None:
             pass
 

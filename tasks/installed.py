@@ -1,4 +1,7 @@
-"""The locked versions of packages: part of every key, and checked by every job before it works. A job sees its own alone."""
+"""The locked versions of packages: keys contain them, and every job checks them before its work.
+
+A job can import only the engines that it names.
+"""
 
 import importlib.metadata
 import re
@@ -12,17 +15,17 @@ from quantmill.recipe.methods import METHODS
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 ENVIRONMENTS = ROOT / "environments"
-"""Folder of the environments: each has a lock of its own."""
+"""The folder of the environments; each environment has its own lock."""
 
 
 def lock_of(environment: str = "") -> Path:
-    """Return the lock of an environment; without a name the factory's own."""
+    """Return the path of an environment's lock; without a name, of the factory's lock."""
     return ENVIRONMENTS / environment / "requirements.lock" if environment else LOCK
 
 
 @cache
 def pins(environment: str = "") -> dict[str, str]:
-    """Return package -> version for all packages that a lock pins.
+    """Return package -> version for all packages that an environment's lock pins.
 
     Raises:
         EngineMismatch: the lock cannot be read.
@@ -36,12 +39,14 @@ def pins(environment: str = "") -> dict[str, str]:
 
 
 def normalized(name: str) -> str:
-    """Return a package's name as indexes compare it."""
+    """Return a package's name in the normal form that package indexes compare."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def locked(packages: tuple[str, ...], environment: str = "") -> dict[str, str]:
-    """Return package -> version as the lock of an environment pins it; without a name the factory's `requirements.lock`.
+    """Return package -> version for some packages of an environment's lock.
+
+    Without a name, the lock is the factory's `requirements.lock`.
 
     Raises:
         EngineMismatch: the lock does not name a package, or cannot be read.
@@ -54,11 +59,11 @@ def locked(packages: tuple[str, ...], environment: str = "") -> dict[str, str]:
 
 
 def check_installed(expected: dict[str, str], environment: str = "") -> None:
-    """Compare the installed versions with the expected ones; a local suffix (`+cpu`) does not count.
+    """Raise an error if an installed version is not the expected one; ignore local suffixes (`+cpu`).
 
     Raises:
-        EngineMismatch: a version differs.
-        EnvironmentNotReady: a version differs, and the job runs in an environment.
+        EngineMismatch: a version differs, and the job runs in the factory's environment.
+        EnvironmentNotReady: a version differs, and the job runs in a named environment.
     """
     for name, version in expected.items():
         try:
@@ -74,8 +79,11 @@ def check_installed(expected: dict[str, str], environment: str = "") -> None:
 
 
 def hide_unasked(expected: dict[str, str]) -> None:
-    """Let a job import nothing of engines that it does not name: transformers would import theirs, 3 s a job on AVX2."""
+    """Block the import of engines that a job does not name.
+
+    Otherwise transformers would import these engines, which takes 3 seconds a job on AVX2.
+    """
     unasked = {module: package for row in METHODS.values() for module, package in row.unasked_modules.items()}
     for module, package in unasked.items():
         if package not in expected and module not in sys.modules:
-            sys.modules[module] = None  # type: ignore[assignment]  # for importlib: there is no such module
+            sys.modules[module] = None  # type: ignore[assignment]  # importlib then raises ModuleNotFoundError

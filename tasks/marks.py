@@ -1,4 +1,4 @@
-"""What qualifies a variant's figures, in a word or two each: `source-grid`, `within noise`, `42% fallback`."""
+"""The marks that qualify a variant's figures, such as `source-grid`, `within noise`, `42% fallback`."""
 
 from collections.abc import Mapping
 
@@ -19,10 +19,10 @@ def marks_of(
     """Return the marks of a variant.
 
     Args:
-        job: the variant's.
-        outcome: what was made and measured.
-        noise_floor: runtime -> mean KL that the baseline's own weights show there.
-        baseline: what the variant was measured beside.
+        job: the job of the variant.
+        outcome: the artifact and the report of the variant.
+        noise_floor: runtime -> mean KL of the baseline's unquantized weights in that runtime.
+        baseline: the outcome of the baseline that the variant is compared with.
     """
     marks = []
     if artifact := outcome.artifact:
@@ -54,9 +54,9 @@ def marks_of(
 
 
 def source_grid_share(artifact: Artifact, snapshot: Snapshot) -> float:
-    """Return the share of weights that land on the grid they came from: the same GGUF type in source and artifact.
+    """Return the share of weights whose GGUF type is the same in the source and in the artifact.
 
-    Such a tensor loses next to nothing, whatever its type would cost a model that was never quantized.
+    Such a tensor loses almost nothing, because its values already lie on the grid of its type.
     """
     same = [
         tensor.parameters

@@ -1,7 +1,8 @@
-"""What this machine's processor can: its class, and the arithmetic that engines are told to work in.
+"""The class of this machine's processor, and the arithmetic in which engines compute.
 
-The one place that decides. Engines that look at the processor themselves are told, so that a machine never changes the
-types in a file. Without bf16 instructions a bf16 matrix product takes several times as long as one in fp32.
+Only this module decides on the arithmetic. Engines that would inspect the processor get its decision instead, so that
+the machine never changes the types in a file. Without bf16 instructions, a matrix product in bf16 takes several times
+as long as in fp32.
 """
 
 import os
@@ -18,18 +19,21 @@ _RANK = ("baseline", "avx2", "avx512", "avx512-bf16", "amx-bf16")
 
 
 def of_this_machine() -> str:
-    """Return this machine's processor class, such as `avx2` or `avx512-bf16`; its libraries' limits count."""
+    """Return this machine's processor class, such as `avx2` or `avx512-bf16`.
+
+    Environment variables that limit what torch uses lower the class.
+    """
     path = Path("/proc/cpuinfo")
     return processor_class(path.read_text() if path.exists() else "", platform.machine(), os.environ)
 
 
 def processor_class(cpuinfo: str, machine: str, environment: Mapping[str, str]) -> str:
-    """Return the class that equal bytes may be expected of.
+    """Return the class of a processor; processors of one class make equal bytes.
 
     Args:
-        cpuinfo: The content of /proc/cpuinfo.
-        machine: The architecture, such as `x86_64`.
-        environment: Where ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY lower what torch uses.
+        cpuinfo: the content of /proc/cpuinfo.
+        machine: the architecture, such as `x86_64`.
+        environment: the environment variables; ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY limit the class.
     """
     lines = (line.partition(":") for line in cpuinfo.splitlines())
     features = next((set(value.split()) for name, _, value in lines if name.strip() in ("flags", "Features")), set())
@@ -42,11 +46,14 @@ def processor_class(cpuinfo: str, machine: str, environment: Mapping[str, str]) 
 
 
 def arithmetic(processor: str) -> str:
-    """Return `bfloat16` where a processor of this class has instructions for bf16, else `float32`."""
+    """Return `bfloat16` if processors of this class have bf16 instructions, else `float32`."""
     return "bfloat16" if processor.endswith("-bf16") else "float32"
 
 
 def require(job: VariantJob) -> None:
-    """Raise ProcessorMismatch where a job's bytes depend on the processor and this machine's is of another class."""
+    """Raise ProcessorMismatch if a job needs another processor class than this machine's.
+
+    Only a job whose bytes depend on the processor names a class.
+    """
     if job.processor and (here := of_this_machine()) != job.processor:
         raise ProcessorMismatch(f"{job.name}: planned for a processor of class {job.processor}, this one is {here}")

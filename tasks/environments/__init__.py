@@ -1,4 +1,7 @@
-"""Environments: packages that cannot be installed beside the factory's, each set in a place of its own, from an exact lock."""
+"""Environments: sets of packages that cannot be installed beside the factory's packages.
+
+Each environment has its own folder and is made from an exact lock.
+"""
 
 from tasks.environments.check import problems
 from tasks.environments.collect import collect

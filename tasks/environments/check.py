@@ -1,4 +1,4 @@
-"""Whether a made environment is as its lock says and works: versions, imports, programs."""
+"""Checks whether an environment matches its lock and works: versions, imports, programs."""
 
 import json
 import shlex
@@ -18,7 +18,7 @@ print(json.dumps({found.name: found.version for found in importlib.metadata.dist
 
 
 def problems(environment: Environment, root: Path) -> list[str]:
-    """Return what differs from the lock and what does not work in a made environment; empty: nothing."""
+    """Return what differs from the lock or does not work in an environment; empty if all is well."""
     place = place_of(environment.name, root)
     python = str(python_of(place))
     code, said = _run([python, "-I", "-c", _VERSIONS])
@@ -38,9 +38,9 @@ def problems(environment: Environment, root: Path) -> list[str]:
 
 
 def _differences(environment: Environment, found: dict[str, str]) -> list[str]:
-    """Compare installed versions with the pinned ones; a local suffix (`+cpu`) does not count.
+    """Return the installed versions that differ from the pinned versions; ignore local suffixes (`+cpu`).
 
-    Beside torch packages may be installed that the lock does not list: the libraries of a CUDA build.
+    With torch, packages that the lock does not list are allowed: the libraries of a CUDA build.
     """
     there = {installed.normalized(name): version.partition("+")[0] for name, version in found.items()}
     pinned = {name: version.partition("+")[0] for name, version in environment.pins.items()}
@@ -52,7 +52,7 @@ def _differences(environment: Environment, found: dict[str, str]) -> list[str]:
 
 
 def _run(command: Sequence[str]) -> tuple[int, str]:
-    """Return a command's exit code and the last line that it wrote; a command that cannot be started has 127."""
+    """Return a command's exit code and its last line of output; 127 if it cannot start or takes too long."""
     try:
         done = subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""Removes environments that nothing uses: those of other locks than today's, and those that were left half made."""
+"""Removes unused environments: those of old locks, and those whose creation was interrupted."""
 
 import re
 import time
@@ -12,17 +12,18 @@ _PLACE = re.compile(r".+-[0-9a-f]{12}")
 
 
 def collect(root: Path, unused_s: float, dry_run: bool) -> list[tuple[str, int]]:
-    """Remove unused environments under `root`; return the name of each folder and its bytes.
+    """Remove unused environments under `root`; return each folder's name and size in bytes.
 
-    An environment of today's lock stays. One of another lock stays while a job used it in the last `unused_s` seconds: a shared
-    folder serves checkouts with other locks. A half-made one that no process works on goes at once.
+    An environment of the current lock stays. An environment of another lock stays if a job used it in the last `unused_s`
+    seconds, because a shared folder serves checkouts with other locks. An incomplete environment is removed at once, unless
+    a process is creating it.
     """
     if not root.is_dir():
         return []
     current, found = {place_of(name, root) for name in names()}, list[tuple[str, int]]()
     for place in sorted(root.iterdir()):
         if not _PLACE.fullmatch(place.name) or not lock_of(place).is_file():
-            continue  # not made here
+            continue  # not an environment's folder
         try:
             with locks.held(lock_of(place), wait=False):
                 if _is_unused(place, place in current, unused_s):
@@ -30,7 +31,7 @@ def collect(root: Path, unused_s: float, dry_run: bool) -> list[tuple[str, int]]
                     if not dry_run:
                         remove(place)
         except BlockingIOError:
-            continue  # a process makes it
+            continue  # a process is creating or removing it
     return found
 
 

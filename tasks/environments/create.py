@@ -1,6 +1,7 @@
-"""Makes an environment from its lock: a virtual environment, pip, a check, and last the record that says it is complete.
+"""Makes an environment from its lock: creates a virtual environment, runs pip, checks the result.
 
-pip takes its package index, proxies and cache from its own settings, as it does for the factory's packages.
+A record that is written last marks the environment as complete. pip takes its package index, proxies and cache from its own
+settings, as for the factory's packages.
 """
 
 import re
@@ -24,16 +25,16 @@ _TOLD = re.compile(r"\s*(Collecting \S+|Building wheel for .*|Installing collect
 
 
 def create(environment: Environment, root: Path, tell: Tell) -> Made:
-    """Make an environment under `root`, or return the record of one that is made from the same lock and works.
+    """Make an environment under `root`, unless a working one of the same lock exists; return its record.
 
     Args:
-        environment: The environment.
-        root: The folder of the environments.
-        tell: Called with a line for each step.
+        environment: the environment.
+        root: the folder of the environments.
+        tell: called with a line for each step.
 
     Raises:
-        NotEnoughSpace: the disk has no room for it.
-        EnvironmentFailed: pip failed, or what was made does not work; the message names the log.
+        NotEnoughSpace: the disk has no room for the environment.
+        EnvironmentFailed: pip failed, or the environment does not work; the message names the log.
     """
     place = place_of(environment.name, root)
     root.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def create(environment: Environment, root: Path, tell: Tell) -> Made:
         _require_space(environment, root)
         started = time.monotonic()
         if place.exists():
-            tell(f"{environment.name}: removing what was half made, or was changed")
+            tell(f"{environment.name}: removing an incomplete or changed environment")
             remove(place)
         _install(environment, place, lock, tell)
         tell(f"{environment.name}: checking")
@@ -63,7 +64,7 @@ def create(environment: Environment, root: Path, tell: Tell) -> Made:
 
 @contextmanager
 def _alone(place: Path, tell: Tell) -> Iterator[int]:
-    """Hold the lock of an environment's folder; lends its descriptor."""
+    """Hold the lock of an environment's folder and yield the lock's descriptor."""
     with ExitStack() as stack:
         try:
             lock = stack.enter_context(locks.held(lock_of(place), wait=False))
@@ -77,12 +78,15 @@ def _require_space(environment: Environment, root: Path) -> None:
     free = shutil.disk_usage(root).free
     if free < environment.disk_mb * 10**6:
         raise NotEnoughSpace(
-            f"{environment.name}: needs about {environment.disk_mb:,} MB under {root}; free there are {free // 10**6:,} MB"
+            f"{environment.name}: needs about {environment.disk_mb:,} MB under {root}; only {free // 10**6:,} MB are free"
         )
 
 
 def _install(environment: Environment, place: Path, lock: int, tell: Tell) -> None:
-    """Make the virtual environment and let pip fill it; both keep the lock until they end, even where we are killed."""
+    """Create the virtual environment and run pip in it.
+
+    Both processes inherit the lock, so they hold it until they end, even if this process is killed.
+    """
     place.mkdir()
     with _log(place).open("w", buffering=1, encoding="utf-8") as log:
         for command in _commands(environment, place):
@@ -114,10 +118,10 @@ def _commands(environment: Environment, place: Path) -> Iterator[list[str]]:
     pinned = installed.lock_of(environment.name)
     pip = [sys.executable, "-m", "pip", "--python", str(python_of(place)), "install", "--no-compile", "--no-input"]
     yield [sys.executable, "-m", "venv", "--without-pip", str(place)]
-    if "torch" in environment.pins:  # as the Makefile does: a CUDA build needs libraries that no lock lists
+    if "torch" in environment.pins:  # as in the Makefile: a CUDA build needs libraries that no lock lists
         yield [*pip, "--constraint", str(pinned), "torch"]
     if "--config-settings" in pinned.read_text(encoding="utf-8"):
-        pip.append("--no-cache-dir")  # pip's cache takes wheels for equal whatever they were built with
+        pip.append("--no-cache-dir")  # pip's cache ignores the settings that a wheel was built with
     yield [*pip, "--no-deps", "--requirement", str(pinned)]
 
 

@@ -1,4 +1,4 @@
-"""What an environment is for: `environments/NAME/pyproject.toml`, table `tool.quantmill`, beside its lock."""
+"""Reads the facts of environments: table `tool.quantmill` of `environments/NAME/pyproject.toml`."""
 
 import hashlib
 import tomllib
@@ -11,24 +11,24 @@ from tasks import installed
 
 
 class Environment(BaseModel):
-    """What an environment is for, what it costs, and how it is checked."""
+    """The facts of an environment: its purpose, its costs, and its check."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="The name of its folder under `environments/`.")
-    purpose: str = Field(min_length=1, description="What it is for, in one line.")
-    needed_by: tuple[str, ...] = Field(default=(), description="Methods, commands or tests that need it.")
+    name: str = Field(description="The name of the environment's folder under `environments/`.")
+    purpose: str = Field(min_length=1, description="The purpose of the environment, in one line.")
+    needed_by: tuple[str, ...] = Field(default=(), description="Methods, commands or tests that need the environment.")
     disk_mb: int = Field(gt=0, description="Megabytes on the disk, measured.")
-    minutes: float = Field(gt=0, description="Minutes that creating it takes on two cores, measured.")
-    imports: tuple[str, ...] = Field(default=(), description="Modules that its interpreter must be able to import.")
+    minutes: float = Field(gt=0, description="Minutes to create the environment on two cores, measured.")
+    imports: tuple[str, ...] = Field(default=(), description="Modules that the interpreter must be able to import.")
     programs: tuple[str, ...] = Field(
-        default=(), description="Commands in its `bin` folder that must end with exit code 0: `llama-server --version`."
+        default=(), description="Commands in the `bin` folder that must exit with 0, such as `llama-server --version`."
     )
-    other_torch: str = Field(default="", description="Why its torch is not that of the factory's lock.")
+    other_torch: str = Field(default="", description="Why the version of torch differs from the factory's lock.")
 
     @property
     def pins(self) -> dict[str, str]:
-        """Package -> version, as its lock pins them."""
+        """Package -> version that the lock pins."""
         return installed.pins(self.name)
 
 
@@ -40,7 +40,7 @@ def names() -> list[str]:
 
 
 def read(name: str) -> Environment:
-    """Return an environment by its name.
+    """Return the environment with a name.
 
     Raises:
         RequestError: there is no such environment, or its `pyproject.toml` holds a value that is not allowed.
@@ -56,10 +56,10 @@ def read(name: str) -> Environment:
 
 
 def read_all() -> list[Environment]:
-    """Return all environments, by name."""
+    """Return all environments, sorted by name."""
     return [read(name) for name in names()]
 
 
 def lock_digest(name: str) -> str:
-    """Return the sha256 of an environment's lock: another lock is another environment."""
+    """Return the sha256 of an environment's lock; another lock makes another environment."""
     return hashlib.sha256(installed.lock_of(name).read_bytes()).hexdigest()

@@ -1,4 +1,7 @@
-"""Environments on this machine: `FOLDER/NAME-LOCK/` with a virtual environment and, written last, the record of its making."""
+"""The environments on this machine, each in a folder `FOLDER/NAME-LOCK/`.
+
+The folder holds a virtual environment and a record, which is written last and marks the environment as complete.
+"""
 
 import os
 import shutil
@@ -15,33 +18,35 @@ RECORD = "complete.json"
 
 
 class Made(BaseModel):
-    """The record of an environment that is complete."""
+    """The record of a complete environment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="The environment's name.")
-    lock: str = Field(description="The sha256 of the lock that it was made from.")
-    seconds: float = Field(description="How long it took to make.")
-    size_bytes: int = Field(description="What it took on the disk.")
+    lock: str = Field(description="The sha256 of the environment's lock.")
+    seconds: float = Field(description="How many seconds the creation took.")
+    size_bytes: int = Field(description="The size of the folder in bytes.")
 
 
 def place_of(name: str, root: Path) -> Path:
-    """Return the folder that an environment of today's lock has under `root`, made or not."""
+    """Return the folder under `root` for an environment of the current lock; it may not exist."""
     return root / f"{name}-{lock_digest(name)[:12]}"
 
 
 def lock_of(place: Path) -> Path:
-    """Return the file whose lock is held by whoever makes or removes an environment's folder."""
+    """Return the lock file that a process holds while it makes or removes an environment's folder."""
     return place.with_name(f".{place.name}.lock")
 
 
 def python_of(place: Path) -> Path:
-    """Return the interpreter of an environment's folder."""
+    """Return the path of the interpreter in an environment's folder."""
     return place / "bin" / "python"
 
 
 def find_made(name: str, root: Path) -> Made | None:
-    """Return the record of an environment that was made under `root` from today's lock; None: there is none that works here.
+    """Return the record of an environment under `root` that was made from the current lock.
+
+    None if there is no such environment, or if its interpreter does not work on this machine.
 
     Raises:
         EnvironmentFailed: the record cannot be read.
@@ -55,30 +60,32 @@ def find_made(name: str, root: Path) -> Made | None:
         raise EnvironmentFailed(
             f"{place / RECORD}: cannot be read; remove {place}, then create {name} again"
         ) from error
-    return (
-        record if os.access(python_of(place), os.X_OK) else None
-    )  # a shared folder's may lack its base interpreter here
+    # In a shared folder, the interpreter may be a link to a base interpreter that this machine lacks.
+    return record if os.access(python_of(place), os.X_OK) else None
 
 
 def interpreter(name: str, root: Path) -> Path:
-    """Return the interpreter of a made environment, and note that it was used.
+    """Return the interpreter of an environment, and record that the environment was used.
 
     Raises:
-        EnvironmentNotReady: it is not made under `root`.
+        EnvironmentNotReady: the environment does not exist under `root`.
     """
     if find_made(name, root) is None:
         raise EnvironmentNotReady(f"{name}: this environment is not made on this machine (no {place_of(name, root)})")
-    with suppress(PermissionError):  # a shared folder that others keep
+    with suppress(PermissionError):  # another user may own a shared folder
         os.utime(place_of(name, root) / RECORD)
     return python_of(place_of(name, root))
 
 
 def remove(place: Path) -> None:
-    """Remove an environment's folder, its record first: what is half removed counts as half made."""
+    """Remove an environment's folder, the record first.
+
+    Without its record, a folder whose removal was interrupted counts as incomplete.
+    """
     (place / RECORD).unlink(missing_ok=True)
     shutil.rmtree(place)
 
 
 def size_bytes(place: Path) -> int:
-    """Return the bytes of all files below a folder."""
+    """Return the size in bytes of all files below a folder."""
     return sum(state.st_size for _, state in walk.below(place))

@@ -1,4 +1,4 @@
-"""Stage 5: an artifact's quality and speed are measured."""
+"""Stage 5: measures an artifact's quality and speed."""
 
 from tasks.evaluate.busy import is_quiet_now
 from tasks.evaluate.evaluate import REVISION, SPEED_REVISION, find_report, measure_artifact, packages

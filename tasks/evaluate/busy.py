@@ -1,7 +1,8 @@
-"""Whether a machine was busy with other work while something was measured: a speed beside other work says nothing.
+"""Measures how busy a machine was with other work; a speed beside other work says nothing.
 
-Busy is the processor time of other processes, with what a hypervisor took away (steal), over the wall time of the cores that
-this process may use; where a control group has a quota, the time that it was throttled; on a GPU, another process there.
+Three things make a machine busy. The first is the CPU time of other processes and of the hypervisor (steal), divided by the
+wall time of the cores that this process may use. The second is the time for which a quota throttled the control group. The
+third is another process on the GPU.
 """
 
 import os
@@ -13,25 +14,25 @@ from typing import NamedTuple, Protocol
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _RESOLUTION_S = 5 * _TICK_S
-"""The kernel counts whole ticks for each core: what is smaller than these cannot be told from nothing."""
+"""The kernel counts whole ticks for each core, so a shorter time cannot be told from zero."""
 _IDLE = (3, 4)  # idle, iowait
 _FIELDS = 8  # user nice system idle iowait irq softirq steal; guests are counted in user
 _LOOK_S = 1.0
 
 
 class Readings(Protocol):
-    """What the system says; tests say it in its place."""
+    """The readings that a measurement needs; tests give readings of their own."""
 
     def clock(self) -> float:
-        """Return seconds that only go forward."""
+        """Return the time of a monotonic clock, in seconds."""
         ...
 
     def own_s(self) -> float:
-        """Return the processor time of this process and its children, seconds."""
+        """Return the CPU time of this process and its children, in seconds."""
         ...
 
     def stat(self) -> str:
-        """Return the text of /proc/stat; empty: there is none."""
+        """Return the text of /proc/stat; empty if there is no such file."""
         ...
 
     def cores(self) -> set[int]:
@@ -39,33 +40,33 @@ class Readings(Protocol):
         ...
 
     def throttled_s(self) -> float:
-        """Return for how long the control group was throttled so far, seconds; 0: no quota."""
+        """Return for how many seconds the control group was throttled so far; 0 without a quota."""
         ...
 
     def on_gpu(self) -> int:
-        """Return how many processes compute on the GPUs; 0: not known."""
+        """Return how many processes compute on the GPU; 0 if unknown."""
         ...
 
 
 class System:
-    """The system's own readings."""
+    """The readings of the operating system."""
 
     def __init__(
         self, device: str = "cpu", groups: Path = Path("/sys/fs/cgroup"), processes: Path = Path("/proc")
     ) -> None:
-        """Read of a device, from these places."""
+        """Take the device, and the folders of control groups and processes."""
         self._device, self._groups, self._processes = device, groups, processes
 
     def clock(self) -> float:
-        """Return seconds that only go forward."""
+        """Return the time of a monotonic clock, in seconds."""
         return time.perf_counter()
 
     def own_s(self) -> float:
-        """Return the processor time of this process and its children, seconds."""
+        """Return the CPU time of this process and its children, in seconds."""
         return sum(os.times()[:4])
 
     def stat(self) -> str:
-        """Return the text of /proc/stat; empty: there is none."""
+        """Return the text of /proc/stat; empty if there is no such file."""
         path = self._processes / "stat"
         return path.read_text() if path.is_file() else ""
 
@@ -74,7 +75,7 @@ class System:
         return set(os.sched_getaffinity(0))
 
     def throttled_s(self) -> float:
-        """Return for how long the control group was throttled so far, seconds; 0: no quota."""
+        """Return for how many seconds the control group was throttled so far; 0 without a quota."""
         with suppress(OSError, ValueError):
             for line in (self._processes / "self" / "cgroup").read_text().splitlines():
                 _, controllers, path = line.split(":", 2)
@@ -87,7 +88,7 @@ class System:
         return 0.0
 
     def on_gpu(self) -> int:
-        """Return how many processes compute on the GPU, by NVIDIA's own program; 0: not known, or no GPU."""
+        """Return how many processes nvidia-smi lists on the GPU; 0 without a GPU, or if unknown."""
         if not self._device.startswith("cuda"):
             return 0
         command = ["nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"]
@@ -101,25 +102,25 @@ class System:
 
 
 class Shares(NamedTuple):
-    """How much of a stretch of time went to others."""
+    """The shares of a stretch of time that this process did not get."""
 
     others: float
-    """Processor time of others and steal, over the cores' wall time."""
+    """CPU time of other processes and steal, divided by the cores' wall time."""
     throttled: float
-    """Time that the control group was held back, over the wall time."""
+    """Time for which the control group was throttled, divided by the wall time."""
     shares_gpu: bool = False
 
 
 class Stretch:
-    """A stretch of time that is being measured."""
+    """A stretch of time during which something is measured."""
 
     def __init__(self, readings: Readings) -> None:
-        """Begin now."""
+        """Begin the stretch now."""
         self._readings = readings
         self._began = (readings.clock(), readings.own_s(), _worked(readings), readings.throttled_s())
 
     def shares(self) -> Shares:
-        """Return what others had of it until now."""
+        """Return the shares that this process did not get from the beginning until now."""
         began, own, worked, throttled = self._began
         now = self._readings
         wall = max(now.clock() - began, 1e-9)
@@ -133,7 +134,10 @@ class Stretch:
 
 
 def is_quiet_now(device: str, limit: float) -> bool:
-    """Return whether the machine does nothing else, after one second of looking; nothing of ours is on the GPU now."""
+    """Return whether the machine did no other work during one second.
+
+    The caller must have nothing on the GPU: any process there counts as other work.
+    """
     readings = System(device)
     stretch = Stretch(readings)
     time.sleep(_LOOK_S)
@@ -142,7 +146,7 @@ def is_quiet_now(device: str, limit: float) -> bool:
 
 
 def _worked(readings: Readings) -> float:
-    """Return the seconds that the cores have worked, for anybody, and what a hypervisor took."""
+    """Return the seconds for which the cores have worked so far, for any process and for the hypervisor."""
     ours, worked = {f"cpu{number}" for number in readings.cores()}, 0
     for line in readings.stat().splitlines():
         name, *ticks = line.split()
@@ -152,7 +156,7 @@ def _worked(readings: Readings) -> float:
 
 
 def _throttled(text: str) -> float:
-    """Return the seconds that a group's cpu.stat says, of version 2 or 1."""
+    """Return the throttled seconds in the text of a control group's cpu.stat (version 2 or 1)."""
     for line in text.splitlines():
         name, _, count = line.partition(" ")
         if name in ("throttled_usec", "throttled_time"):

@@ -1,4 +1,7 @@
-"""Stage 5: an artifact is measured in a fresh process that gets its folder and nothing else of the quantize stage."""
+"""Stage 5: measures an artifact in a fresh process.
+
+From the quantize stage, the process gets only the artifact's folder.
+"""
 
 import time
 from pathlib import Path
@@ -23,10 +26,10 @@ _LLAMA_CPP = ("llama-cpp-python", *_ALWAYS)
 
 
 def find_report(job: VariantJob, artifact: Artifact, store: Store) -> EvaluationReport | None:
-    """Return the report of just this artifact if scores and speed were made before.
+    """Return the report of exactly this artifact if its scores and its speed were measured before.
 
-    The baseline's counts only with its trace. The speed is that of the job's class of machine: a record of its own, or what
-    was measured with the scores where this was such a machine.
+    A baseline's report counts only if the store has its trace. The speed must come from the job's class of machine: from a
+    speed record, or from the report itself if the scores were made on such a machine.
     """
     report = _find_scores(job, artifact, store)
     if report is None:
@@ -38,7 +41,7 @@ def find_report(job: VariantJob, artifact: Artifact, store: Store) -> Evaluation
 
 
 def _find_scores(job: VariantJob, artifact: Artifact, store: Store) -> EvaluationReport | None:
-    """Return the report as the scores were made, with the speed of that time."""
+    """Return the report that was stored with the scores; its speed may come from another class of machine."""
     if job.spec.method == "baseline" and not store.look_up("trace", job.trace_key):
         return None
     found = store.look_up("report", _key(job, artifact))
@@ -46,10 +49,10 @@ def _find_scores(job: VariantJob, artifact: Artifact, store: Store) -> Evaluatio
 
 
 def measure_artifact(job: VariantJob, artifact: Artifact, store: Store, sandbox: Sandbox) -> EvaluationReport:
-    """Return how the artifact measures; the baseline's job leaves the trace that the others are compared with.
+    """Measure an artifact and return the report; the baseline's job also stores the baseline's trace.
 
-    One process makes scores and speed. Where the scores are there, it makes the speed alone: of another class of machine, or
-    because the job asks for it again.
+    One process measures scores and speed. If the scores are stored already, the process measures only the speed: on another
+    class of machine, or because the job asks for a new speed.
 
     Raises:
         JobError: the artifact cannot be loaded or measured.
@@ -97,7 +100,10 @@ def _measure_speed(
     scores: EvaluationReport,
     before: EvaluationReport | None,
 ) -> EvaluationReport:
-    """Return the scores with a speed that is measured now. One of a quiet machine is not given up for one of a busy one."""
+    """Measure the speed and return the scores with that speed.
+
+    A speed of a busy machine does not replace a speed of a quiet machine.
+    """
     with sandbox.scratch() as place:
         store.fetch(artifact.files, place / "out" / "artifact")
         store.fetch((job.evaluation.file,), place / "work")
@@ -125,7 +131,10 @@ def _measured(job: VariantJob, place: Path, sandbox: Sandbox) -> dict[str, Any]:
 
 
 def packages(runtime: str, engines: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the packages that measure an artifact: those of its runtime, and the engines of the method that packed it."""
+    """Return the packages that measure an artifact.
+
+    These are the packages of the runtime, and the engines of the method that packed the artifact.
+    """
     return tuple(sorted({*(_LLAMA_CPP if runtime == "llama_cpp" else _TORCH), *engines}))
 
 
@@ -134,7 +143,10 @@ def _packages(job: VariantJob) -> tuple[str, ...]:
 
 
 def _key(job: VariantJob, artifact: Artifact) -> str:
-    """Return the report's key. It holds the bytes too: an artifact that was made again may differ (GPUs)."""
+    """Return the report's key.
+
+    The key contains the artifact's digest, because an artifact that is made again on a GPU may differ.
+    """
     return keys.stage_key("report", job=job.report_key, artifact=artifact.made_digest)
 
 

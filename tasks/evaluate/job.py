@@ -1,4 +1,4 @@
-"""Inside a job that holds nothing else: an artifact's speed as a consumer has it, then its quality in fp32."""
+"""Measures an artifact inside a job: first its speed, as consumers get it, then its quality in fp32."""
 
 import importlib.metadata
 from pathlib import Path
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 class _Measured(JobArguments):
     alone: ClassVar[bool] = True
     artifact: Path
-    """The folder, as a consumer gets it."""
+    """The artifact's folder, as a consumer gets it."""
     runtime: str
-    """The module of `tasks.runtimes` that opens it."""
+    """The module of `tasks.runtimes` that loads the folder."""
     windows: Path
     """The evaluation windows, `input_ids` of shape (windows, length)."""
     device: str
     spec: VariantSpec
     budget_s: float
-    """Seconds for speed and generations together, loading not counted."""
+    """Seconds for speed and generations together, without loading."""
     busy_limit: float
-    """The share of the machine that others may take before its speed counts as a busy machine's."""
+    """If other work takes more than this share of the machine, the machine counts as busy."""
 
 
 class Report(_Measured):
-    """An artifact whose speed and quality are to be measured."""
+    """The arguments of a job that measures an artifact's speed and quality."""
 
     kind: Literal["report"] = "report"
     trace: Path | None
-    """A folder with the baseline's trace; None: this is the baseline, and its trace is written to `out`."""
+    """A folder with the baseline's trace; None: the artifact is the baseline, and the job writes its trace to `out`."""
 
 
 class Speed(_Measured):
-    """An artifact that was scored before, whose speed is to be measured."""
+    """The arguments of a job that measures only the speed of an artifact with stored scores."""
 
     kind: Literal["speed"] = "speed"
 
@@ -48,11 +48,11 @@ Arguments = Annotated[Report | Speed, Field(discriminator="kind")]
 
 
 def run(arguments: Report | Speed, out: Path, progress: Progress) -> dict[str, Any]:
-    """Return quality, speed and a sample of an artifact, or speed and sample alone.
+    """Return fields of an artifact's report: speed and sample, for a `Report` job also the quality.
 
     Raises:
         Gibberish: a logit is NaN or infinite.
-        TraceMismatch: the baseline's trace does not give its logits.
+        TraceMismatch: the baseline's trace does not give the baseline's logits.
     """
     here.compile_nothing(arguments.device)
     from safetensors.numpy import load_file

@@ -1,6 +1,7 @@
-"""Scores one artifact folder: its logits at every position of the evaluation windows beside the baseline's, in fp32.
+"""Scores one artifact folder: compares its logits with the baseline's, in fp32.
 
-The baseline is scored the same way and leaves its trace, which the others are compared with.
+The comparison covers every position of the evaluation windows. The baseline is scored the same way and leaves its trace,
+with which the variants are compared.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -28,21 +29,23 @@ def score_folder(
     context: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Return the quality of the artifact in `folder`, the digest of the baseline's head and what the trace costs.
+    """Return fields of the report: quality, digest of the baseline's head, KL of the trace.
+
+    The KL of the trace is the error of logits that are recomputed from the baseline's trace; 0 for variants.
 
     Args:
-        module: of `tasks.runtimes`.
-        folder: the artifact, as a consumer gets it.
+        module: the module of `tasks.runtimes` that loads the folder.
+        folder: the artifact's folder, as a consumer gets it.
         input_ids: the evaluation windows, (windows, length).
-        baseline: a folder with the baseline's trace; None: this is the baseline, and its trace is written to `out`.
+        baseline: a folder with the baseline's trace; None: the artifact is the baseline, and its trace goes to `out`.
         out: an empty folder.
-        machine: where it runs.
-        context: tokens that the runtime must take at once.
-        progress: told the step, how many are done, of how many.
+        machine: the machine that the model runs on.
+        context: the number of tokens that the runtime must take at once.
+        progress: gets the number of scored windows.
 
     Raises:
         Gibberish: a logit is NaN or infinite.
-        TraceMismatch: the baseline's trace does not give its logits.
+        TraceMismatch: the baseline's trace does not give the baseline's logits.
     """
     model: LoadedModel = module.load(folder, machine, context=context, scoring=True)
     trace_kl = 0.0
@@ -58,9 +61,9 @@ def score_folder(
 
 
 def _score(model: LoadedModel, input_ids: Ints, reference: trace.Trace, progress: Progress) -> list[metrics.Scores]:
-    """Return the scores of each piece of each window against the baseline's trace."""
+    """Return the scores against the baseline's trace, for each piece of each window."""
     if not numpy.array_equal(reference.input_ids, input_ids):
-        raise ValueError("the baseline's trace is of other token windows")
+        raise ValueError("the baseline's trace was made on other token windows")
     read, scores = model.reader(reference.head), list[metrics.Scores]()
     for window, ids in enumerate(input_ids):
         for positions, logits in _before_last(((piece,) for piece in model.pieces(ids)), len(ids)):
@@ -73,7 +76,10 @@ def _score(model: LoadedModel, input_ids: Ints, reference: trace.Trace, progress
 def _score_baseline(
     model: TracedModel, input_ids: Ints, out: Path, progress: Progress
 ) -> tuple[list[metrics.Scores], float]:
-    """Write the trace to `out`; return the scores of the model against it, and the first window's divergence."""
+    """Write the trace to `out`; return the model's scores against it and the first window's divergence.
+
+    The trace is stored in fp16 if the divergence stays within the tolerance, else in fp32.
+    """
     head = model.head()
     read, scores, divergence, window = model.reader(head), list[metrics.Scores](), float("nan"), 0
     hidden: Any = numpy.empty((len(input_ids), input_ids.shape[1] - 1, head.weight.shape[1]), numpy.float16)
@@ -82,7 +88,7 @@ def _score_baseline(
         divergence = divergence if window else apart
         fits = numpy.isfinite(hidden[window]).all() and trace.is_same(divergence, model.compute_dtype)
         if hidden.dtype == numpy.float16 and not fits:
-            hidden = hidden.astype(numpy.float32)  # and this window once more
+            hidden = hidden.astype(numpy.float32)  # then read this window again
             continue
         trace.require_same(divergence, model.compute_dtype)
         scores += made
@@ -95,9 +101,10 @@ def _score_baseline(
 def _read_window(
     model: TracedModel, read: Callable[[Floats], Any], ids: Ints, window: int, kept: Floats
 ) -> tuple[list[metrics.Scores], float]:
-    """Fill `kept` (length - 1, hidden) with the head's inputs; return the scores, and for the first window the divergence.
+    """Fill `kept` (length - 1, hidden) with the head's inputs; return the window's scores and divergence.
 
-    That is the mean KL of what `read` makes of `kept` from the model's own logits.
+    The divergence is the mean KL between the model's logits and the logits that `read` computes from `kept`. It is measured
+    on the first window only, and is 0 for others.
     """
     scores, apart = list[metrics.Scores](), [0.0]
     for positions, inputs, logits in _before_last(model.traced_pieces(ids), len(ids)):
@@ -111,7 +118,10 @@ def _read_window(
 
 
 def _before_last(pieces: Iterable[tuple[Any, ...]], length: int) -> Iterator[tuple[Any, ...]]:
-    """Yield each piece's positions and its arrays, without the window's last position: nothing follows that is known."""
+    """Yield each piece's positions and arrays, without the window's last position.
+
+    The last position is not scored, because its next token is unknown.
+    """
     start = 0
     for arrays in pieces:
         end = min(start + len(arrays[-1]), length - 1)
@@ -121,7 +131,10 @@ def _before_last(pieces: Iterable[tuple[Any, ...]], length: int) -> Iterator[tup
 
 
 def _sound(scores: metrics.Scores, window: int, start: int) -> metrics.Scores:
-    """Return scores if no logit was NaN or plus infinity (minus infinity forbids a token, which is sound)."""
+    """Return `scores`; raise Gibberish if a logit was NaN or plus infinity.
+
+    Minus infinity is allowed: it forbids a token.
+    """
     if numpy.isnan(scores.nll).any():
         position = start + int(numpy.isnan(scores.nll).argmax())
         raise Gibberish(f"a logit of window {window} is NaN or infinite at position {position}")

@@ -1,4 +1,7 @@
-"""Measures how fast one artifact folder is, loaded as a consumer loads it, and what it writes, within a budget of time."""
+"""Measures the speed of one artifact folder and generates texts, within a time budget.
+
+The folder is loaded as a consumer loads it.
+"""
 
 import statistics
 from pathlib import Path
@@ -22,23 +25,23 @@ _PROMPTS = ("The capital of France is", "Water boils when", "def add(a, b):\n   
 _CONTINUED_TOKENS = 16
 _WARM_TOKENS = 8
 _READING, _FIRST = 0.3, 0.6
-"""Shares of the budget: at most for reading the prompt once, and for the first repeat with it."""
+"""Largest shares of the budget: for reading the prompt once, and from the start to the end of the first repeat."""
 
 
 class Budget:
-    """A time until which tokens are asked for. The token that is being made at its end is waited for."""
+    """A time budget for generating tokens; a token that is being generated at its end is still finished."""
 
     def __init__(self, readings: Readings, seconds: float) -> None:
-        """Begin now."""
+        """Begin the budget now."""
         self._readings, self.seconds = readings, seconds
         self._began = readings.clock()
 
     def spent(self) -> float:
-        """Return the seconds since it began."""
+        """Return the seconds since the budget began."""
         return self._readings.clock() - self._began
 
     def has(self, share: float = 1.0, need_s: float = 0.0) -> bool:
-        """Return whether `need_s` more seconds fit into a share of it."""
+        """Return whether `need_s` more seconds fit into a share of the budget."""
         return self.spent() + need_s < share * self.seconds
 
 
@@ -53,21 +56,21 @@ def measure_speed(
     budget_s: float = 20.0,
     busy_limit: float = 0.05,
 ) -> dict[str, Any]:
-    """Return the speed, how it was timed, a sample with the number of its different tokens, and what follows the prompts.
+    """Return fields of a report: speed, timing, sample with its number of distinct tokens, generations.
 
     Speeds are medians of the repeats, after a warm-up. A model that is too slow for the budget reads a shorter prompt and
     writes fewer tokens.
 
     Args:
-        module: of `tasks.runtimes`.
-        folder: the artifact, as a consumer gets it.
-        input_ids: the evaluation windows, (windows, length); the prompt is made of the first.
-        machine: where it runs.
-        context: tokens that the runtime must take at once.
-        progress: told the step, how many are done, of how many.
-        readings: the clock, and what tells whether the machine does something else.
-        budget_s: seconds for speed and generations together, loading not counted.
-        busy_limit: the share of the machine that others may have.
+        module: the module of `tasks.runtimes` that loads the folder.
+        folder: the artifact's folder, as a consumer gets it.
+        input_ids: the evaluation windows, (windows, length); the first window gives the prompt.
+        machine: the machine that the model runs on.
+        context: the number of tokens that the runtime must take at once.
+        progress: gets the start and the end of the step.
+        readings: the clock and the readings of other work on the machine.
+        budget_s: seconds for speed and generations together, without loading.
+        busy_limit: the share of the machine above which other work makes the machine busy.
     """
     progress("measure speed", 0, 1)
     started = readings.clock()
@@ -120,12 +123,18 @@ def measure_speed(
 
 
 def _wants_more(runs: int, budget: Budget) -> bool:
-    """Return whether speed is to be measured once more: a short stretch does not show what else the machine does."""
+    """Return whether to repeat the measurement.
+
+    A very short stretch would not show other work on the machine, so fast models run more repeats.
+    """
     return runs < _REPEATS or budget.spent() < _LEAST_S
 
 
 def _prompt(model: LoadedModel, window: Ints, budget: Budget) -> Ints:
-    """Return the prompt, as long as the warm-up says that the budget allows: a prompt is read in one piece."""
+    """Return the prompt; its length depends on the warm-up's speed and the budget.
+
+    A prompt is read in one piece, so its reading cannot stop when the budget ends.
+    """
     prompt: Ints = numpy.resize(window, PROMPT_TOKENS)
     first = model.start(prompt[:_WARM_TOKENS])
     token_s = budget.spent() / _WARM_TOKENS
@@ -138,7 +147,7 @@ def _prompt(model: LoadedModel, window: Ints, budget: Budget) -> Ints:
 def _read_and_write(
     model: LoadedModel, prompt: Ints, readings: Readings, budget: Budget, share: float
 ) -> tuple[list[int], float, float]:
-    """Return the tokens that follow a prompt, at least two, with the seconds for reading and for writing."""
+    """Return the tokens that follow a prompt (at least two), and the seconds for reading and writing."""
     started = readings.clock()
     tokens = [model.start(prompt)]
     read = readings.clock()
@@ -148,7 +157,10 @@ def _read_and_write(
 
 
 def _continue_prompts(model: LoadedModel, folder: Path, budget: Budget) -> list[Generation]:
-    """Return what the model writes after each prompt, as the folder's own tokenizer.json reads it, while time is left."""
+    """Return the model's continuation of each fixed prompt; empty texts when the budget is spent.
+
+    The folder's tokenizer.json encodes and decodes the texts.
+    """
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     made = []
     for prompt in _PROMPTS:
@@ -162,10 +174,10 @@ def _continue_prompts(model: LoadedModel, folder: Path, budget: Budget) -> list[
 
 
 def _peak_memory(device: str) -> int:
-    """Return the most bytes held: of the GPUs' memory where the model computes there, else of this process."""
+    """Return the peak memory in bytes: of the GPUs if the model computes there, else of this process."""
     if device == "cpu":
         return peak_memory()
     import torch
 
     held = sum(torch.cuda.max_memory_reserved(number) for number in range(torch.cuda.device_count()))
-    return held or peak_memory()  # what does not allocate through torch is not seen there
+    return held or peak_memory()  # torch does not see the memory that other libraries allocate

@@ -1,8 +1,8 @@
-"""The baseline's trace: what goes into its head at every scored position, so that its logits need not be kept.
+"""The baseline's trace: its head's inputs at every scored position, stored in place of its logits.
 
-For a vocabulary of 49,152 and a hidden size of 576 that is 85 times less than logits. Two files: `trace.safetensors`
-(`input_ids` int32 (windows, length), `hidden` fp16 or fp32 (windows, length - 1, hidden)) and `head.safetensors` (`weight`
-fp32 (vocabulary, hidden), perhaps `bias`).
+For a vocabulary of 49,152 and a hidden size of 576, the trace is 85 times smaller than the logits. It has two files:
+`trace.safetensors` with `input_ids` int32 (windows, length) and `hidden` fp16 or fp32 (windows, length - 1, hidden), and
+`head.safetensors` with `weight` fp32 (vocabulary, hidden) and, for some models, `bias`.
 """
 
 import json
@@ -26,31 +26,37 @@ class Trace:
 
     input_ids: Ints
     hidden: Any
-    """(windows, length - 1, hidden), fp16 or fp32: an array, or a tensor in a file of which only what is asked for is read."""
+    """The head inputs (windows, length - 1, hidden), fp16 or fp32: an array, or a lazy slice of a safetensors file."""
     head: Head
 
     def inputs(self, window: int, positions: slice) -> Floats:
-        """Return what goes into the head at these of a window's scored positions."""
+        """Return the head inputs at some scored positions of a window."""
         inputs: Floats = self.hidden[window : window + 1, positions][0]
         return inputs
 
 
 def is_same(divergence: float, compute_dtype: str) -> bool:
-    """Return whether the model's arithmetic explains the mean KL between its logits and those recomputed in fp32."""
+    """Return whether the model's arithmetic explains the divergence.
+
+    The divergence is the mean KL between the model's logits and the logits recomputed in fp32.
+    """
     return abs(divergence) <= arithmetic.trace_tolerance(compute_dtype)
 
 
 def require_same(divergence: float, compute_dtype: str) -> None:
-    """Raise TraceMismatch where it does not: the logits are not the head's output alone."""
+    """Raise TraceMismatch if the arithmetic does not explain the divergence (see `is_same`).
+
+    Then the model does more between head and logits than `Transform` knows.
+    """
     if not is_same(divergence, compute_dtype):
         raise TraceMismatch(
             f"logits recomputed from the head's input differ from the model's ({compute_dtype}) by KL {divergence:.2e};"
-            f" at most {arithmetic.trace_tolerance(compute_dtype):g}"
+            f" allowed is at most {arithmetic.trace_tolerance(compute_dtype):g}"
         )
 
 
 def save(trace: Trace, folder: Path) -> None:
-    """Write both files."""
+    """Write the trace's two files to a folder."""
     head = {"weight": trace.head.weight} | ({"bias": trace.head.bias} if trace.head.bias is not None else {})
     transform = {"scale": trace.head.transform.scale, "softcap": trace.head.transform.softcap}
     save_file(head, folder / "head.safetensors", metadata={"transform": json.dumps(transform)})
@@ -58,7 +64,7 @@ def save(trace: Trace, folder: Path) -> None:
 
 
 def load(folder: Path) -> Trace:
-    """Read both files; the head inputs as they are asked for."""
+    """Read a trace from a folder; the head inputs are read only when they are needed."""
     with safe_open(folder / "head.safetensors", "np") as file:
         transform = Transform(**json.loads(file.metadata()["transform"]))
         bias = file.get_tensor("bias") if "bias" in file.keys() else None  # noqa: SIM118 (no mapping)
@@ -68,5 +74,5 @@ def load(folder: Path) -> Trace:
 
 
 def head_digest(folder: Path) -> str:
-    """Return the sha256 of the head's file."""
+    """Return the sha256 of a trace's `head.safetensors`."""
     return keys.file_sha256(folder / "head.safetensors")

@@ -1,4 +1,4 @@
-"""Stage 6: the verdicts, and the run's summary."""
+"""Stage 6: decides on the variants and summarizes the run."""
 
 from tasks.judge.gate import decide
 from tasks.judge.summary import summarize

@@ -1,4 +1,4 @@
-"""Stage 6: the decision. One pure function; nothing else decides what is accepted."""
+"""Stage 6: the gate. Only this pure function decides whether a variant is accepted."""
 
 from quantmill.errors import with_advice
 from quantmill.recipe.recipe import GatePolicy
@@ -8,10 +8,11 @@ from tasks.gibberish import COUNTING, REPEATING, repeats, unbound_rules
 
 
 def decide(outcome: Outcome, baseline: Outcome, policy: GatePolicy) -> Verdict:
-    """Return the verdict on a variant: `failed` where there is nothing to judge, else by the limits, which are inclusive.
+    """Return the verdict on a variant: `failed` without an artifact or a report, else by the limits.
 
-    Gibberish is rejected under any policy: a text predicted worse than by its own token frequencies, or a sample that
-    repeats one token. Each of both rules binds only where the baseline keeps it: see `tasks/gibberish.py`.
+    A value equal to its limit passes. Gibberish is rejected under any policy: a model that predicts the text worse than the
+    text's token frequencies do, or a sample that repeats one token. A rule that the baseline breaks does not bind its
+    variants: see `tasks/gibberish.py`.
     """
     if outcome.artifact is None or outcome.report is None:
         name = outcome.error or "EngineError"
@@ -47,7 +48,7 @@ def _limits(
         ("99th percentile of KL", quality.p99_kl, policy.max_p99_kl),
         ("size ratio", artifact.size_bytes / base_artifact.size_bytes, policy.max_size_ratio),
     ):
-        if not value <= limit:  # a NaN is no pass
+        if not value <= limit:  # so NaN does not pass
             reasons.append(f"{words} {_unlike(value, limit)} exceeds {limit:g}")
     if not (share := quality.top1_agreement) >= (least := policy.min_top1_agreement):
         reasons.append(f"top-1 agreement {_unlike(share, least)} is below {least:g}")
@@ -55,6 +56,6 @@ def _limits(
 
 
 def _unlike(value: float, limit: float) -> str:
-    """Return a figure with four digits, or as many as it takes to read unlike the limit that it misses."""
+    """Return a figure with four digits, or with as many as it takes to differ from the limit."""
     texts = (format(value, f".{digits}g") for digits in range(4, 18))
     return next((text for text in texts if float(text) != limit), repr(value))

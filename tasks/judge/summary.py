@@ -1,4 +1,4 @@
-"""Stage 6: outcomes and verdicts -> the run's summary, the document that people and `--json` readers get."""
+"""Stage 6: makes the summary of a run, which people and readers of `--json` get."""
 
 from collections.abc import Mapping
 
@@ -12,12 +12,12 @@ from tasks.marks import marks_of
 def summarize(
     run: Run, published: Mapping[str, str], held_back: Mapping[str, str], timings: Mapping[str, float]
 ) -> RunSummary:
-    """Return the summary, variants in the recipe's order; accepted ones that were not published say why.
+    """Return the summary of a run, with the variants in the recipe's order.
 
     Args:
-        run: what was made, measured and decided.
+        run: the run with its outcomes and verdicts.
         published: variant -> digest of its manifest.
-        held_back: variant -> why it was not published.
+        held_back: accepted variant -> why it was not published.
         timings: stage -> seconds.
     """
     snapshot = run.variants[0].snapshot

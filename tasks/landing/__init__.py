@@ -1,3 +1,3 @@
-"""Base models that land: where they are looked for, and which of them were taken."""
+"""Base models that land in watched places: the watch list, the search, and the memory of landings."""
 
 __all__ = ["landings", "places", "watchlist"]

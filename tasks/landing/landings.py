@@ -1,11 +1,12 @@
-"""The memory of what landed, in the store: which revision of which model was seen, and which run took it.
+"""The memory of landings in the store: which revision of which model was seen, and which run took it.
 
-    landings/<model>/<revision>.json      a revision that was seen, with the recipe for it: create-only, its writer announces it
-    landings/<model>/<revision>.run       the run that took it: create-only, whoever comes second does nothing
+    landings/<model>/<revision>.json      a revision that was seen, with its recipe: create-only, its writer announces it
+    landings/<model>/<revision>.run       the run that took the landing: create-only, a second run does nothing
 
-Both names are digests. Who looks writes the first and then announces; a run that was started for a landing writes the second
-before it works. So of two watchers one announces, of two announcements one run works, and a landing with the first record
-and no second is one whose announcement got lost: the next look announces it again.
+Both parts of the name are digests. A watcher writes the `.json` record and then announces the landing. A run that was
+started for a landing writes the `.run` record before its work. So only one of two watchers announces a landing, and only
+one of two announced runs works. A landing without a `.run` record is announced again at the next look, because its
+announcement may have been lost.
 """
 
 import time
@@ -36,18 +37,20 @@ class Landing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(description="The model, whatever its revision.")
+    model: str = Field(description="The source of the model, without a revision.")
     revision: str = Field(description="A commit, a version, or a digest of the files.")
     changed: Change = Field(
-        description="Against the revision before: `new`, `weights`, `tokenizer`, or `files` where neither changed."
+        description="What changed since the last revision: `new` (no last revision), `weights`, `tokenizer`, or `files`."
     )
-    files: dict[str, str] = Field(description="Name -> what is another where the bytes are.")
-    recipe: dict[str, Any] = Field(description="What it is compressed by.")
-    seen_at: float = Field(description="Seconds since 1970.")
+    files: dict[str, str] = Field(
+        description="File name -> a token that changes when the bytes change, such as an ETag."
+    )
+    recipe: dict[str, Any] = Field(description="The recipe that compresses this revision.")
+    seen_at: float = Field(description="When the revision was seen, in seconds since 1970.")
 
     @property
     def key(self) -> str:
-        """What a run is given to take it."""
+        """The key by which a run takes the landing."""
         return _key(self.model, self.revision)
 
 
@@ -57,7 +60,7 @@ def is_known(store: Store, model: str, revision: str) -> bool:
 
 
 def describe(sight: Sight, entry: WatchEntry, store: Store) -> Landing | None:
-    """Return a sight as a landing; None where nothing that a variant is made of changed since the revision before.
+    """Return the landing for a sight; None if no file of a variant changed since the last revision.
 
     Raises:
         RecipeError: the entry's recipe cannot be used.
@@ -77,7 +80,10 @@ def describe(sight: Sight, entry: WatchEntry, store: Store) -> Landing | None:
 
 
 def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> Change | None:
-    """Return what is another by the names of the files: weights before the tokenizer before what lies beside them."""
+    """Return what changed between two revisions, judged by file names; None if nothing changed.
+
+    Changed weights count before a changed tokenizer, and a changed tokenizer counts before other files.
+    """
     names = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
     if names - _TOKENIZER - _BESIDE:
         return "weights"
@@ -85,15 +91,17 @@ def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> Change | 
 
 
 def claim(store: Store, landing: Landing) -> bool:
-    """Remember a landing; False where another watcher did: it announces it."""
+    """Record a landing; return False if another watcher recorded it and so announces it."""
     return store.objects.create(f"{landing.key}.json", keys.canonical(landing))
 
 
 def begin(store: Store, key: str, run_id: str) -> bool:
-    """Take a landing for a run; False where another run has it. A run that is started anew keeps what it took.
+    """Take a landing for a run; return False if another run has it.
+
+    A run that is restarted keeps the landing that it took.
 
     Raises:
-        NotFound: nothing of that key landed.
+        NotFound: no landing has this key.
     """
     if not key.startswith("landings/") or store.objects.size(f"{key}.json") is None:
         raise NotFound(f"landing: {key!r}: nothing of that key was seen")
@@ -113,7 +121,7 @@ def unbegun(store: Store) -> list[Landing]:
 
 def _recipe(entry: WatchEntry, request: ModelRequest) -> Recipe:
     recipe = read_recipe(entry.recipe)
-    publish = recipe.publish.model_copy(update={"model": ""})  # named after the model that landed
+    publish = recipe.publish.model_copy(update={"model": ""})  # the published name follows the model that landed
     return recipe.model_copy(update={"model": request, "publish": publish})
 
 
@@ -129,7 +137,7 @@ def _read(store: Store, key: str) -> Landing | None:
     try:
         return Landing.model_validate_json(held.data) if held else None
     except ValidationError:
-        return None  # of another release: the model's next revision lands as a new one
+        return None  # another release wrote the record: the model's next revision counts as `new`
 
 
 def _key(model: str, revision: str) -> str:

@@ -1,7 +1,8 @@
-"""What lies at a place that is watched: each model with its revision, once it is whole and can be compressed.
+"""Finds the models at a watched place, with their revisions, once they can be compressed.
 
-A hub's commit and a version in MLflow are whole when they can be seen. A folder or a prefix is being filled for a while: it
-counts once nothing changed for some time and the config, the tokenizer and every part that the index names are there.
+A commit of a hub and a version in MLflow are complete as soon as they are visible. A folder or a prefix takes a while to
+fill: it counts as complete when nothing changed for some time, and the config, the tokenizer and every file that the index
+names exist.
 """
 
 import time
@@ -18,17 +19,16 @@ from tasks.source.sights import NotYet, Sight
 def look(
     entry: WatchEntry, home: Path, known: Callable[[str, str], bool], earlier: Sequence[WatchEntry] = ()
 ) -> Iterator[Sight | NotYet]:
-    """Yield what lies at an entry's place and is not known yet.
+    """Yield the new revisions of models at an entry's place, and the models that do not count yet.
 
     Args:
-        entry: the place.
-        home: what is remembered of sources lies under it.
-        known: whether a revision of a model was seen before; nothing more is asked about it.
-        earlier: the entries before it in the watch list; a model that one of them matches is that entry's, also where
-            it does not take it.
+        entry: the entry of the watch list.
+        home: the home folder; sources keep their caches in it.
+        known: tells whether a revision of a model was seen before; such a revision is skipped.
+        earlier: the earlier entries of the watch list; a model that matches one of them is skipped here.
 
     Raises:
-        QuantmillError, OSError: the place itself cannot be read.
+        QuantmillError, OSError: the place cannot be read.
     """
     since = datetime.combine(entry.since, datetime.min.time(), UTC).timestamp()
     for found in places.find_models(entry.scheme, entry.place, entry.wants, home):

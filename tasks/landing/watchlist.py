@@ -1,4 +1,4 @@
-"""The watch list: where base models land, and which recipe each of them is compressed by.
+"""The watch list: the places where base models land, and the recipe for the models of each place.
 
     watch:
       - {source: "hf://HuggingFaceTB/SmolLM2-*", recipe: recipes/demo.yaml, since: 2026-11-01}
@@ -6,9 +6,9 @@
       - {source: ../landing/*, recipe: recipes/tiny.yaml, quiet_s: 60}
       - {source: "mlflow://models/*", recipe: recipes/demo.yaml}
 
-The last part of a source is a pattern (`*`, `?`, `[abc]`) of the names that lie there. Where two entries match a model, it
-is the first one's, also where that one leaves it alone. Paths are taken from the list's own folder. Of the recipe everything
-is taken but the model and the name that it is published under.
+The last part of a source is a pattern (`*`, `?`, `[abc]`) for the names at that place. If two entries match a model, only
+the first entry counts, even if it skips the model. Relative paths start at the folder of the watch list. The landed model
+replaces the recipe's model and its published name.
 """
 
 import datetime
@@ -26,7 +26,7 @@ _FORMS = ", ".join(watch.form for watch in _WATCHED.values())
 
 
 class WatchEntry(BaseModel):
-    """One place that is looked at."""
+    """An entry of the watch list: one watched place."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,10 +34,12 @@ class WatchEntry(BaseModel):
     recipe: Path = Field(description="The recipe file for models that land there.")
     since: datetime.date = Field(
         default=datetime.date(1970, 1, 1),
-        description="What was changed last before this day is left alone, by later entries too.",
+        description="Models that changed last before this day are skipped, by later entries too.",
     )
     quiet_s: float = Field(
-        default=60.0, ge=0, description="Folders and prefixes: seconds without a change before a model counts as whole."
+        default=60.0,
+        ge=0,
+        description="Folders and prefixes: seconds without a change after which a model is complete.",
     )
 
     @field_validator("source")
@@ -58,31 +60,31 @@ class WatchEntry(BaseModel):
 
     @property
     def scheme(self) -> Scheme:
-        """The scheme of the models there."""
+        """The scheme of the place."""
         return _watched(self.source)[0]
 
     @property
     def settles(self) -> bool:
-        """Whether a model there may be half copied, so that `quiet_s` counts."""
+        """Whether models at the place may be half copied, so that `quiet_s` applies."""
         return _watched(self.source)[1].settles
 
     @property
     def place(self) -> str:
-        """The source without the pattern."""
+        """The source without its pattern."""
         return self.source.rpartition("/")[0]
 
     def matches(self, source: str) -> bool:
-        """Return whether a model of this source is one of those that are looked for."""
+        """Return whether the entry matches a model's source."""
         place, _, name = source.rpartition("/")
         return place == self.place and self.wants(name)
 
     def wants(self, name: str) -> bool:
-        """Return whether a name that lies at the place is one of those that are looked for; hidden ones never are."""
+        """Return whether the pattern matches a name at the place; it never matches hidden names."""
         return not name.startswith(".") and fnmatchcase(name, self.source.rpartition("/")[2])
 
 
 def _watched(source: str) -> tuple[Scheme, Watch]:
-    """Return the scheme of a source and how it is watched; ValueError where it cannot be."""
+    """Return the scheme of a source and its facts on watching; raise ValueError if it cannot be watched."""
     row = scheme_of(source)
     if row is None or row.watch is None:
         raise ValueError(f"cannot be watched; allowed are {_FORMS}")
@@ -90,17 +92,22 @@ def _watched(source: str) -> tuple[Scheme, Watch]:
 
 
 def _beside_the_list(path: str, info: ValidationInfo) -> str:
-    """Return a path from the root of the disk: runs work in another folder."""
+    """Return the absolute path for a path that starts at the watch list's folder.
+
+    Runs work in another folder, so a relative path would not do.
+    """
     folder: Path = (info.context or {}).get("folder", Path.cwd())
     return os.path.normpath(folder / Path(path).expanduser())
 
 
 class WatchList(BaseModel):
-    """The file's content."""
+    """The content of the watch list's file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    watch: tuple[WatchEntry, ...] = Field(min_length=1, description="Places; the first that matches a model counts.")
+    watch: tuple[WatchEntry, ...] = Field(
+        min_length=1, description="The entries; the first entry that matches a model counts."
+    )
 
 
 def read_watchlist(path: Path) -> tuple[WatchEntry, ...]:

@@ -1,4 +1,7 @@
-"""Logits, of numpy or torch, -> log-likelihood, KL divergence and agreement at each position, on the device where they are."""
+"""Scores logits at each position: log-likelihood, KL divergence, agreement.
+
+The logits are arrays of numpy or torch; the computation runs on their device.
+"""
 
 from typing import Any
 
@@ -11,7 +14,10 @@ __all__ = ["Floats", "Ints", "Scores", "join", "score", "unigram_perplexity"]
 
 
 def score(reference: Any, logits: Any, targets: Ints) -> Scores:
-    """Return the scores of `logits` (positions, vocabulary) at `targets` (positions,) against `reference` logits."""
+    """Return the scores of `logits` against `reference` logits at each position.
+
+    The logits have shape (positions, vocabulary), `targets` has shape (positions,).
+    """
     if isinstance(logits, numpy.ndarray):
         return arrays.score(reference, logits, targets)
     from tasks.metrics import tensors

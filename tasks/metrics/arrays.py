@@ -1,8 +1,9 @@
-"""Logits -> log-likelihood, KL divergence and agreement at each position, elementwise and summed in float64.
+"""Scores logits in numpy, in float64: log-likelihood, KL divergence and agreement at each position.
 
-Perplexity is exp of the mean negative log likelihood; the divergence is KL(P || Q) = sum P (log P - log Q) over the whole
-vocabulary, in nats per position, P the baseline and Q the variant (Kullback and Leibler 1951). With logits p and q it is
-sum P (p - q) - log sum exp p + log sum exp q, so each side is exponentiated once. `tensors.py` does the same in torch.
+Perplexity is exp of the mean negative log likelihood. The divergence is KL(P || Q) = sum P (log P - log Q) over the whole
+vocabulary, in nats per position, with P the baseline and Q the variant (Kullback and Leibler 1951). With logits p and q
+this equals sum P (p - q) - log sum exp p + log sum exp q, so each side is exponentiated once. `tensors.py` computes the
+same in torch.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ Floats = NDArray[numpy.float32]
 Doubles = NDArray[numpy.float64]
 Ints = NDArray[numpy.int32]
 
-CHUNK = 8  # rows in float64 at a time: of a vocabulary of 150,000 they take 10 MB an array
+CHUNK = 8  # rows in float64 at a time: with a vocabulary of 150,000, an array takes 10 MB
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class Scores:
 
 
 def score(reference: Floats, logits: Floats, targets: Ints) -> Scores:
-    """Return the scores of `logits` (positions, vocabulary) at `targets` (positions,) against `reference` logits.
+    """Return the scores of `logits` against `reference` logits at each position.
 
-    Where P is 0 (a logit of minus infinity) a position adds nothing, as in the limit.
+    The logits have shape (positions, vocabulary), `targets` has shape (positions,). A token with P = 0 (a logit of minus
+    infinity) adds nothing to the divergence, as in the limit.
     """
     nll, kl = numpy.empty(len(targets)), numpy.empty(len(targets))
     for start in range(0, len(targets), CHUNK):
@@ -50,14 +52,14 @@ def score(reference: Floats, logits: Floats, targets: Ints) -> Scores:
 
 
 def _shifted(logits: Floats) -> Doubles:
-    """Return logits in float64, the largest of each row 0."""
+    """Return logits in float64, each row shifted so that its largest logit is 0."""
     wide = logits.astype(numpy.float64)
     wide -= wide.max(axis=-1, keepdims=True)
     return wide
 
 
 def join(parts: list[Scores]) -> Scores:
-    """Return the scores of several pieces or windows as one."""
+    """Concatenate the scores of several pieces or windows."""
     return Scores(
         nll=numpy.concatenate([part.nll for part in parts]),
         kl=numpy.concatenate([part.kl for part in parts]),
@@ -66,7 +68,10 @@ def join(parts: list[Scores]) -> Scores:
 
 
 def unigram_perplexity(targets: Ints) -> float:
-    """Return the perplexity of the best predictor that ignores context: exp of the entropy of the text's own counts."""
+    """Return the perplexity of the best predictor that ignores context.
+
+    It is exp of the entropy of the text's own token frequencies.
+    """
     counts = numpy.unique(targets, return_counts=True)[1].astype(numpy.float64)
     shares = counts / counts.sum()
     return float(numpy.exp(-(shares * numpy.log(shares)).sum()))

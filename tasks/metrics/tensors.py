@@ -1,4 +1,7 @@
-"""The scores of `arrays.py`, in torch on the device where the logits are; only one value a position leaves it."""
+"""The scores of `arrays.py` in torch, on the device of the logits.
+
+Only the scores are copied from the device, not the logits.
+"""
 
 import numpy
 import torch
@@ -7,7 +10,10 @@ from tasks.metrics.arrays import CHUNK, Ints, Scores
 
 
 def score(reference: torch.Tensor, logits: torch.Tensor, targets: Ints) -> Scores:
-    """Return the scores of `logits` (positions, vocabulary) at `targets` (positions,) against `reference` logits."""
+    """Return the scores of `logits` against `reference` logits at each position.
+
+    The logits have shape (positions, vocabulary), `targets` has shape (positions,).
+    """
     wanted = torch.from_numpy(targets.astype(numpy.int64)).to(logits.device)
     nll, kl = (torch.empty(len(wanted), dtype=torch.float64, device=logits.device) for _ in range(2))
     for start in range(0, len(wanted), CHUNK):
@@ -26,6 +32,6 @@ def score(reference: torch.Tensor, logits: torch.Tensor, targets: Ints) -> Score
 
 
 def _shifted(logits: torch.Tensor) -> torch.Tensor:
-    """Return logits in float64, the largest of each row 0."""
+    """Return logits in float64, each row shifted so that its largest logit is 0."""
     wide = logits.to(torch.float64, copy=True)
     return wide.sub_(wide.amax(-1, keepdim=True))

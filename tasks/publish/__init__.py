@@ -1,4 +1,4 @@
-"""Stage 7: accepted variants become signed versions; channels move; versions are exported."""
+"""Stage 7: publishes accepted variants as signed versions, moves channels and exports versions."""
 
 from tasks.publish.export import export
 from tasks.publish.publish import attest_published, commit_accepted, missing_from, promote

@@ -1,7 +1,7 @@
-"""Export: one published version leaves the store, as a folder, under a prefix of a bucket, or as a repository of a hub.
+"""Exports one published version to a folder, a prefix of a bucket, or a repository of a hub.
 
-What arrives is what `quantmill pull` makes: exactly the version's files, and beside them `.quantmill/manifest.json` (last)
-and, where it was signed, `.quantmill/attestation.dsse.json`. A place that holds anything but an earlier export is refused.
+The target gets the same files as from `quantmill pull`: the version's files, `.quantmill/attestation.dsse.json` if the
+version is signed, and last `.quantmill/manifest.json`. A target that holds anything but an earlier export is refused.
 """
 
 import tempfile
@@ -22,21 +22,21 @@ from tasks.publish import export_hub, export_s3
 def export(
     store: Store, model: str, variant: str, target: str, private: bool = False, keyring: Keyring | None = None
 ) -> str:
-    """Send a version to a place and return where it lies.
+    """Export a version and return the address of the export.
 
     Args:
-        store: where it is published.
-        model: the published name.
-        variant: the variant, with `@` and the first digits of a manifest's digest, or its newest version that stands.
+        store: the store of the version.
+        model: the published name of the model.
+        variant: the variant for its newest version that is not revoked, or `VARIANT@` and first digits of a digest.
         target: `hf://org/name`, `s3://bucket/prefix` or a folder.
-        private: whether a repository that is made is closed to others.
-        keyring: keys whose signatures are trusted; with one, an unsigned version is not sent.
+        private: whether a new repository is private.
+        keyring: trusted keys; with a keyring, a version must have a trusted signature.
 
     Raises:
         NotFound: there is no such version, or it was revoked.
-        RequestError: the target is not written like one, or holds something else; nothing was sent.
-        VerificationError: a file is not what the manifest says, or the signature is not right; nothing was sent.
-        StoreError: the place refused, or broke off; the same command goes on.
+        RequestError: the target is malformed, or holds something else; nothing was sent.
+        VerificationError: a file differs from the manifest, or the signature is not valid; nothing was sent.
+        StoreError: the target's server refused, or the connection broke; the same command continues the export.
     """
     name, digest = find_version(store, model, variant)
     if revoked := store.revocation(model, name, digest):
@@ -46,13 +46,13 @@ def export(
         signing.verify(store.attestation(version.digest), version, keyring)
     scheme = scheme_of(target)
     if scheme and scheme.on_hub:
-        export_hub.repository(target)  # raises before anything is laid out
+        export_hub.repository(target)  # raises before any file is copied
         with tempfile.TemporaryDirectory() as folder:
             names = lay_out(store, version, Path(folder))
             title = f"{version.manifest.name} {version.digest[:12]}"
             return export_hub.send(Path(folder), names, target, private, title)
     if private:
-        raise RequestError(f"--private: only a repository hf://org/name is made private, not {target}")
+        raise RequestError(f"--private: allowed only for a repository hf://org/name, not for {target}")
     if target.startswith(address.PREFIX):
         bucket, prefix = export_s3.place(target)
         with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def export(
 
 
 def lay_out(store: Store, version: StoredManifest, folder: Path, copy: bool = False) -> list[str]:
-    """Lay a version out in a folder, every byte checked, and return the names, the manifest's last."""
+    """Copy a version's files to a folder, check every byte, and return the file names, the manifest last."""
     names = [entry.path for entry in version.manifest.files]
     for entry in version.manifest.files:
         store.fetch_copy(entry, folder / entry.path, copy=copy)
@@ -74,7 +74,7 @@ def lay_out(store: Store, version: StoredManifest, folder: Path, copy: bool = Fa
 
 
 def _to_folder(store: Store, version: StoredManifest, target: Path) -> str:
-    """Make the folder beside its place and rename it: whole or not at all."""
+    """Fill a temporary folder beside the target and rename it, so that the export is complete or absent."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RequestError(f"{target}: exists; name a folder to make, or an empty one")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""A folder of files -> one commit of a repository of a model hub, through the hub's own client.
+"""Exports a folder as one commit to a repository of a model hub, through the client `huggingface_hub`.
 
-Which hub: HF_ENDPOINT. Whose token: HF_TOKEN. Both are read by `huggingface_hub` itself and appear nowhere here.
+The client itself reads the hub's address from HF_ENDPOINT and the token from HF_TOKEN.
 """
 
 from pathlib import Path
@@ -10,18 +10,21 @@ from quantmill.files import keys
 from quantmill.recipe.schemes import hub_name
 from tasks import hub
 
-_KEPT = ".gitattributes"  # the hub's own: which files are large
+_KEPT = ".gitattributes"  # the hub writes this file: it says which files are large
 
 
 def repository(target: str) -> str:
-    """Return the name of the repository of `hf://org/name`; RequestError where it is not one."""
+    """Return the repository's name `org/name`; raise RequestError if the target is not `hf://org/name`."""
     if not (name := hub_name(target)):
         raise RequestError(f"{target}: write it as hf://org/name")
     return name
 
 
 def send(folder: Path, names: list[str], target: str, private: bool, message: str) -> str:
-    """Make the files the whole content of a repository, in one commit, check its digests and return the commit's address."""
+    """Replace a repository's content with the files, in one commit, and return the commit's address.
+
+    The digests that the hub states for the commit are checked.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     repo = repository(target)
@@ -39,11 +42,14 @@ def send(folder: Path, names: list[str], target: str, private: bool, message: st
     found.pop(_KEPT, None)
     if wrong := [name for name in names if not _is(folder / name, found.pop(name, None))] or sorted(found):
         raise VerificationError(
-            f"{target}: {wrong[0]}: the hub does not hold what was sent ({len(wrong)} files in all)"
+            f"{target}: {wrong[0]}: the repository does not match the files that were sent ({len(wrong)} files differ)"
         )
     return str(made.commit_url)
 
 
 def _is(path: Path, digest: str | None) -> bool:
-    """Return whether a digest that the hub states is the file's: the sha256 of a large one, git's digest of a small one."""
+    """Return whether `digest`, which the hub states, is the digest of the file at `path`.
+
+    The hub states the sha256 of a large file and git's digest of a small file.
+    """
     return digest in (keys.file_sha256(path), hub.git_digest(path))

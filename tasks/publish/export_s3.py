@@ -1,4 +1,7 @@
-"""A folder of files -> objects under a prefix, through boto3: in parallel, the server checks the SHA-256 of every part."""
+"""Exports a folder as objects under a prefix of a bucket, through boto3.
+
+boto3 uploads parts in parallel, and the server checks the SHA-256 of every part.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -10,20 +13,20 @@ from quantmill.s3.listing import pages
 
 
 def place(target: str) -> tuple[str, str]:
-    """Return the bucket and the prefix, with its slash, of `s3://bucket/prefix`; RequestError where it is not one."""
+    """Return the bucket and the prefix with a final slash; raise RequestError for a malformed target."""
     try:
         bucket, prefix = address.read(target)
     except ValueError as error:
         raise RequestError(f"{target}: {error}") from error
     if not prefix:
-        raise RequestError(f"{target}: name a prefix, s3://bucket/prefix: an export takes over all that is below")
+        raise RequestError(f"{target}: name a prefix, s3://bucket/prefix: an export replaces all objects below it")
     return bucket, f"{prefix}/"
 
 
 def send(folder: Path, names: list[str], bucket: str, prefix: str, client: Any = None) -> str:
-    """Upload the files, the last of the names last, drop what an earlier export left, and return where they lie.
+    """Upload the files in order, delete other objects of an earlier export, and return the address.
 
-    Whose keys and which endpoint are boto3's own matters; `client` is made from the environment where none is given.
+    boto3 reads credentials and endpoint from the environment, unless the caller gives a `client`.
     """
     target = f"{address.PREFIX}{bucket}/{prefix}"
     with s3_client.one_line(target):
@@ -31,17 +34,17 @@ def send(folder: Path, names: list[str], bucket: str, prefix: str, client: Any =
         before = _under(s3, bucket, prefix)
         if before and names[-1] not in before:
             raise RequestError(f"{target}: holds {min(before)}, and no earlier export; name an empty prefix")
-        s3.delete_object(Bucket=bucket, Key=prefix + names[-1])  # not whole from here on
+        s3.delete_object(Bucket=bucket, Key=prefix + names[-1])  # without its manifest, the export counts as incomplete
         for name in names:
             s3.upload_file(str(folder / name), bucket, prefix + name, ExtraArgs={"ChecksumAlgorithm": "SHA256"})
         for name in before.keys() - set(names):
             s3.delete_object(Bucket=bucket, Key=prefix + name)
         if _under(s3, bucket, prefix) != {name: (folder / name).stat().st_size for name in names}:
-            raise StoreError(f"{target}: does not hold what was sent: somebody else writes there")
+            raise StoreError(f"{target}: does not hold the files that were sent: somebody else writes to this prefix")
     return target
 
 
 def _under(s3: Any, bucket: str, prefix: str) -> dict[str, int]:
-    """Return name -> bytes of what lies under the prefix."""
+    """Return name -> size in bytes for each object under the prefix."""
     found = (item for page in pages(s3, bucket, prefix) for item in page.get("Contents", ()))
     return {item["Key"].removeprefix(prefix): item["Size"] for item in found}

@@ -1,4 +1,7 @@
-"""The manifest of an accepted variant: what it is, what it was made from and how it measured, with its model card."""
+"""Makes the manifest of an accepted variant, with the model card.
+
+The manifest says what the variant is, what it was made from, and what the evaluation measured.
+"""
 
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -18,7 +21,7 @@ from tasks.publish import model_card
 
 
 def published_manifest(run: Run, job: VariantJob, store: Store) -> Manifest:
-    """Return the whole manifest of a variant of a run, its card stored."""
+    """Return the complete manifest of a run's variant, and store the model card."""
     manifest = build_manifest(run.recipe, job, run.outcomes[job.name], run.baseline, run.noise_floor)
     return with_card(manifest, store)
 
@@ -30,9 +33,9 @@ def build_manifest(
     baseline: Outcome | None = None,
     noise_floor: Mapping[str, float] | None = None,
 ) -> Manifest:
-    """Return the manifest of an accepted variant: equal inputs and decisions give equal bytes.
+    """Return the manifest of an accepted variant, still without the model card (see `with_card`).
 
-    Its files are the artifact's; see `with_card`.
+    Equal inputs and decisions give equal bytes.
     """
     artifact, report = outcome.artifact, outcome.report
     if artifact is None or report is None:
@@ -73,10 +76,10 @@ def build_manifest(
 
 
 def with_card(manifest: Manifest, store: Store) -> Manifest:
-    """Return the manifest with its model card among the files; the card is stored.
+    """Store the model card and return the manifest with the card among its files.
 
-    HQQ's artifact has a README.md that says how it is loaded: those lines go into the card, which takes its place. A
-    checkpoint that was taken as it is may have a card of its own, which is kept under another name.
+    HQQ's artifact has a README.md with its loader: the card replaces this file and contains the loader. An imported
+    checkpoint may have its own card, which is kept under another name.
     """
     held = {file.path: file for file in manifest.files}
     own, loader = held.pop(CARD_PATH, None), ""
@@ -87,7 +90,7 @@ def with_card(manifest: Manifest, store: Store) -> Manifest:
         elif own:
             store.fetch((own,), Path(folder))
             loader = place.read_text(encoding="utf-8").partition("\n\n")[2]
-            place.unlink()  # it may be a link to the artifact's own
+            place.unlink()  # the file may be a link to the artifact's own README.md
         place.write_text(model_card.model_card(manifest, loader), encoding="utf-8")
         held |= {file.path: file for file in store.add_folder(Path(folder))}
     safety = Safety(formats=_endings(held), chat_template_sha256=manifest.safety.chat_template_sha256)
@@ -103,7 +106,7 @@ def _ratio(report: EvaluationReport, baseline: EvaluationReport | None) -> float
 
 
 def calibration_of(tokens: TokenSet) -> dict[str, object]:
-    """Return what a manifest says of calibration windows; of a local text its name, not where it lay."""
+    """Return what a manifest says about token windows; of a local text, the file name without its path."""
     said = {"sha256": tokens.digest, "text_sha256": tokens.text_sha256, **tokens.request.model_dump()}
     said["source"] = _name(tokens.request)
     if tokens.request.mix:
@@ -117,6 +120,6 @@ def _name(text: TextSource) -> str:
 
 
 def _concerns(recipe: Recipe, job: VariantJob) -> dict[str, object]:
-    """Return the part of a recipe that this variant depends on: its siblings are none of it."""
+    """Return the part of a recipe that this variant depends on, without the other variants."""
     ignored = {"variants", "publish"} | (set() if job.calibration else {"calibration"})
     return recipe.model_dump(mode="json", exclude=ignored) | {"variant": job.spec.canonical()}

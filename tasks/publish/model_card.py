@@ -1,8 +1,8 @@
-"""The model card: the README.md of a published folder, with the front matter that a hub of models reads.
+"""The model card: the README.md of a published folder, with the front matter that a model hub reads.
 
-A pure function of the manifest: no time, no run and no digest of the manifest itself, so that equal inputs and decisions
-give equal bytes. It says what was measured here and marks what was not. There is no `model-index`: its figures are
-compared across models, and these hold beside this baseline on these windows only.
+The card is a pure function of the manifest. It contains no time, no run and no digest of the manifest itself, so equal
+inputs and decisions give equal bytes. It says what was measured here and marks what was not. It has no `model-index`,
+because readers compare those figures across models, and the card's figures hold only against this baseline on these windows.
 """
 
 import re
@@ -19,7 +19,7 @@ from tasks.model.config_forms import MISSES
 from tasks.report import plain, row
 
 ORIGINAL = "README.original.md"
-"""What the card of a checkpoint that was taken as it is gets called."""
+"""The file name under which the original card of an imported checkpoint is published."""
 _LICENSES = {
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "isc", "zlib", "unlicense", "wtfpl",
     "ms-pl", "artistic-2.0", "afl-3.0", "ecl-2.0", "bsl-1.0", "mpl-2.0", "epl-2.0", "eupl-1.2", "osl-3.0", "gpl", "gpl-2.0",
@@ -28,15 +28,15 @@ _LICENSES = {
     "openrail", "openrail++", "bigscience-openrail-m", "creativeml-openrail-m", "bigscience-bloom-rail-1.0",
     "bigcode-openrail-m", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4", "gemma", "other",
 }  # fmt: skip
-"""Names that the hub takes; it refuses a card with one that it does not know, so the rest are `other` with a name."""
+"""Licence names that the hub knows. It refuses a card with an unknown name, so other licences are `other` with a name."""
 
 
 def model_card(manifest: Manifest, loader: str = "") -> str:
-    """Return the card of what a manifest describes.
+    """Return the model card for a manifest.
 
     Args:
-        manifest: all of it but the card's own entry, which is ignored.
-        loader: how to load the folder, where the artifact says it itself: HQQ's lines.
+        manifest: the manifest; the entry of the card itself is ignored.
+        loader: the loading section of the artifact's own README.md (HQQ); empty: the card's own section.
     """
     method = METHODS[packer(manifest)]
     model, _, variant = manifest.name.partition("/")
@@ -56,7 +56,7 @@ def model_card(manifest: Manifest, loader: str = "") -> str:
 
 
 def _front(manifest: Manifest, method: Method) -> dict[str, Any]:
-    """Return the metadata; `base_model` is a name on the hub, so a source from elsewhere has none."""
+    """Return the front matter; only a source on the hub gives a `base_model`, which is a name on the hub."""
     said: dict[str, Any] = {}
     license_name = manifest.license.lower()
     if license_name in _LICENSES:
@@ -100,7 +100,7 @@ def _options(method: Method) -> list[str]:
 
 
 def _figures(manifest: Manifest) -> str:
-    """Return the table beside the baseline, and what it was measured on."""
+    """Return the table of figures beside the baseline's, and on what text and machine they were measured."""
     seen, base = manifest.evaluation, manifest.evaluation.baseline
     quality, speed = seen.metrics, seen.speed
     size = sum(file.size_bytes for file in manifest.files if file.path != CARD_PATH)
@@ -139,7 +139,7 @@ def _figures(manifest: Manifest) -> str:
 
 
 def _loading(manifest: Manifest, method: Method) -> str:
-    """Return how the library that measured it opens the folder, and the programs that load it."""
+    """Return how the library that measured the variant loads the folder, and which programs load it."""
     runtime = selection.library(manifest)
     packages = loading.PACKAGES.get(runtime, {*method.engines, "transformers"})
     made = manifest.toolchain
@@ -151,7 +151,7 @@ def _loading(manifest: Manifest, method: Method) -> str:
 
 
 def _missed(manifest: Manifest) -> str:
-    """Return what readers of transformers 4's form miss in a config that was published as it came."""
+    """Return what readers of transformers 4's form miss in a config.json that was published unchanged."""
     missed = [mark.removeprefix(MISSES) for mark in manifest.evaluation.marks if mark.startswith(MISSES)]
     if not missed:
         return ""
@@ -162,7 +162,7 @@ def _missed(manifest: Manifest) -> str:
 
 
 def _text(said: dict[str, Any]) -> str:
-    """Return what text a token set was cut from."""
+    """Return the description of the text and the windows of a token set."""
     mixed = said.get("mix") or ()
     names = [f"{part['source']} {part.get('weight', 1):g}" for part in mixed] or [str(said["source"])]
     return (
@@ -172,7 +172,7 @@ def _text(said: dict[str, Any]) -> str:
 
 
 def _gates(manifest: Manifest) -> str:
-    """Return the limits that it kept; a huge one does not bind."""
+    """Return the limits that the variant kept, without the huge limits that do not bind."""
     return _list([f"{name} {limit:g}" for name, limit in manifest.evaluation.gate.items() if limit < 1e6]) or "None."
 
 
@@ -199,7 +199,7 @@ def _provenance(manifest: Manifest) -> str:
 
 
 def _source(manifest: Manifest) -> str:
-    """Return the source's name; of a place on a disk the last part alone."""
+    """Return the URI of the source; of a local path, only the last part."""
     uri = manifest.model.uri
     return uri if "://" in uri else re.split(r"[/\\]", uri.rstrip("/\\"))[-1]
 

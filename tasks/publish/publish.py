@@ -1,4 +1,4 @@
-"""Stage 7: accepted variants become versions in the store. Their bytes are there already, so this is a small commit."""
+"""Stage 7: commits accepted variants as versions in the store, which already has their bytes."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ from tasks.publish.manifests import published_manifest
 
 
 class Published(NamedTuple):
-    """What became of accepted variants."""
+    """The result for the accepted variants of a run."""
 
     manifests: dict[str, str]
     """Variant -> digest of its manifest."""
@@ -30,12 +30,12 @@ class Published(NamedTuple):
 
 
 def commit_accepted(run: Run, store: Store, signing_key: Path | None = None) -> Published:
-    """Publish every accepted variant of a run; what was published before stays as it is.
+    """Publish every accepted variant of a run; versions that were published before stay unchanged.
 
-    Without a `signing_key` versions are published unsigned.
+    Without a `signing_key`, versions are published unsigned.
 
     Raises:
-        BlobMissing: a file of an artifact is not in the store any more.
+        BlobMissing: the store no longer has a file of an artifact.
         SigningError: the process with the signing key failed; later variants are not published.
     """
     model, manifests, held_back = run.recipe.model_name, dict[str, str](), dict[str, str]()
@@ -66,7 +66,10 @@ def commit_accepted(run: Run, store: Store, signing_key: Path | None = None) -> 
 
 
 def _record_speed(run: Run, job: VariantJob, manifest: Manifest, store: Store) -> None:
-    """Leave beside a version what consumers of before have no field for: spread, arithmetic, whether the machine was busy."""
+    """Store a `speed` record beside a version: spread, arithmetic, and whether the machine was busy.
+
+    The manifest has no fields for these facts, because older consumers would not know them.
+    """
     report, kind = run.outcomes[job.name].report, job.processor or processor.of_this_machine()
     if report and report.timing:
         arithmetic = "bfloat16" if job.device != "cpu" else processor.arithmetic(kind)
@@ -75,9 +78,9 @@ def _record_speed(run: Run, job: VariantJob, manifest: Manifest, store: Store) -
 
 
 def promote(recipe: Recipe, manifests: Mapping[str, str], store: Store) -> int:
-    """Move the recipe's channel to these versions and return its sequence number; 0: there is no such channel.
+    """Move the recipe's channel to these versions and return its sequence number; 0 without a channel.
 
-    A version that the channel held before is not made current again: whoever moved the channel on, or back, meant it.
+    A version that the channel held before does not become current again: whoever moved the channel on or back meant to.
     """
     model, name = recipe.model_name, recipe.publish.channel
     held = read_channel(store, model, name) if name else None
@@ -87,19 +90,19 @@ def promote(recipe: Recipe, manifests: Mapping[str, str], store: Store) -> int:
 
 
 def missing_from(channel: Channel | None, manifests: Mapping[str, str]) -> dict[str, str]:
-    """Return the versions that a channel never held, as far as its history goes."""
+    """Return the versions that a channel never held, according to its history."""
     moves = channel.moves if channel else ()
     known = {(variant, digest) for move in moves for variant, digest in move.variants.items()}
     return {variant: digest for variant, digest in manifests.items() if (variant, digest) not in known}
 
 
 def attest_published(run: Run, names: Collection[str], store: Store, signing_key: Path) -> bool:
-    """Sign versions of these variants that were published before without this key; False where one is not published.
+    """Sign the published versions of these variants; return False if a variant is not published.
 
-    What is signed is made anew of what this run has of its own; only when and where it was made is the store's word.
+    Manifest and recipe come from this run. The other facts of the provenance, such as its times, come from the store.
 
     Raises:
-        BlobMissing, VerificationError: the store does not hold the version's bytes any more.
+        BlobMissing, VerificationError: the store no longer has the version's bytes.
         SigningError: the process with the signing key failed.
     """
     for job in (job for job in run.variants if job.name in names):
@@ -117,7 +120,10 @@ def attest_published(run: Run, names: Collection[str], store: Store, signing_key
 
 
 def _attestation(manifest: Manifest, provenance: Provenance, store: Store, key: Path | None) -> bytes:
-    """Return the version's attestation: the one that it has where this key made it, else a new one; without a key none."""
+    """Return the attestation of a version; empty without a key.
+
+    A stored attestation that this key signed is kept; else the version is signed anew.
+    """
     if key is None:
         return b""
     if held := store.attestation(manifest.digest):

@@ -1,4 +1,4 @@
-"""Stage 4: a variant's artifact is made. `methods/` has a module for each method."""
+"""Stage 4: makes the artifact of a variant. `methods/` has one module for each method."""
 
 from tasks.quantize.quantize import find_artifact, find_body, make_artifact
 from tasks.quantize.require import require

@@ -1,7 +1,7 @@
-"""Gives a GGUF file the chat template and sampling settings of another state of its model; its tensors' bytes stay.
+"""Replaces the chat template and the sampling settings in a GGUF file; the tensors stay the same.
 
-In a folder these are files of their own. A GGUF holds them as metadata, so the file is written anew: the fields in question
-are what gguf makes of the folder, everything else is copied as it stands.
+A GGUF file holds these settings as metadata, so a change of the model's companion files needs a new GGUF file. The gguf
+package makes the new fields from the companion files; this module copies all other bytes unchanged.
 """
 
 import shutil
@@ -15,12 +15,12 @@ _REPLACED = ("tokenizer.chat_template", "general.sampling.")
 
 
 def dress(gguf_file: Path, folder: Path, out: Path) -> None:
-    """Write `gguf_file` to `out` with the fields that the companions of `folder` say."""
+    """Write a copy of `gguf_file` to `out`, with the metadata that the companion files in `folder` state."""
     reader = read_blocks(gguf_file)
     fields = {
         name: b"".join(bytes(part) for part in field.parts)
         for name, field in reader.fields.items()
-        if not name.startswith("GGUF.")  # the file's counts, which the reader lists as fields
+        if not name.startswith("GGUF.")  # the reader lists the header's version and counts as fields too
     }
     new = _fields_of(folder)
     kept = {name: data for name, data in fields.items() if name in new or not name.startswith(_REPLACED)} | new
@@ -34,7 +34,7 @@ def dress(gguf_file: Path, folder: Path, out: Path) -> None:
 
 
 def _fields_of(folder: Path) -> dict[str, bytes]:
-    """Return the fields that gguf makes of a folder's companions, as they stand in a file."""
+    """Return field name -> bytes in a GGUF file, as gguf writes them for a folder's companion files."""
     import gguf
 
     said = gguf.Metadata.load(model_path=folder, model_name="model")

@@ -1,4 +1,7 @@
-"""What is tried after a job ran out of memory: cheaper settings of the same variant, in the order of what they cost."""
+"""The attempts to make a variant, each with less memory than the one before.
+
+If a job runs out of memory, the next attempt runs. The attempts that cost least come first.
+"""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -7,7 +10,7 @@ from quantmill.recipe.recipe import VariantSpec
 
 
 class Attempt(NamedTuple):
-    """One way to make a variant; `words` says what was given up, and is empty for the first."""
+    """One way to make a variant; `words` says what was given up, and is empty for the first attempt."""
 
     words: str
     spec: VariantSpec
@@ -15,9 +18,9 @@ class Attempt(NamedTuple):
 
 
 def attempts(spec: VariantSpec, device: str) -> Iterator[Attempt]:
-    """Yield the variant as it was asked for, then with less memory.
+    """Yield the attempt with the requested settings, then attempts that need less memory.
 
-    Engines that work layer by layer from the start, or keep finished layers on the disk, have nothing to give up.
+    Engines that always work layer by layer, or keep finished layers on the disk, have no setting to give up.
     """
     yield Attempt("", spec, device)
     if cheaper := spec.options.cheaper():

@@ -1,4 +1,4 @@
-"""Takes a finished checkpoint over, byte for byte, and says what each of the model's weights is in it."""
+"""Copies a finished checkpoint byte for byte, and records the type of each of its weights."""
 
 import shutil
 from pathlib import Path
@@ -21,19 +21,19 @@ def take_over(
     out: Path,
     progress: Progress,
 ) -> list[QuantizedTensor]:
-    """Copy the files and return one record per weight.
+    """Copy a checkpoint's files to `out` and return one record per weight.
 
     Args:
-        checkpoint: a folder, or a GGUF file.
-        files: which of its files.
-        model: the snapshot of the model that it is a checkpoint of.
-        packing: how it is packed.
+        checkpoint: the checkpoint's folder, or its GGUF file.
+        files: the names of the files to copy.
+        model: the snapshot of the model that was quantized.
+        packing: the checkpoint's format and scheme.
         out: an empty folder.
-        progress: told how many files are copied.
+        progress: gets the number of copied files.
 
     Raises:
-        TokenizerMismatch: its tokenizer.json makes other ids than the model's.
-        ValueError: a matrix of the model is not in it.
+        TokenizerMismatch: the checkpoint's tokenizer.json gives other ids than the model's.
+        ValueError: the checkpoint lacks a matrix of the model.
     """
     for done, name in enumerate(files):
         progress("copy", done, len(files))
@@ -47,7 +47,10 @@ def take_over(
 
 
 def account(model: Path, checkpoint: Path, packing: Packing) -> list[QuantizedTensor]:
-    """Return one record per weight of the model; what the checkpoint left as it was, it was meant to leave."""
+    """Return one record per weight of the model.
+
+    A matrix that the checkpoint did not quantize is no fallback: whoever made the checkpoint meant to leave it.
+    """
     meant = frozenset(tensors.linear_names(model))
     made = tensors.account(model, checkpoint, scheme=packing.scheme, left=meant)
     if missing := [tensor.name for tensor in made if tensor.scheme == "unknown"]:
@@ -68,7 +71,10 @@ def _of_gguf(path: Path) -> list[QuantizedTensor]:
 
 
 def _difference(ours: Path, theirs: Path) -> str:
-    """Return how two tokenizer.json part on the probe, or nothing; files that differ may well tokenize alike."""
+    """Return how two tokenizer.json files differ on the probe text; empty if they give the same ids.
+
+    Files with different bytes may give the same ids.
+    """
     if ours.read_bytes() == theirs.read_bytes():
         return ""
     from tokenizers import Tokenizer
@@ -76,7 +82,7 @@ def _difference(ours: Path, theirs: Path) -> str:
     from tasks.tokenizer.probe import probe_text
 
     pair = [Tokenizer.from_file(str(path)) for path in (ours, theirs)]
-    for tokenizer in pair:  # some engines save the calibration's
+    for tokenizer in pair:  # some engines save the truncation and padding of the calibration
         tokenizer.no_truncation()
         tokenizer.no_padding()
     text = probe_text(sorted(token.content for token in pair[0].get_added_tokens_decoder().values()))
@@ -84,5 +90,5 @@ def _difference(ours: Path, theirs: Path) -> str:
         one, other = (tokenizer.encode(text[at : at + _PIECE_CHARS]) for tokenizer in pair)
         if one.ids != other.ids:
             first = next((n for n, ids in enumerate(zip(one.ids, other.ids, strict=False)) if ids[0] != ids[1]), -1)
-            return f"{len(one.ids)} ids of the model, {len(other.ids)} of the checkpoint, the first other at {first}"
+            return f"{len(one.ids)} ids of the model, {len(other.ids)} of the checkpoint, first difference at {first}"
     return ""

@@ -1,4 +1,7 @@
-"""Inside a job: a variant's artifact folder is made, taken over from a finished checkpoint, or dressed anew."""
+"""Fills the artifact folder of a variant, inside a job.
+
+A method makes the weights, or the job copies a finished checkpoint, or gives an artifact new companion files.
+"""
 
 import shutil
 import sys
@@ -15,50 +18,50 @@ from tasks.sandbox import JobArguments, Progress, here
 
 
 class Make(JobArguments):
-    """An artifact that a method makes."""
+    """The arguments of a job in which a method makes an artifact."""
 
     kind: Literal["artifact"] = "artifact"
     spec: VariantSpec
     source: Path
-    """The snapshot."""
+    """The snapshot's folder."""
     needed: dict[str, Path]
-    """Stage that the method needs -> the folder with its result."""
+    """Stage that the method needs -> the folder with the stage's result."""
     calibration: Path | None
-    """The calibration windows, where the method uses them."""
+    """The file of the calibration windows; None if the method uses none."""
     device: str
     arithmetic: str
-    """What the engine is told to compute in."""
+    """The type in which the engine computes."""
 
 
 class TakeOver(JobArguments):
-    """A finished checkpoint to take over."""
+    """The arguments of a job that copies a finished checkpoint."""
 
     kind: Literal["imported"] = "imported"
     checkpoint: Path
-    """A folder, or a GGUF file."""
+    """The checkpoint's folder, or its GGUF file."""
     files: tuple[str, ...]
-    """Which of its files."""
+    """The names of the files to copy."""
     packing: Packing
     companions: Path
-    """The snapshot of the model that it is a checkpoint of."""
+    """The folder with the snapshot of the model that was quantized."""
     device: str
 
 
 class Dress(JobArguments):
-    """An artifact whose model has other companions now."""
+    """The arguments of a job that gives an artifact the new companion files of its model."""
 
     kind: Literal["dress"] = "dress"
     artifact: Path
     """A folder with the artifact's GGUF files, if it has any."""
     source: Path
-    """The snapshot."""
+    """The snapshot's folder."""
 
 
 Arguments = Annotated[Make | TakeOver | Dress, Field(discriminator="kind")]
 
 
 def run(arguments: Make | TakeOver | Dress, out: Path, progress: Progress) -> dict[str, Any]:
-    """Fill `out`; return what became of each tensor, and what the artifact's record says beside it."""
+    """Fill `out`; return fields of the artifact's record, such as one record per tensor."""
     if isinstance(arguments, Dress):
         return _dress(arguments, out, progress)
     if isinstance(arguments, TakeOver):
@@ -104,7 +107,7 @@ def _make(arguments: Make, out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _take_over(arguments: TakeOver, out: Path, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with a finished checkpoint as it is; a GGUF gets the model's tokenizer beside it, as every one does."""
+    """Copy a finished checkpoint to `out`; for a GGUF file, add the model's config and tokenizer files."""
     from tasks.model import config_forms
     from tasks.quantize import imported
     from tasks.tokenizer import same_text
@@ -124,7 +127,7 @@ def _take_over(arguments: TakeOver, out: Path, progress: Progress) -> dict[str, 
 
 
 def _dress(arguments: Dress, out: Path, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with the source's companions, and with the artifact's GGUF files as those say."""
+    """Copy the source's companion files to `out`, and write the artifact's GGUF files with their settings."""
     from tasks.quantize import dress
     from tasks.tokenizer import same_text
 
@@ -140,7 +143,10 @@ def _dress(arguments: Dress, out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _starved_experts(source: Path, calibration: Path | None, progress: Progress) -> dict[str, int]:
-    """Return which experts see few calibration tokens, and how many; counted before the engine is imported."""
+    """Return expert -> number of calibration tokens, for experts that see too few tokens.
+
+    The count runs before the engine is imported.
+    """
     from tasks.model import architecture, experts
 
     if calibration is None or not architecture.of_config(source).experts:
@@ -153,7 +159,10 @@ def _starved_experts(source: Path, calibration: Path | None, progress: Progress)
 
 
 def _complete(source: Path, out: Path) -> None:
-    """Add the source's files that are not weights; GPTQModel rewrites the tokenizer's."""
+    """Copy the source's files that are not weights to `out`; keep a config.json that the engine wrote.
+
+    The source's tokenizer files replace those that GPTQModel rewrote.
+    """
     for path in source.iterdir():
         weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
         if not weights and not (path.name == "config.json" and (out / path.name).exists()):

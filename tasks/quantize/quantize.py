@@ -1,7 +1,7 @@
-"""Stage 4: a variant's artifact folder, made in a process of its own and stored where it is made.
+"""Stage 4: makes a variant's artifact in a process of its own, and stores the artifact's files.
 
-Where a model changed in its companions alone (chat template, generation settings, licence), or a release writes its config
-otherwise, no engine works: what was made of the same weights and tokenizer gets the new ones.
+If only a model's companion files changed (chat template, generation settings, licence), or a new release writes the config
+in another form, no engine runs: the stored artifact of the same weights and tokenizer gets the new files.
 """
 
 import time
@@ -28,24 +28,24 @@ DRESS_PACKAGES = ("gguf", "llama-cpp-python", "tokenizers", "transformers")
 
 
 def find_artifact(job: VariantJob, store: Store) -> Artifact | None:
-    """Return the job's artifact if it was made before and all its files are there."""
+    """Return the job's artifact if it was made before and the store has all its files."""
     found = store.look_up("artifact", job.artifact_key)
     return Artifact.model_validate(found.value) if found else None
 
 
 def find_body(job: VariantJob, store: Store) -> Artifact | None:
-    """Return an artifact that differs from the job's in its companions alone, if one was made before."""
+    """Return an artifact that differs from the job's only in its companion files, if one was made before."""
     found = store.look_up("body", job.body_key)
     return Artifact.model_validate(found.value) if found else None
 
 
 def make_artifact(job: VariantJob, store: Store, sandbox: Sandbox) -> Artifact:
-    """Return the job's artifact, making it where it is missing.
+    """Return the job's artifact; make the artifact if the store lacks it.
 
     Raises:
-        JobError: the engine failed, or this processor would make other bytes; the class says how.
-        TokenizerMismatch: a GGUF with the model's new chat template does not render it as the model does.
-        VerificationError: the engine left something in the folder that is no model's file.
+        JobError: the engine failed, or this processor would make other bytes; the class says which.
+        TokenizerMismatch: a GGUF file renders the model's new chat template differently from the model.
+        VerificationError: the engine left a file in the folder that does not belong to a model.
     """
     if found := find_artifact(job, store):
         return found
@@ -87,11 +87,11 @@ def _attempt(job: VariantJob, attempt: frugal.Attempt, store: Store, sandbox: Sa
 
 
 def _take_over(job: VariantJob, checkpoint: Origin, store: Store, sandbox: Sandbox) -> Artifact:
-    """Return the artifact of a finished checkpoint: its own files, as they were found before the run."""
+    """Return the artifact of a finished checkpoint; it holds the files that the run's plan found."""
     told = TakeOver(
         checkpoint=places.open_source(checkpoint.request, sandbox.home).fetch(checkpoint),
         files=tuple(file.path for file in checkpoint.files),
-        packing=cast("Packing", job.spec.packing),  # the spec of a checkpoint that was found has it
+        packing=cast("Packing", job.spec.packing),  # the plan filled it in when it found the checkpoint
         companions=snapshots.local_folder(job.snapshot, sandbox),
         device=job.device,
     )
@@ -100,7 +100,7 @@ def _take_over(job: VariantJob, checkpoint: Origin, store: Store, sandbox: Sandb
 
 
 def _record(job: VariantJob, result: JobResult, store: Store, given_up: str = "") -> Artifact:
-    """Store what a job left, its contents checked, and its record."""
+    """Check and store the files that a job left; store and return the artifact's record."""
     contents.check_folder(result.out)
     files = store.add_folder(result.out)
     if changed := sorted(file.path for file in set(job.checkpoint.files if job.checkpoint else ()) - set(files)):
@@ -122,7 +122,10 @@ def _record(job: VariantJob, result: JobResult, store: Store, given_up: str = ""
 
 
 def _dress(job: VariantJob, made: Artifact, store: Store, sandbox: Sandbox) -> Artifact:
-    """Return an artifact with the weights of `made`, the snapshot's companions, and the config in both forms."""
+    """Return an artifact with the weights of `made` and the snapshot's companion files.
+
+    Its config.json can be read by transformers 4 and 5.
+    """
     files, template = {file.path: file for file in made.files}, made.chat_template_sha256
     with sandbox.scratch() as place:
         if _companions(made.files) != _companions(job.snapshot.files):
@@ -146,7 +149,10 @@ def _dress(job: VariantJob, made: Artifact, store: Store, sandbox: Sandbox) -> A
 def _with_companions(
     job: VariantJob, made: Artifact, place: Path, store: Store, sandbox: Sandbox
 ) -> tuple[dict[str, FileEntry], str]:
-    """Return the files with the snapshot's companions, also within GGUF files, and the digest of the chat template."""
+    """Return the artifact's files with the snapshot's companions, and the digest of the chat template.
+
+    GGUF files among them are written anew with the companions' settings.
+    """
     others = [file for file in made.files if file.path not in COMPANIONS]
     ggufs = tuple(file for file in others if file.path.endswith(".gguf"))
     store.fetch(ggufs, place / "work")
@@ -169,7 +175,7 @@ def _keep(stage: str, key: str, artifact: Artifact, store: Store) -> Artifact:
 
 
 def _needed(job: VariantJob, store: Store, place: Path) -> dict[str, Path]:
-    """Return stage -> folder with its result, for each stage that the job needs."""
+    """Fetch the results that the job needs and return stage -> folder with the stage's result."""
     folders = {}
     for ref in job.needs:
         found = store.look_up(ref.stage, ref.key)

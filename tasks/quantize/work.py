@@ -1,4 +1,4 @@
-"""What a method's module gets: one variant's inputs, choices and folders. Inside a job."""
+"""The input of a method's module: one variant's files, options and folders. Used inside a job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,27 +23,27 @@ class Work(Generic[O_co]):
     needed: Mapping[str, Path]
     """Stage that the method needs -> the folder with its result; `conversion` has `model.gguf` and `names.json`."""
     out: Path
-    """An empty folder, which gets the weights and what the engine writes beside them."""
+    """An empty folder for the weights and the other files that the engine writes."""
     bits: int
     kind: str
-    """The named type: `nf4`, `Q4_K_M`; empty: the bits say enough."""
+    """The named type, such as `nf4` or `Q4_K_M`; empty: the number of bits is enough."""
     layers: tuple[LayerRule, ...]
-    """Rules for single layers, by the checkpoint's names."""
+    """Rules for single layers, with the layer names of the checkpoint."""
     options: O_co
-    """The method's own choices."""
+    """The method's options."""
     calibration: Path | None
     """A token set in safetensors, `input_ids` (windows, length); None: the method is not calibrated."""
     device: str
     arithmetic: str
-    """What the engine computes in: `bfloat16` or `float32`."""
+    """The type in which the engine computes: `bfloat16` or `float32`."""
     progress: Progress
 
     @property
     def windows(self) -> Path:
-        """The calibration windows.
+        """The file of the calibration windows.
 
         Raises:
-            ValueError: the method has none.
+            ValueError: there are no calibration windows.
         """
         if self.calibration is None:
             raise ValueError("the method needs calibration windows")
@@ -51,17 +51,17 @@ class Work(Generic[O_co]):
 
 
 class MethodModule(Protocol):
-    """A module of `tasks/quantize/methods/`. `obstacle` may be missing: the method takes every model."""
+    """A module of `tasks/quantize/methods/`. A module without `obstacle` supports every model."""
 
     def quantize(self, work: Work[MethodOptions]) -> list[QuantizedTensor]:
         """Fill `work.out` and return one record for each weight tensor."""
         ...
 
     def obstacle(self, model: Architecture, folder: Path) -> str:
-        """Return why the method cannot quantize the model in `folder`, or an empty text. Imports no engine."""
+        """Return why the method cannot quantize the model in `folder`; empty if it can. Import no engine."""
         ...
 
 
 def method_module(name: str) -> MethodModule:
-    """Return the module of a method."""
+    """Return the module that does a method's work."""
     return cast(MethodModule, import_module(f"tasks.quantize.methods.{name}"))

@@ -1,4 +1,4 @@
-"""Stage 8: runs and accepted variants are recorded in MLflow; what waits for MLflow is kept."""
+"""Stage 8: records runs and accepted variants in MLflow; an outbox keeps runs until MLflow has them."""
 
 from tasks.register.models import show_revocations
 from tasks.register.outbox import deliver, keep, run_of, waiting

@@ -1,6 +1,6 @@
-"""MLflow's registry: accepted variants as versions of a registered model, and what was withdrawn since.
+"""MLflow's model registry: accepted variants as versions of a registered model, and their revocations.
 
-A version of a manifest is made once, ever. Aliases name what is good now; a version that was revoked loses them.
+Each manifest gets one version, once. Aliases point at the current versions; a revoked version loses its aliases.
 """
 
 import re
@@ -20,7 +20,7 @@ _REVOKED_TAG = "quantmill.revoked"
 
 
 def register_version(client: "MlflowClient", model: str, variant: VariantSummary, manifest: str, run: str) -> str:
-    """Return the number of the model's version for this manifest, made if there is none yet."""
+    """Return the number of the model's version for a manifest; create the version if there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -47,7 +47,7 @@ def register_version(client: "MlflowClient", model: str, variant: VariantSummary
         description=", ".join([variant.name, *variant.marks]),
         await_creation_for=0,  # Nothing is copied, so there is nothing to wait for.
     )
-    # Another writer may have looked at the same moment, or an answer got lost and the client asked again.
+    # Another writer may have created a version at the same time, or the client repeated a request whose answer was lost.
     first, *_ = _versions(client, model, manifest) or [made]
     if first.version != made.version:
         client.delete_model_version(model, str(made.version))
@@ -63,13 +63,13 @@ def move_aliases(client: "MlflowClient", summary: RunSummary, versions: Mapping[
 
 
 def alias(variant: str) -> str:
-    """Return a variant's name as MLflow takes it for an alias: no dots, and `latest` and `v1` are taken."""
+    """Return an alias for a variant that MLflow accepts: without dots, and not `latest` or like `v1`."""
     name = re.sub(r"[^\w-]", "-", variant, flags=re.ASCII)
     return f"variant-{name}" if re.fullmatch(r"(?i)latest|v\d+", name) else name
 
 
 def show_revocations(store: Store, model: str, uri: str) -> int:
-    """Tell MLflow which versions of a model were withdrawn, and why; return how many it did not know of.
+    """Mark the revoked versions of a model in MLflow; return how many were not marked before.
 
     Raises:
         RegistrationError: MLflow cannot be reached or refuses.
@@ -78,7 +78,7 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
     if not withdrawn or is_empty(uri):
         return 0
     shown = 0
-    with failing_in_a_line(uri, "`quantmill register` shows there what was revoked") as client:
+    with failing_in_a_line(uri, "`quantmill register` marks the revoked versions there") as client:
         for variant, digest in withdrawn:
             revocation = store.revocation(model, variant, digest)
             for version in _versions(client, model, digest) if revocation else []:
@@ -87,7 +87,7 @@ def show_revocations(store: Store, model: str, uri: str) -> int:
 
 
 def _show(client: "MlflowClient", version: "ModelVersion", reason: str) -> bool:
-    """Mark a version and take its aliases away; False where it was marked already."""
+    """Mark a version as revoked and delete its aliases; return False if it was marked already."""
     aliases = client.get_registered_model(version.name).aliases
     for name in [name for name, number in aliases.items() if str(number) == str(version.version)]:
         client.delete_registered_model_alias(version.name, name)
@@ -99,6 +99,6 @@ def _show(client: "MlflowClient", version: "ModelVersion", reason: str) -> bool:
 
 
 def _versions(client: "MlflowClient", model: str, manifest: str) -> "list[ModelVersion]":
-    """Return the versions of a manifest, the first one first."""
+    """Return the model's versions for a manifest, in the order of their numbers."""
     found = client.search_model_versions(f"name = '{model}' and tags.`{_MANIFEST_TAG}` = '{manifest}'")
     return sorted(found, key=lambda version: int(version.version))

@@ -1,7 +1,8 @@
-"""The outbox: what MLflow still has to be told. A run is kept in the store before MLflow is asked, and dropped after.
+"""The outbox of runs that MLflow does not have yet.
 
-It lies in the store, not in the home: the machine that ran may be gone when MLflow answers again, and any other that sees
-the store can deliver. One at a time takes an entry, by compare-and-swap, for as long as a delivery may last.
+A run gets an entry before MLflow is asked, and loses it after MLflow has the run. The entries are in the store, not in the
+home, because the machine of the run may be gone when MLflow answers again; any machine with access to the store can
+deliver. A process takes an entry by compare-and-swap, for as long as a delivery may last, so only one process delivers it.
 
     outbox/<milliseconds>-<random>.json
 """
@@ -33,29 +34,29 @@ _TAKEN_S = 600.0
 
 
 class PendingRun(BaseModel):
-    """A run that MLflow has not been told of."""
+    """An entry of the outbox: a run that MLflow does not have yet."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str = Field(description="Names the delivery: MLflow has one run of it, however often it is tried.")
-    recipe: Recipe = Field(description="What was asked for.")
-    summary: RunSummary = Field(description="What came of it.")
+    id: str = Field(description="The delivery's name: MLflow gets one run for it, however often delivery is tried.")
+    recipe: Recipe = Field(description="The recipe of the run.")
+    summary: RunSummary = Field(description="The summary of the run.")
     outcomes: dict[str, Outcome] = Field(description="Variant -> its artifact and report.")
-    logs: dict[str, Path] = Field(description="Variant -> its job's log; sent where the file still exists.")
-    run_key: str = Field(default="", description="Stage key of the run's summary, which is told of the MLflow run.")
-    taken_until: float = Field(default=0.0, description="Seconds since 1970 until which somebody delivers it.")
-    taken_by: str = Field(default="", exclude_if=lambda who: not who, description="Who: host and process.")
+    logs: dict[str, Path] = Field(description="Variant -> its job's log; sent if the file still exists.")
+    run_key: str = Field(default="", description="Stage key of the run's summary; the MLflow run is recorded under it.")
+    taken_until: float = Field(default=0.0, description="Seconds since 1970 until which a process holds the entry.")
+    taken_by: str = Field(default="", exclude_if=lambda who: not who, description="The holder: process and host.")
 
 
 class Delivery(NamedTuple):
-    """What became of the outbox."""
+    """The result of a delivery of the whole outbox."""
 
     runs: dict[str, str]
-    """Entry -> the MLflow run that it became."""
+    """Delivered entry -> the id of its MLflow run."""
     waiting: int
-    """Entries that are still there."""
+    """The number of entries that still wait."""
     problems: tuple[str, ...]
-    """Why, a line each."""
+    """Why entries still wait, one line each."""
 
 
 def keep(
@@ -66,7 +67,7 @@ def keep(
     store: Store,
     run_key: str = "",
 ) -> str:
-    """Keep a run for MLflow and return the entry's name; `run_key` is that of its summary among the stages."""
+    """Add a run to the outbox and return the entry's name; `run_key` is the stage key of its summary."""
     name = f"{time.time_ns() // 1_000_000:014d}-{secrets.token_hex(4)}"
     places = {variant: path.absolute() for variant, path in logs.items()}
     pending = PendingRun(id=name, recipe=recipe, summary=summary, outcomes=dict(outcomes), logs=places, run_key=run_key)
@@ -80,7 +81,7 @@ def waiting(store: Store) -> list[str]:
 
 
 def deliver(store: Store, uri: str) -> Delivery:
-    """Tell MLflow of every run that waits, oldest first, so that its aliases end at the newest."""
+    """Deliver all waiting runs to MLflow, oldest first, so that aliases end at the newest versions."""
     names, runs, problems = waiting(store), dict[str, str](), list[str]()
     try:
         if names:
@@ -98,10 +99,10 @@ def deliver(store: Store, uri: str) -> Delivery:
 
 
 def _deliver(name: str, store: Store, uri: str) -> str:
-    """Return the MLflow run that an entry became; nothing where somebody else took it at this moment.
+    """Deliver an entry and return the id of its MLflow run; empty if another process just took the entry.
 
     Raises:
-        RegistrationError: somebody else holds it; the line says who and until when. Or MLflow failed.
+        RegistrationError: MLflow failed, or another process holds the entry; the message says which and until when.
     """
     held = store.objects.read(_key(name))
     if held is None:
@@ -133,7 +134,12 @@ def _deliver(name: str, store: Store, uri: str) -> str:
 
 
 def run_of(run_key: str, store: Store) -> str:
-    """Return the MLflow run that the run with this summary became, or nothing: MLflow was not told yet."""
+    """Return the id of a run's MLflow run; empty if the run was not delivered yet.
+
+    Args:
+        run_key: the stage key of the run's summary.
+        store: the store of the run.
+    """
     told = store.look_up("registered", run_key)
     return str(told.value.get("mlflow_run", "")) if told else ""
 

@@ -1,7 +1,8 @@
-"""Records a compress run in MLflow; `models.py` has what becomes of its accepted variants there. Nothing else writes to it.
+"""Records a compress run in MLflow. Only this module and `models.py` write to MLflow.
 
-MLflow is a notebook here, never the source of truth: a version's source is `quantmill://model/variant@manifest`, the
-bytes stay in the store. Only the client API is used: the fluent one keeps state in the process; flows run in threads.
+MLflow is a notebook, never the source of truth: a version's source is `quantmill://model/variant@manifest`, and the bytes
+stay in the store. This module uses only MLflow's client API, because the fluent API keeps state in the process, and flows
+run in threads.
 """
 
 import math
@@ -41,14 +42,14 @@ def register_run(
     """Record one run with one child per variant, and accepted variants as versions; return the run's id.
 
     Args:
-        recipe: what was asked for.
-        summary: what came of it.
+        recipe: the recipe of the run.
+        summary: the summary of the run.
         outcomes: variant -> its artifact and report.
-        manifests: accepted variant -> the digest of its manifest. A version of that manifest is made once, ever.
-        uri: where MLflow is: `sqlite:///...`, `http://...`.
-        report_files: file name -> bytes, stored with the parent.
-        logs: variant -> its job's log, stored with the child where the file exists.
-        delivery: names this record: one that is whole is not made again, one that broke off is replaced. Empty: a new one.
+        manifests: accepted variant -> the digest of its manifest; each manifest gets one version, once.
+        uri: MLflow's address, `sqlite:///...` or `http://...`.
+        report_files: file name -> bytes, stored with the parent run.
+        logs: variant -> its job's log, stored with the child run if the file exists.
+        delivery: the delivery's name; its finished run is returned, its unfinished runs are replaced. Empty: a new run.
 
     Raises:
         RegistrationError: MLflow cannot be reached or refuses.
@@ -59,7 +60,7 @@ def register_run(
         if delivery and (whole := _recorded(client, experiment, delivery)):
             return whole
         parent = _start_parent(client, experiment, recipe, summary, delivery)
-        state = "FAILED"  # Should anything stop us: a run left RUNNING says that somebody still works on it.
+        state = "FAILED"  # If anything fails: a run that stays RUNNING would look as if somebody still works on it.
         try:
             for name, content in report_files.items():
                 _log_bytes(client, parent, name, content)
@@ -82,7 +83,7 @@ def register_run(
 
 
 def _recorded(client: "MlflowClient", experiment: str, delivery: str) -> str:
-    """Return the run of a delivery that is whole, or nothing; what an attempt that broke off left is deleted."""
+    """Return the id of a delivery's finished run; if there is none, delete unfinished runs and return ''."""
     found = client.search_runs([experiment], f"tags.`{_DELIVERY_TAG}` = '{delivery}'")
     if whole := next((run.info.run_id for run in found if run.info.status == "FINISHED"), ""):
         return str(whole)
@@ -94,7 +95,7 @@ def _recorded(client: "MlflowClient", experiment: str, delivery: str) -> str:
 
 
 def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
-    """Return the id of the model's experiment; with SQLite its artifacts lie beside the database."""
+    """Return the id of the model's experiment; with SQLite, its artifacts are stored beside the database."""
     from mlflow.exceptions import MlflowException
 
     if found := client.get_experiment_by_name(name):
@@ -106,7 +107,7 @@ def _experiment(client: "MlflowClient", name: str, uri: str) -> str:
     try:
         return str(client.create_experiment(name, artifact_location=location))
     except MlflowException:
-        # Another run of the same model may have made it since we looked; anything else is an error.
+        # Another run of the same model may have created the experiment meanwhile; anything else is an error.
         if found := client.get_experiment_by_name(name):
             return str(found.experiment_id)
         raise
@@ -136,7 +137,7 @@ def _start_parent(client: "MlflowClient", experiment: str, recipe: Recipe, summa
 
 
 def _note(summary: RunSummary) -> str:
-    """Return what MLflow shows as the run's description."""
+    """Return the description of a run that MLflow shows."""
     lines = [f"- **{v.name}**: {v.status}{'; ' + '; '.join(v.reasons) if v.reasons else ''}" for v in summary.variants]
     return "\n".join([f"{len(summary.accepted)} of {len(summary.variants)} variants accepted.", "", *lines])
 
@@ -150,7 +151,7 @@ def _record_variant(
     outcomes: Mapping[str, Outcome],
     logs: Mapping[str, Path],
 ) -> str:
-    """Record one variant, rejected and failed ones too, and return its run's id."""
+    """Record one variant, also a rejected or failed one, and return its run's id."""
     tags = {
         "mlflow.parentRunId": parent,
         "mlflow.note.content": "; ".join(variant.reasons) or variant.status,
@@ -187,7 +188,7 @@ def _variant_params(variant: VariantSummary, outcome: Outcome | None) -> dict[st
 
 
 def _flat(prefix: str, value: Mapping[str, object]) -> dict[str, str]:
-    """Return nested settings as MLflow's flat parameters: `calibration.samples` -> `32`."""
+    """Return nested settings as flat MLflow parameters, such as `calibration.samples` -> `32`."""
     flat: dict[str, str] = {}
     for key, item in value.items():
         flat |= _flat(f"{prefix}{key}.", item) if isinstance(item, dict) else {f"{prefix}{key}": str(item)}
@@ -195,7 +196,7 @@ def _flat(prefix: str, value: Mapping[str, object]) -> dict[str, str]:
 
 
 def _start(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str, str]) -> str:
-    """Return the id of a new run."""
+    """Create a run and return its id."""
     short = {key: value[:_TAG_LENGTH] for key, value in tags.items()}
     run = client.create_run(experiment, run_name=name, tags={"mlflow.source.name": "quantmill compress", **short})
     return str(run.info.run_id)
@@ -204,7 +205,7 @@ def _start(client: "MlflowClient", experiment: str, name: str, tags: Mapping[str
 def _log_params(client: "MlflowClient", run: str, params: Mapping[str, str]) -> None:
     from mlflow.entities import Param
 
-    # Package names may hold what MLflow's keys may not.
+    # Package names may contain characters that MLflow does not allow in keys.
     entries = [Param(re.sub(r"[^\w ./:-]", "_", key), value[:_TAG_LENGTH]) for key, value in params.items()]
     for start in range(0, len(entries), 100):  # MLflow's limit of one request.
         client.log_batch(run, params=entries[start : start + 100])
@@ -214,14 +215,14 @@ def _log_metrics(client: "MlflowClient", run: str, metrics: Mapping[str, float |
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    # A NaN is a finding, but SQL backends and charts trip over it; the report keeps it.
+    # SQL backends and charts cannot handle NaN, so it is left out here; the report keeps it.
     known = {key: value for key, value in metrics.items() if value is not None and math.isfinite(value)}
     entries = [Metric(re.sub(r"[^\w ./-]", "_", key), float(value), now, 0) for key, value in known.items()]
     client.log_batch(run, metrics=entries)
 
 
 def _log_bytes(client: "MlflowClient", run: str, name: str, content: bytes) -> None:
-    # The client takes files only: its `log_text` would decode, and there is none for bytes.
+    # The client has no method for bytes: `log_text` takes text only.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(content)

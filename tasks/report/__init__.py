@@ -1,4 +1,4 @@
-"""A run as Markdown, as a page and as a plot."""
+"""Makes the report of a run: Markdown, an HTML page and a plot."""
 
 from tasks.report.markdown import plain, row
 from tasks.report.report import document, pages, table, write, write_summary

@@ -1,4 +1,4 @@
-"""The Pareto plot of a run: bytes on disk against the divergence from the baseline."""
+"""The Pareto plot of a run: size on disk against divergence from the baseline."""
 
 import io
 import itertools
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MB = 1e6
-# Okabe and Ito's palette: told apart by colour-blind readers; the markers say the same once more.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; the markers carry the same information.
 _BLUE, _VERMILLION, _GREY = "#0072B2", "#D55E00", "#767676"
 _LOOKS = {"accepted": ("o", _BLUE), "rejected": ("X", _VERMILLION), "failed": ("s", _GREY)}
 _DASHES = ((6, 3), (2, 2), (8, 2, 2, 2), (1, 3))
-# Where a name may stand around its point, in sixteenths of a turn, best first: right, left, then the corners.
+# Directions of a name from its point, in sixteenths of a turn, best first: right, left, then the corners.
 _TURNS = (0, 8, 2, 14, 6, 10, 4, 12, 1, 15, 7, 9, 3, 13)
 _REACHES = (16.0, 32.0, 52.0, 80.0, 120.0)
 Box = tuple[float, float, float, float]
 
 
 def plot(summary: RunSummary, gates: GatePolicy | None = None) -> bytes:
-    """Return a PNG: every measured variant by bytes on disk and mean KL divergence, with the Pareto front."""
+    """Return a PNG with size on disk and mean KL of every measured variant, and the Pareto front."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -65,7 +65,10 @@ def plot(summary: RunSummary, gates: GatePolicy | None = None) -> bytes:
 
 
 def _palette_png(figure: "Figure") -> bytes:
-    """Return the drawing in 32 colours: a third of the bytes, as it goes into databases and pages."""
+    """Return the drawing as a PNG with 32 colours.
+
+    This takes a third of the bytes, which databases and pages store.
+    """
     from PIL import Image
 
     drawn, image = io.BytesIO(), io.BytesIO()
@@ -80,7 +83,7 @@ def _measured(variant: VariantSummary) -> bool:
 
 
 def _zero_row(summary: RunSummary, floors: dict[str, float]) -> float:
-    """Return where a divergence of zero stands on the log scale: a step below all else that is drawn."""
+    """Return the height at which the log scale shows a divergence of zero: below all other values."""
     kls = [v.mean_kl for v in summary.variants if v.mean_kl and math.isfinite(v.mean_kl)]
     return float(10.0 ** math.floor(math.log10(min([*kls, *floors.values(), 1e-3])))) / 3
 
@@ -88,7 +91,10 @@ def _zero_row(summary: RunSummary, floors: dict[str, float]) -> float:
 def _draw_yardsticks(
     axes: "Axes", summary: RunSummary, floors: dict[str, float], lowest: float, gates: GatePolicy | None
 ) -> None:
-    """Draw baseline, gate and noise floors; a floor far below all variants is named only, or it would take the room."""
+    """Draw the baseline, the gate and the noise floors.
+
+    A floor far below all variants appears only in the legend, because its line would stretch the axis.
+    """
     size = summary.baseline.size_bytes / _MB
     axes.axvline(size, color="black", linewidth=1.2, label=f"{summary.baseline.name}, {size:.0f} MB")
     for (runtime, kl), dashes in zip(sorted(floors.items()), itertools.cycle(_DASHES), strict=False):
@@ -122,8 +128,8 @@ def _draw_names(
     points: dict[str, tuple[float, float]],
     front: Sequence[tuple[float, float]],
 ) -> None:
-    """Write each name where it covers least: beside its point if there is room, farther off with a line if not."""
-    canvas.figure.draw_without_rendering()  # Settles the layout, so that sizes in pixels can be measured.
+    """Write each name where it covers least: beside its point, or farther away with a line to the point."""
+    canvas.figure.draw_without_rendering()  # Fixes the layout, so that sizes in pixels can be measured.
     dots = [_pair(axes.transData.transform(point)) for point in points.values()]
     corners = [_pair(axes.transData.transform(point)) for point in front]
     taken = [(x - 10, y - 10, x + 10, y + 10) for x, y in dots] + _steps(corners)
@@ -144,7 +150,10 @@ def _draw_names(
 
 
 def _best_box(text: Box, taken: Sequence[Box], written: Sequence[Box], frame: Box) -> Box:
-    """Return where a text (x, y of its point, width, height) covers least, in pixels; of equal places the first."""
+    """Return the box, in pixels, in which a text covers least; the first of equally good boxes.
+
+    `text` is the point's x and y and the text's width and height.
+    """
     x, y, width, height = text
     best, least = (x, y, x + width, y + height), math.inf
     for reach, turn in itertools.product(_REACHES, _TURNS):
@@ -163,7 +172,7 @@ def _best_box(text: Box, taken: Sequence[Box], written: Sequence[Box], frame: Bo
 
 
 def _pair(place: "npt.NDArray[np.float64]") -> tuple[float, float]:
-    """Return a point that matplotlib gives as an array."""
+    """Return the x and y of a point that matplotlib gives as an array."""
     return float(place[0]), float(place[1])
 
 

@@ -1,6 +1,6 @@
-"""RunSummary -> what people read: Markdown, one self-contained HTML page, and (in `plot`) the Pareto plot.
+"""Makes the documents of a run from its summary: Markdown, and one HTML page that holds the plot.
 
-The Prefect artifacts, the MLflow run and the files on disk are all made from what these functions return.
+The Prefect artifacts, the MLflow run and the files on the disk all use these documents.
 """
 
 import base64
@@ -23,7 +23,7 @@ _PICKS = {
     "speed": "most tokens decoded per second",
 }
 _WIDE = ("bits/weight", "p99 KL", "prefill tok/s")
-"""Columns of the HTML page alone: the dashboard gives a table 700 pixels."""
+"""Columns that only the HTML page shows: the dashboard gives a table 700 pixels."""
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fff; --line: #d9d9d9; --soft: #5c5c5c; --head: #f4f5f7;
   --accepted: #005f95; --rejected: #b04a00; --failed: #6b6b6b; }
@@ -43,7 +43,7 @@ img { max-width: 100%; background: #fff; border: 1px solid var(--line); border-r
 
 
 def pages(summary: RunSummary, gates: GatePolicy | None = None) -> dict[str, bytes]:
-    """Return every document of a run, file name -> bytes."""
+    """Return file name -> bytes for every document of a run."""
     picture = plot(summary, gates)
     return {
         "summary.json": document(summary),
@@ -54,12 +54,12 @@ def pages(summary: RunSummary, gates: GatePolicy | None = None) -> dict[str, byt
 
 
 def document(summary: RunSummary) -> bytes:
-    """Return a run's `summary.json`."""
+    """Return the content of a run's `summary.json`."""
     return (summary.model_dump_json(indent=2) + "\n").encode()
 
 
 def write(summary: RunSummary, gates: GatePolicy, home: Path) -> None:
-    """Leave every document of a run under `reports/<model>` of the home."""
+    """Write every document of a run to the folder `reports/<model>` of the home."""
     folder = home / "reports" / summary.model
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in pages(summary, gates).items():
@@ -67,12 +67,12 @@ def write(summary: RunSummary, gates: GatePolicy, home: Path) -> None:
 
 
 def write_summary(summary: RunSummary, home: Path) -> None:
-    """Replace the summary among a run's documents: MLflow's run is filled in after the others were written."""
+    """Replace a run's `summary.json`: the id of its MLflow run is known only after the other documents."""
     (home / "reports" / summary.model / "summary.json").write_bytes(document(summary))
 
 
 def table(summary: RunSummary) -> list[dict[str, str]]:
-    """Return one row per variant for narrow pages, column title -> text; figures that were not measured are dashes."""
+    """Return one row per variant for narrow pages: column title -> text, a dash for a missing figure."""
     return [{title: text for title, text in _row(v).items() if title not in _WIDE} for v in summary.variants]
 
 
@@ -90,7 +90,7 @@ def _headline(summary: RunSummary) -> str:
 
 
 def _sections(summary: RunSummary, gates: GatePolicy | None) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return what stands below the table: (title, [(what, text)]); both documents print the same."""
+    """Return the sections below the table as (title, [(name, text)]); both documents print them."""
     sections = [
         ("Picks", [(f"best {goal}", f"{name}, {_PICKS.get(goal, goal)}") for goal, name in summary.picks.items()]),
         ("Why not", [(v.name, reason) for v in summary.variants if v.status != "accepted" for reason in _reasons(v)]),
@@ -112,7 +112,7 @@ def _sections(summary: RunSummary, gates: GatePolicy | None) -> list[tuple[str, 
 
 
 def _generations(summary: RunSummary) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return a section per prompt: what the baseline writes after it, greedily, and each variant."""
+    """Return a section per prompt, with the greedy continuations of the baseline and of each variant."""
     texts = {summary.baseline.name: summary.baseline.generations}
     texts |= {variant.name: variant.generations for variant in summary.variants if variant.generations}
     return [
@@ -122,7 +122,7 @@ def _generations(summary: RunSummary) -> list[tuple[str, list[tuple[str, str]]]]
 
 
 def _limits(gates: GatePolicy | None) -> list[tuple[str, str]]:
-    """Return the limits in force; the huge default of one says that it does not bind, which a reader need not see."""
+    """Return the limits of the gate, without the huge defaults, which do not bind."""
     limits: dict[str, float] = gates.model_dump() if gates else {}
     return [(name, f"{limit:g}") for name, limit in limits.items() if limit < 1e6]
 
@@ -154,7 +154,7 @@ def _machine(summary: RunSummary) -> list[tuple[str, str]]:
 
 
 def _measured(variant: VariantSummary, hardware: str, threads: int) -> str:
-    """Return by what and how a variant's speed was measured; the machine, where it is another than the baseline's."""
+    """Return how a variant's speed was measured, and on which machine if it is not the baseline's machine."""
     said = [variant.kernel, variant.compute_dtype, f"median of {variant.repeats}"]
     if variant.decode_range and variant.decode_tokens_per_s:
         said.append(f"decode {variant.decode_range[0]:.1f} to {variant.decode_range[1]:.1f} tok/s")
@@ -175,7 +175,7 @@ def _noise(summary: RunSummary) -> list[tuple[str, str]]:
 
 
 def markdown(summary: RunSummary, gates: GatePolicy | None = None) -> str:
-    """Return the report as GitHub's Markdown."""
+    """Return the report in GitHub's Markdown."""
     rows = table(summary)
     titles = list(rows[0]) if rows else []
     lines = [f"# {plain(summary.model)}", "", _headline(summary), ""]
@@ -188,7 +188,7 @@ def markdown(summary: RunSummary, gates: GatePolicy | None = None) -> str:
 
 
 def html(summary: RunSummary, plot_png: bytes | None, gates: GatePolicy | None = None) -> str:
-    """Return the report as one HTML page that loads nothing from elsewhere."""
+    """Return the report as one self-contained HTML page."""
     model = markup.escape(summary.model)
     first = _row(summary.variants[0]) if summary.variants else {}
     titles = "".join(f"<th>{markup.escape(title)}</th>" for title in first)

@@ -1,7 +1,7 @@
-"""Artifact folder -> logits, generated ids, speed: one module for each library that loads artifacts; inside a job.
+"""Loads artifact folders to compute logits and generate tokens, inside a job: one module per library.
 
-The method's row chooses the library. `runtime` imports its module: `load(folder, machine, context, scoring)`, and `PACKAGE`, the
-package whose version counts.
+The method's row chooses the library. `runtime` imports the library's module, which has `load(folder, machine, context,
+scoring)` and `PACKAGE`, the package whose version the report records.
 """
 
 from importlib import import_module
@@ -14,5 +14,5 @@ __all__ = ["Head", "LoadedModel", "Machine", "TracedModel", "Transform", "runtim
 
 
 def runtime(name: str) -> Any:
-    """Return the module of a library, which is imported now: `transformers`, `hqq`, `gptqmodel` or `llama_cpp`."""
+    """Import and return a library's module: `transformers`, `hqq`, `gptqmodel` or `llama_cpp`."""
     return import_module(f"{__name__}.{name}")

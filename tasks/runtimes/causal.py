@@ -1,4 +1,7 @@
-"""A causal language model of torch, however it was loaded: logits, one token after the other, and the trace of the baseline."""
+"""A causal language model in torch: computes logits, generates tokens and gives the baseline's trace.
+
+The modules for transformers, hqq and gptqmodel load models into this class.
+"""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -19,7 +22,7 @@ class CausalModel:
     """A loaded model that predicts the next token."""
 
     def __init__(self, model: Any, folder: Path, device: str, compute_dtype: str, kernel: str) -> None:
-        """Take over `model`; `kernel` is what multiplies its quantized weights."""
+        """Wrap a loaded `model`; `kernel` names the code that multiplies its quantized weights."""
         self.model, self._folder, self._device, self._cache = model, folder, device, None
         self.compute_dtype, self.kernel = compute_dtype, kernel
 
@@ -39,12 +42,12 @@ class CausalModel:
         return self._advance(torch.tensor([[token]], device=self._device), self._cache)
 
     def text(self, tokens: list[int]) -> str:
-        """Return the text of tokens."""
+        """Decode tokens into text."""
         tokenizer = AutoTokenizer.from_pretrained(self._folder, local_files_only=True)
         return str(tokenizer.decode(tokens))
 
     def close(self) -> None:
-        """Free the weights: what is loaded next finds the memory, a GPU's too."""
+        """Free the memory of the weights, on a GPU too, so that the next model can use it."""
         self.model = self._cache = None
         gc.collect()  # engines' layers refer to themselves
         if self._device != "cpu":
@@ -52,10 +55,10 @@ class CausalModel:
 
     @torch.inference_mode()
     def pieces(self, ids: Ints, rows: int = ROWS) -> Iterator[torch.Tensor]:
-        """Yield the logits at each of `ids` in order, at most `rows` positions at a time, on the device.
+        """Yield the logits after each of `ids` in order, at most `rows` positions at a time, on the device.
 
-        A longer window goes through the decoder once, as a whole; what it gives then through the rest of the model in pieces.
-        Where a model's decoder cannot be told from its head, the window is one piece.
+        A longer window goes through the decoder once, as a whole. The decoder's output then goes through the rest of the model
+        in pieces. If the model has no separate decoder, the whole window is one piece.
         """
         whole = self._tensor(ids)
         out = self._decoded(whole) if len(ids) > rows else None
@@ -69,7 +72,7 @@ class CausalModel:
                 yield self.model(whole[:, piece], use_cache=False).logits[0]
 
     def traced_pieces(self, ids: Ints, rows: int = ROWS) -> Iterator[tuple[Floats, torch.Tensor]]:
-        """Yield the pieces with what goes into the head at each position, (positions, hidden)."""
+        """Yield each piece's head inputs (positions, hidden) with its logits."""
         kept: list[torch.Tensor] = []
         hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
         try:
@@ -79,7 +82,7 @@ class CausalModel:
             hook.remove()
 
     def reader(self, head: Head) -> Callable[[Floats], torch.Tensor]:
-        """Return what makes logits of head inputs, in fp32 on the device."""
+        """Return a function that computes logits from head inputs, in fp32 on the device."""
         weight = torch.from_numpy(head.weight).to(self._device)
         bias = None if head.bias is None else torch.from_numpy(head.bias).to(self._device)
 
@@ -102,7 +105,10 @@ class CausalModel:
         )
 
     def _decoded(self, ids: torch.Tensor) -> Any:
-        """Return the decoder's output, the head seeing one position alone; None where the model has no decoder of its own."""
+        """Return the decoder's output for all of `ids`, or None if the model has no separate decoder.
+
+        The head computes the logits of the last position only, which saves memory.
+        """
         kept: list[Any] = []
         decoder = self.model.get_decoder()
         if decoder is self.model:
@@ -129,8 +135,8 @@ class CausalModel:
 
 @contextmanager
 def _answering(decoder: Any, output: Any) -> Iterator[None]:
-    """Let a decoder answer with `output`, whatever it is asked."""
-    own = vars(decoder).get("forward")  # accelerate puts one of its own there
+    """Make a decoder return `output` for any input."""
+    own = vars(decoder).get("forward")  # accelerate replaces `forward` on the instance
     decoder.forward = lambda *_, **__: output
     try:
         yield

@@ -1,4 +1,4 @@
-"""gptqmodel: a GPTQ folder whose layers have several bit widths -> logits; transformers takes one width for all."""
+"""gptqmodel: loads GPTQ folders whose layers have several bit widths; transformers supports only one."""
 
 import logging
 from pathlib import Path
@@ -16,7 +16,7 @@ PACKAGE = "gptqmodel"
 
 
 def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalModel:
-    """Open an artifact folder as a consumer does; `scoring` unpacks its layers and computes in fp32."""
+    """Load an artifact folder as a consumer does; `scoring` unpacks the layers to fp32 if memory allows."""
     gptqmodel_engine.prepare()
     from gptqmodel import BACKEND, GPTQModel
 

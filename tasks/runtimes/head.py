@@ -1,6 +1,7 @@
-"""A model's output projection, and what turns its output into logits.
+"""A model's output projection (the head), and the transform from its output to logits.
 
-Some models do more after the head: Gemma 2 soft-caps, Cohere multiplies by `logit_scale`, Granite divides by `logits_scaling`.
+Some models transform the head's output: Gemma 2 soft-caps it, Cohere multiplies it by `logit_scale`, Granite divides it by
+`logits_scaling`.
 """
 
 from collections.abc import Callable
@@ -14,19 +15,23 @@ from tasks.metrics import Floats
 
 @dataclass(frozen=True)
 class Transform:
-    """What turns the head's output into logits: times `scale`, then soft-capped where `softcap` is not 0."""
+    """The transform from the head's output to logits: a scale, then a soft cap if `softcap` is not 0."""
 
     scale: float = 1.0
     softcap: float = 0.0
 
     @classmethod
     def of_config(cls, config: dict[str, Any]) -> "Transform":
-        """Read it from a model's config."""
+        """Return the transform that a model's config states."""
         scale = float(config.get("logit_scale") or 1.0) / float(config.get("logits_scaling") or 1.0)
         return cls(scale=scale, softcap=float(config.get("final_logit_softcapping") or 0.0))
 
     def apply(self, logits: Any, tanh: Callable[[Any], Any]) -> Any:
-        """Return the logits of what the head gave, an array of numpy's or torch's in fp32; `tanh` is that library's."""
+        """Return the logits for the head's output.
+
+        The output is an fp32 array of numpy or torch, and `tanh` is the function of the same library. The call may change the
+        array.
+        """
         if self.scale != 1.0:
             logits *= self.scale
         return tanh(logits / self.softcap) * self.softcap if self.softcap else logits
@@ -34,7 +39,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Head:
-    """The output projection."""
+    """The output projection of a model, in fp32."""
 
     weight: Floats
     bias: Floats | None

@@ -1,4 +1,4 @@
-"""llama.cpp: a folder with one GGUF file -> logits, through llama-cpp-python."""
+"""llama.cpp: loads a folder with one GGUF file, through llama-cpp-python."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +14,18 @@ PACKAGE = "llama-cpp-python"
 
 
 def load(folder: Path, machine: Machine, context: int, scoring: bool) -> "LlamaCpp":
-    """Open the folder's GGUF file; `scoring` keeps keys and values in fp32."""
+    """Load the folder's GGUF file; `scoring` keeps the cache of keys and values in fp32."""
     return LlamaCpp(next(folder.glob("*.gguf")), machine, context, scoring)
 
 
 class LlamaCpp:
-    """A GGUF model in llama.cpp. Activations are what its kernels make of them: Q8 blocks for most quantized types."""
+    """A GGUF model in llama.cpp.
+
+    For most quantized types, llama.cpp's kernels quantize the activations to Q8 blocks.
+    """
 
     def __init__(self, path: Path, machine: Machine, context: int, scoring: bool, rows: int = ROWS) -> None:
-        """Map the file."""
+        """Map the file into memory; `rows` is the largest batch when scoring."""
         batch = min(context, rows) if scoring else context  # llama.cpp holds the logits of a whole batch
         self._model = llama_cpp.Llama(
             model_path=str(path),
@@ -32,7 +35,7 @@ class LlamaCpp:
             n_threads=machine.threads,
             n_threads_batch=machine.threads,
             n_gpu_layers=0 if machine.device == "cpu" else -1,
-            # llama.cpp keeps keys and values in fp16, which alone costs a KL of 1e-6; its flash attention costs 0.3 %.
+            # By default llama.cpp keeps keys and values in fp16, a KL of 1e-6; its flash attention costs 0.3 %.
             **({"type_k": llama_cpp.GGML_TYPE_F32, "type_v": llama_cpp.GGML_TYPE_F32} if scoring else {}),
             flash_attn=False,
             verbose=False,
@@ -50,7 +53,7 @@ class LlamaCpp:
         return numpy.concatenate([piece.copy() for piece in self.pieces(ids)])
 
     def pieces(self, ids: Ints) -> Iterator[Floats]:
-        """Yield the logits after each of `ids` in order, a batch at a time: a view of llama.cpp's own array."""
+        """Yield the logits after each of `ids` in order, one batch at a time, as a view of llama.cpp's array."""
         context, size, rows = self._model.ctx, self._model.n_vocab(), self._model.n_batch
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
         batch = llama_cpp.llama_batch_init(rows, 0, 1)
@@ -65,7 +68,7 @@ class LlamaCpp:
             llama_cpp.llama_batch_free(batch)
 
     def reader(self, head: Head) -> Callable[[Floats], Floats]:
-        """Return what makes logits of head inputs."""
+        """Return a function that computes logits from head inputs."""
         return head.logits
 
     def start(self, ids: Ints) -> int:
@@ -80,7 +83,7 @@ class LlamaCpp:
         return self._likeliest()
 
     def text(self, tokens: list[int]) -> str:
-        """Return the text of tokens."""
+        """Decode tokens into text."""
         return str(self._model.detokenize(tokens).decode(errors="replace"))
 
     def close(self) -> None:
@@ -94,7 +97,7 @@ class LlamaCpp:
 
 
 def _fill(batch: llama_cpp.llama_batch, ids: Ints, start: int) -> None:
-    """Put `ids`, which begin at position `start`, into a batch that asks for the logits of all."""
+    """Fill a batch with `ids` from position `start` on, and ask for the logits at all positions."""
     batch.n_tokens = len(ids)
     for index, token in enumerate(ids.tolist()):
         batch.token[index], batch.pos[index] = token, start + index

@@ -1,4 +1,4 @@
-"""What a runtime module gives: `load(folder, machine, context, scoring)` and `PACKAGE`, the package whose version counts."""
+"""The protocols of the models that runtime modules load, and the machine that they run on."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,34 +13,37 @@ ROWS = SCORED_ROWS
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a job works."""
+    """The device, threads and hardware that a model runs on."""
 
     device: str
     threads: int
     hardware: str
     placement: Mapping[str, Any] | None = None
-    """What transformers is told of where layers go; None: all on the device."""
+    """Options of transformers that place the layers on devices; None: all layers on `device`."""
 
 
 class LoadedModel(Protocol):
-    """A model ready to predict."""
+    """A model that was loaded from an artifact folder."""
 
     compute_dtype: str
     kernel: str
 
     def logits(self, ids: Ints) -> Floats:
-        """Return the logits (length, vocabulary) after each of `ids` (length,); earlier calls leave no trace."""
+        """Return the logits (length, vocabulary) after each of `ids` (length,), whatever was computed before."""
         ...
 
     def pieces(self, ids: Ints) -> Iterator[Any]:
-        """Yield the same logits in order, at most `ROWS` positions at a time, as arrays of the library where it computes.
+        """Yield the same logits in order, at most `ROWS` positions at a time.
 
-        A piece is overwritten when the next one is asked for.
+        The pieces are the library's arrays on its device. The next piece may overwrite the previous piece.
         """
         ...
 
     def reader(self, head: Head) -> Callable[[Floats], Any]:
-        """Return what makes logits, arrays of the same kind, of head inputs (positions, hidden): in fp32."""
+        """Return a function that computes fp32 logits from head inputs (positions, hidden).
+
+        Its logits are arrays of the same kind as those of `pieces`.
+        """
         ...
 
     def start(self, ids: Ints) -> int:
@@ -48,23 +51,23 @@ class LoadedModel(Protocol):
         ...
 
     def step(self, token: int) -> int:
-        """Append one token to what was read and return the likeliest next one."""
+        """Append one token to the cache and return the likeliest next one."""
         ...
 
     def text(self, tokens: list[int]) -> str:
-        """Return the text of tokens."""
+        """Decode tokens into text."""
         ...
 
     def close(self) -> None:
-        """Free the weights."""
+        """Free the memory of the weights."""
         ...
 
 
 class TracedModel(LoadedModel, Protocol):
-    """A model that can be the baseline: what goes into its head can be seen."""
+    """A model that can be the baseline, because it shows the inputs of its head."""
 
     def traced_pieces(self, ids: Ints) -> Iterator[tuple[Floats, Any]]:
-        """Yield the pieces with what goes into the head (positions, hidden)."""
+        """Yield each piece's head inputs (positions, hidden) with its logits."""
         ...
 
     def head(self) -> Head:

@@ -1,4 +1,7 @@
-"""Whether scoring can be done in fp32: the widened weights and what scoring holds beside them, against the memory that is free."""
+"""Decides whether a model can be scored in fp32.
+
+The weights in fp32 and the arrays of scoring must fit into the free memory.
+"""
 
 import sys
 from pathlib import Path
@@ -9,17 +12,17 @@ from quantmill.records import planning
 from tasks.model import architecture
 from tasks.sandbox import here
 
-_ROOM = 0.7  # of the free memory that scoring may take
+_ROOM = 0.7  # the share of the free memory that scoring may take
 
 
 def fits_in_fp32(folder: Path, packed_bits: int | None, device: str, context: int) -> bool:
-    """Return whether a model can be scored in fp32, and say so in the job's log.
+    """Return whether a model can be scored in fp32, and write the decision to the job's log.
 
     Args:
-        folder: its safetensors files and config.json.
-        packed_bits: how wide its packed weights are where they are unpacked to fp32; None: they stay packed.
-        device: where it computes.
-        context: tokens of a window.
+        folder: the folder with the model's safetensors files and config.json.
+        packed_bits: the bit width of packed weights that are unpacked to fp32; None: packed weights stay packed.
+        device: the device that computes.
+        context: the number of tokens in a window.
     """
     config = architecture.read_config(folder)
     needed = planning.fp32_bytes(sorted(folder.glob("*.safetensors")), packed_bits)

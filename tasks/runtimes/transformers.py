@@ -1,7 +1,7 @@
-"""transformers: a Hugging Face folder -> logits, with the quantized layers that its config names.
+"""transformers: loads a Hugging Face folder with the quantized layers that its config names.
 
-`scoring` loads the same folder and then widens all arithmetic to fp32 where that is possible: bf16 arithmetic alone costs a
-mean KL of 1.1e-3 on a model of 135 million weights, a quarter of what 8-bit formats cost, and would hide their damage.
+`scoring` loads the same folder and widens the arithmetic to fp32 where possible. bf16 arithmetic alone costs a mean KL of
+1.1e-3 on a model of 135 million weights, a quarter of the cost of 8-bit formats, and would hide their damage.
 """
 
 import logging
@@ -20,16 +20,18 @@ from tasks.runtimes.widen import widen
 
 PACKAGE = "transformers"
 _BACKENDS = {row.quant_method: row.plain_backend for row in METHODS.values() if row.plain_backend}
-"""`quant_method` -> the backend whose layers `widen` can unpack; others repack the weights while loading."""
+"""`quant_method` -> the backend whose layers `widen` can unpack; other backends repack the weights while loading."""
 
 
 def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalModel:
-    """Open an artifact folder as a consumer does, offline, without code of its own; `scoring` widens its arithmetic.
+    """Load an artifact folder as a consumer does, offline and without running code from the folder.
+
+    `scoring` widens the arithmetic to fp32 if memory allows.
 
     Raises:
-        ValueError: weights are missing, which transformers would make up.
+        ValueError: weights are missing; transformers would fill in random weights.
     """
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # warns at every multiplication
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)  # it warns at every multiplication
     torch.set_num_threads(machine.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -45,7 +47,9 @@ def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalM
         folder, local_files_only=True, output_loading_info=True, **options
     )
     if missing := sorted(map(str, [*loaded["missing_keys"], *loaded["mismatched_keys"]])):
-        raise ValueError(f"the folder lacks {missing[0]} ({len(missing)} in all): transformers would make weights up")
+        raise ValueError(
+            f"the folder lacks {missing[0]} ({len(missing)} in all): transformers would use random weights"
+        )
     model.eval()
     if wide:
         widen(model)
@@ -54,7 +58,7 @@ def load(folder: Path, machine: Machine, context: int, scoring: bool) -> CausalM
 
 
 def kernel_of(model: torch.nn.Module) -> str:
-    """Return the classes of the layers that hold quantized weights, or torch's own."""
+    """Return the classes of the layers with quantized weights; if there are none, torch and its kernels."""
     names = {
         f"{type(module).__module__.partition('.')[0]} {type(module).__name__}"
         for module in model.modules()

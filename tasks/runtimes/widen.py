@@ -1,4 +1,7 @@
-"""Widens the arithmetic of a loaded transformers model to fp32: the damage of bf16 would hide that of an 8-bit format."""
+"""Widens the arithmetic of a loaded transformers model to fp32.
+
+The rounding errors of bf16 would hide the damage of an 8-bit format.
+"""
 
 from typing import Any
 
@@ -8,12 +11,12 @@ _HALF = (torch.bfloat16, torch.float16)
 
 
 def widen(model: torch.nn.Module) -> None:
-    """Make every module that can compute in fp32 do so.
+    """Make all modules compute in fp32 that can do so.
 
-    transformers ignores `dtype` for weights that were quantized before, so what they leave in half precision is cast here.
-    bitsandbytes' 4-bit layers take a bf16 kernel on processors that have one, whatever was asked for; they are told not to.
-    GPTQModel's and AutoRound's kernels for processors compute in bf16 or fp16; their layers are unpacked into fp32 matrices.
-    LLM.int8() casts its inputs to fp16 by definition, which nothing changes.
+    transformers ignores `dtype` for a model that is already quantized, so this function casts its half-precision weights.
+    bitsandbytes' 4-bit layers use a bf16 kernel on CPUs that have bf16 instructions, so this function turns that kernel off.
+    GPTQModel's and AutoRound's CPU kernels compute in bf16 or fp16, so this function unpacks their layers to fp32 matrices.
+    LLM.int8() casts its inputs to fp16 by definition; this stays.
     """
     for name, module in list(model.named_modules()):
         if hasattr(module, "qweight"):
@@ -30,7 +33,10 @@ def widen(model: torch.nn.Module) -> None:
 
 
 def unpack(module: Any) -> torch.nn.Linear:
-    """Return a GPTQ, AWQ or AutoRound layer as a plain one: weights (out, in) in fp32, by the engine's own formula."""
+    """Return a GPTQ, AWQ or AutoRound layer as a plain linear layer with fp32 weights (out, in).
+
+    The engine's own formula computes the weights.
+    """
     module.scales = module.scales.float()
     bias, module.bias = module.bias, None
     with torch.inference_mode():
@@ -51,6 +57,6 @@ def _weight(module: Any) -> torch.Tensor:
         return torch.as_tensor(
             dequantize_gemm(module.qweight, module.qzeros, module.scales, module.bits, module.group_size)
         ).T
-    # AutoRound's layer computes in its input's type: what it makes of the unit vectors is its matrix, exactly.
+    # AutoRound's layer computes in the type of its input, so its output for the unit vectors is exactly its matrix.
     units = torch.eye(module.qweight.shape[0] * 32 // module.bits, device=module.qweight.device)
     return torch.as_tensor(module(units)).T

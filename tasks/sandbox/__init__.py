@@ -1,4 +1,7 @@
-"""Runs jobs in processes of their own: an engine that leaks, patches or dies harms nothing but its own job."""
+"""Runs each job in its own process.
+
+An engine that leaks memory, patches libraries or crashes harms only its own job.
+"""
 
 from tasks.sandbox.protocol import JobArguments, JobResult, Progress
 from tasks.sandbox.sandbox import PROGRESS, ClosedSandbox, Sandbox

@@ -1,6 +1,6 @@
 """The child's side of a job: `python -m tasks.sandbox.child FILE` calls `run` of the room's `job.py`.
 
-It ends with its parent: standard input at its end means that nobody waits any more, and the whole group is killed.
+The child ends with its parent: when standard input reaches its end, the child kills its whole process group.
 """
 
 import importlib
@@ -35,7 +35,10 @@ def _die_with_parent() -> None:
 
 
 def _told(error: Exception, folder: Path) -> dict[str, Any]:
-    """Return what the parent is told of an error: its class, where it is ours or its cause is known, and its words."""
+    """Return the error class and the message for the parent.
+
+    The class is that of a Quantmill error, or follows from a known cause (memory, disk); else it is EngineError.
+    """
     words = " ".join(str(error).split())[:600]
     if isinstance(error, QuantmillError):
         return {"error": type(error).__name__, "message": words}
@@ -49,7 +52,7 @@ def _told(error: Exception, folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Run the job of the file named on the command line; its exit code is 0 where a result was left."""
+    """Run the job in the file that the command line names; exit with 0 after success, else with 1."""
     job = JobFile.model_validate_json(Path(sys.argv[1]).read_bytes())
     _die_with_parent()
     pipe = os.fdopen(job.progress_fd, "w", buffering=1, encoding="utf-8")
@@ -65,14 +68,14 @@ def main() -> int:
         arguments = TypeAdapter(module.Arguments).validate_python(job.arguments)
         here.MACHINE_FD = job.machine_fd
         result = {"value": module.run(arguments, job.folder / "out", progress)}
-    except Exception as error:  # noqa: BLE001 (an engine may raise anything; the parent gets its type and words)
+    except Exception as error:  # noqa: BLE001 (an engine may raise anything; the parent gets its type and message)
         code, result = 1, _told(error, job.folder)
-        with suppress(OSError):  # the log's disk may be the one that is full
+        with suppress(OSError):  # the log's disk may be full
             traceback.print_exc()
             sys.stderr.flush()
-        shutil.rmtree(job.folder / "out", ignore_errors=True)  # nobody wants it any more, and the result needs room
+        shutil.rmtree(job.folder / "out", ignore_errors=True)  # makes room on the disk for the result file
     temporary = job.folder / "result.tmp"
-    with suppress(OSError):  # the parent says what a job without a result died of
+    with suppress(OSError):  # without a result file, the parent finds the cause of death
         temporary.write_text(json.dumps(result | {"peak_memory_bytes": peak_memory()}))
         temporary.replace(job.folder / "result.json")
     with suppress(OSError):

@@ -1,4 +1,7 @@
-"""How a job died: out of memory, killed, stopped by its engine; told from its exit code, its result and the system."""
+"""Finds out how a job died, from its exit code, its result file and the kernel's counts.
+
+The causes are: out of memory, a full disk, a signal, an error of the engine.
+"""
 
 import json
 import os
@@ -11,35 +14,35 @@ from quantmill.machine import disk
 
 
 class KillWatch:
-    """Notices kills for want of memory, by the counts that the kernel keeps of each control group (version 2, and 1)."""
+    """Detects out-of-memory kills by the kernel's counts for each control group (version 2 and 1)."""
 
     def __init__(self) -> None:
-        """Start with our own group, which a job is in unless it is moved."""
+        """Start with this process's group; a job is in the same group unless something moves it."""
         self._before: dict[Path, int] = {}
         self.look("self")
 
     def look(self, pid: int | str) -> None:
-        """Take note of the group that a process is in now."""
+        """Also watch the group that a process is in now."""
         events = memory_events(pid)
         if events is not None and events not in self._before:
             self._before[events] = memory_kills(events)
 
     def struck(self) -> bool:
-        """Return whether the kernel has killed in one of these groups since."""
+        """Return whether the kernel has killed a process in a watched group since the watch began."""
         return any(memory_kills(events) > before for events, before in self._before.items())
 
 
 def memory_events(
     pid: int | str, processes: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")
 ) -> Path | None:
-    """Return the file in which the kernel counts its kills in a process's group; None where the system has none."""
+    """Return the file with the kernel's count of kills in a process's group; None if there is no file."""
     with suppress(OSError, ValueError):
         for line in (processes / str(pid) / "cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             root, name = {"memory": (groups / "memory", "memory.oom_control"), "": (groups, "memory.events")}.get(
                 controllers, (groups, "")
             )
-            # A container sees its own group at the root, whatever its path is called outside.
+            # A container sees its own group at the root, whatever the group's path is outside.
             for place in (root / path.lstrip("/"), root):
                 if name and (place / name).is_file():
                     return place / name
@@ -47,14 +50,14 @@ def memory_events(
 
 
 def memory_kills(events: Path) -> int:
-    """Return how often the kernel killed there; 0 where the file does not say, or the group is gone."""
+    """Return the number of kills in a file of `memory_events`; 0 if the file or the count is missing."""
     with suppress(OSError, ValueError, StopIteration):
         return int(next(line.split()[1] for line in events.read_text().splitlines() if line.startswith("oom_kill ")))
     return 0
 
 
 def raise_death(kind: str, result: Path, code: int, peak: int, memory_kill: bool, log: Path) -> None:
-    """Raise the error that the job's end means; return where it ended well."""
+    """Raise the error for the way in which a job ended; return if the job succeeded."""
     if code == 0 and result.exists():
         return
     if result.exists():
@@ -72,7 +75,10 @@ def raise_death(kind: str, result: Path, code: int, peak: int, memory_kill: bool
 
 
 def _of_a_full_disk(kind: str, folder: Path, code: int, log: Path) -> DiskFull | None:
-    """Return the error of a job that left no result because there was no room for it; its log may lack the words too."""
+    """Return DiskFull if a job left no result because the disk is full, else None.
+
+    A full disk may have cut the log too, so the free space counts as well as the log's last lines.
+    """
     last = _last_lines(log)
     if not disk.has_no_room(folder) and not disk.is_full(OSError(last)):
         return None
@@ -81,5 +87,5 @@ def _of_a_full_disk(kind: str, folder: Path, code: int, log: Path) -> DiskFull |
 
 
 def _last_lines(log: Path) -> str:
-    lines = log.read_text(errors="replace").split("\n")[1:]  # the first is the sandbox's
+    lines = log.read_text(errors="replace").split("\n")[1:]  # the sandbox wrote the first line
     return " | ".join(lines[-4:]).strip(" |")[-400:]

@@ -1,4 +1,4 @@
-"""What a job asks about the process and the machine that it runs in; its working folder is empty scratch."""
+"""Tells a job about its process and its machine. A job's working folder is an empty scratch folder."""
 
 import os
 import resource
@@ -8,24 +8,27 @@ from pathlib import Path
 from quantmill.machine import locks, processor
 from tasks.sandbox.deaths import memory_events
 
-MACHINE_FD = -1  # the lock by which this job has the machine
+MACHINE_FD = -1  # the descriptor of the machine's lock, which this job holds
 _NO_LIMIT = 1 << 60
 _HELD = {resource.RLIMIT_AS: "VmSize", resource.RLIMIT_DATA: "VmData", resource.RLIMIT_RSS: "VmRSS"}
-"""Limit (`ulimit -v`, `-d`, `-m`) -> what counts against it. Linux does not enforce the last; it is kept to all the same."""
+"""Limit (`ulimit -v`, `-d`, `-m`) -> the field of /proc/PID/status that counts against it.
+
+Linux does not enforce `ulimit -m`, but `free_bytes` respects it.
+"""
 
 
 def threads() -> int:
-    """Return how many threads an engine may use."""
+    """Return the number of threads that an engine may use."""
     return int(os.environ["OMP_NUM_THREADS"])
 
 
 def share_machine() -> None:
-    """Let other jobs run beside this one from now on: its speed is measured."""
+    """Let other jobs run beside this job from now on; call this after the speed was measured."""
     locks.share(MACHINE_FD)
 
 
 def hardware(device: str) -> str:
-    """Return the name of the processor, or of the GPU where that is the device."""
+    """Return the name of the processor, or of the GPU if the device is a GPU."""
     if device != "cpu":
         import torch
 
@@ -34,13 +37,16 @@ def hardware(device: str) -> str:
 
 
 def compile_nothing(device: str) -> None:
-    """Keep GPTQModel and AutoRound from compiling on a processor: minutes, and a C++ compiler at run time."""
+    """Keep GPTQModel and AutoRound from compiling on a CPU: this takes minutes and needs a C++ compiler."""
     if device == "cpu":
         os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 
 def peak_memory(pid: int | str = "self") -> int:
-    """Return VmHWM of a process in bytes, 0 where it cannot be read (`ru_maxrss` would be inherited from a large parent)."""
+    """Return the peak resident memory (VmHWM) of a process in bytes; 0 if it cannot be read.
+
+    `ru_maxrss` would not do: a child inherits it from a large parent.
+    """
     with suppress(OSError, ValueError, IndexError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -49,7 +55,7 @@ def peak_memory(pid: int | str = "self") -> int:
 
 
 def free_bytes(processes: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return the bytes that may still be taken; a large number where nothing says how many there are."""
+    """Return how many bytes this process may still allocate; a large number if no limit is known."""
     status = _fields(processes / "self" / "status")
     found = [_fields(processes / "meminfo").get("MemAvailable", _NO_LIMIT)]
     for limit, held in _HELD.items():
@@ -62,12 +68,15 @@ def free_bytes(processes: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgr
 
 
 def _above(place: Path, groups: Path) -> list[Path]:
-    """Return a control group and those that it is in."""
+    """Return a control group and the groups that contain it."""
     return [place, *(parent for parent in place.parents if parent.is_relative_to(groups) and parent != groups)]
 
 
 def _left(group: Path) -> int | None:
-    """Return what a control group may still take, the files that it may drop again included; None where it has no limit."""
+    """Return how many bytes a control group may still allocate, or None without a limit.
+
+    Cached files that the kernel can drop count as free.
+    """
     for limit, held, droppable in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -82,7 +91,7 @@ def _left(group: Path) -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """Return the fields of a file of /proc that are given in kB, in bytes."""
+    """Return the fields of a /proc file whose unit is kB, converted to bytes."""
     found = dict[str, int]()
     with suppress(OSError):
         for line in path.read_text().splitlines():

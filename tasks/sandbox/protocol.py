@@ -1,4 +1,4 @@
-"""What the two sides of a job say to each other: the job's file, its progress, its result."""
+"""The messages between the two sides of a job: the job's file, its progress and its result."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,40 +7,43 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 Progress = Callable[[str, int, int], None]
-"""Told the step, how many are done, of how many."""
+"""A callback that gets the name of the step, the number of finished units, and their total."""
 
 
 class JobArguments(BaseModel):
-    """What a job works on, as JSON. A room's `job.py` has a class for each kind of job, all of them as `Arguments`, and `run`."""
+    """The arguments of a job, stored as JSON.
+
+    A room's `job.py` has one subclass for each kind of job, their union `Arguments`, and the function `run`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alone: ClassVar[bool] = False
-    """Whether the job measures speed, which says nothing beside another job: it begins with the machine to itself."""
+    """Whether the job starts alone on the machine, because it measures speed."""
     kind: str
-    """The kind of job, as logs and progress name it."""
+    """The kind of job, as logs and progress lines name it."""
 
 
 class JobFile(BaseModel):
-    """What a job is told."""
+    """The content of a job's file: all that the child process gets."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: str = Field(description="The kind of job, as logs and progress name it.")
+    kind: str = Field(description="The kind of job, as logs and progress lines name it.")
     module: str = Field(description="The module whose `run` does the job: a room's `job.py`.")
-    name: str = Field(description="What it works for: a variant.")
-    arguments: dict[str, Any] = Field(description="Its arguments, as JSON.")
-    folder: Path = Field(description="Scratch; `out` in it is what the job fills.")
-    progress_fd: int = Field(description="The pipe that takes progress lines.")
-    alone: bool = Field(description="Whether it begins with the machine to itself.")
-    machine_fd: int = Field(default=-1, description="The lock by which it has the machine, alone or with others.")
-    threads: int = Field(ge=1, description="Threads that the engine may use.")
+    name: str = Field(description="What the job works for, such as a variant's name.")
+    arguments: dict[str, Any] = Field(description="The job's arguments, as JSON.")
+    folder: Path = Field(description="The scratch folder; the job writes its output to `out` in it.")
+    progress_fd: int = Field(description="The descriptor of the pipe for progress lines.")
+    alone: bool = Field(description="Whether the job starts alone on the machine.")
+    machine_fd: int = Field(default=-1, description="The descriptor of the machine's lock, exclusive or shared.")
+    threads: int = Field(ge=1, description="The number of threads that the engine may use.")
     expected: dict[str, str] = Field(description="Package -> version that must be installed.")
-    environment: str = Field(default="", description="The environment that it runs in; empty: the factory's own.")
+    environment: str = Field(default="", description="The environment of the job; empty: the factory's environment.")
 
 
 class JobResult(BaseModel):
-    """What a job left. `out` is gone when the `with` block ends."""
+    """The result of a job. The folder `out` is deleted when the `with` block ends."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

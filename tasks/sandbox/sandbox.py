@@ -1,8 +1,9 @@
-"""The parent's side of a job: a process of its own, with its death told apart.
+"""The parent's side of a job: starts the job's process, relays its progress and explains its death.
 
 A job gets a file, leaves a result file and a folder, and writes progress lines to a pipe. It leads a process group, which
-is killed as a whole on timeout or cancellation; it holds our end of its standard input, so it dies when we do. Engines
-patch each other's libraries on import, leak memory, print megabytes and get killed: none of that reaches this process.
+the parent kills as a whole on timeout or cancellation. The parent holds the other end of the job's standard input, so the
+job dies with the parent. Engines patch each other's libraries on import, leak memory, print megabytes and get killed:
+none of that reaches the parent.
 """
 
 import json
@@ -34,14 +35,17 @@ from tasks.sandbox.surroundings import machine_held, scratch
 PROGRESS = logging.getLogger("quantmill.progress")
 _POLL_S = 0.1
 _CHILD = ("pydantic", "pydantic-settings", "pyyaml")
-"""Packages that the child's side imports: the lock of an environment that runs jobs pins them."""
+"""Packages that the child process imports: the lock of every environment that runs jobs pins them."""
 
 
 class Sandbox:
-    """Runs jobs on this machine, under `HOME/scratch`, with their output in `HOME/logs`."""
+    """Runs jobs on this machine, with scratch folders in `HOME/scratch` and logs in `HOME/logs`."""
 
     def __init__(self, settings: Settings, run: str = "") -> None:
-        """Take limits and places from the settings; `run` is named in the jobs' logs. Nothing is created before the first job."""
+        """Take limits and folders from the settings; `run` is the run's id in the jobs' logs.
+
+        No folder is created before the first job.
+        """
         self.home = settings.home.absolute()
         self._settings, self._run = settings, run
         self.timing = {"budget_s": settings.speed_s, "busy_limit": settings.busy_share}
@@ -55,20 +59,20 @@ class Sandbox:
         threads: int = 0,
         environment: str = "",
     ) -> Iterator[JobResult]:
-        """Run one job to its end and lend its result.
+        """Run one job to its end and yield its result.
 
         Args:
-            arguments: what it works on; `run` of their module does the job.
-            name: what it works for, shown with its progress and in the log's name.
-            packages: those whose locked versions must be installed.
-            threads: of the engine; 0: what the settings say.
-            environment: the environment whose interpreter runs the job; empty: the factory's own.
+            arguments: the job's arguments; the function `run` in their module does the job.
+            name: what the job works for, such as a variant's name; progress lines and the log's file name contain it.
+            packages: the packages whose locked versions must be installed.
+            threads: the engine's number of threads; 0: the number in the settings.
+            environment: the environment whose interpreter runs the job; empty: the factory's environment.
 
         Raises:
-            EnvironmentNotReady: the environment is not made on this machine.
-            JobError: the class says how it died; the message names the log.
+            EnvironmentNotReady: the environment does not exist on this machine.
+            JobError: the job failed; the class says how, and the message names the log.
             DiskFull: the home's disk is full.
-            Stopped: the run was stopped, before the job started or while it ran.
+            Stopped: the run was stopped, before the job started or while the job ran.
         """
         kind = arguments.kind
         stopping.require_going(f"{name}: {kind}")
@@ -102,16 +106,16 @@ class Sandbox:
             )
 
     def scratch(self) -> AbstractContextManager[Path]:
-        """Lend an empty folder on the home's disk with `out`, `work` and `tmp` in it; it is gone at the end."""
+        """Yield an empty folder on the home's disk with `out`, `work` and `tmp` in it; delete it at the end."""
         return scratch(self.home / "scratch")
 
     def logs(self, jobs: list[VariantJob]) -> dict[str, Path]:
-        """Return variant -> the log of its quantize job, where there is one."""
+        """Return variant -> the log of its quantize job, for variants that have a log."""
         paths = {job.name: self._log(job.name, "artifact") for job in jobs}
         return {name: path for name, path in paths.items() if path.exists()}
 
     def _python(self, environment: str) -> Path:
-        """Return the interpreter of an environment, or the one of the factory's jobs."""
+        """Return the interpreter of an environment; without a name, the interpreter of the factory's jobs."""
         if environment:
             return environments.interpreter(environment, self._settings.environments_folder)
         return self._settings.python or Path(sys.executable)
@@ -120,12 +124,12 @@ class Sandbox:
         return self.home / "logs" / f"{name}-{kind}.log"
 
     def _heading(self, job: JobFile) -> bytes:
-        """Return the first line of a job's log: whose it is, as the lines of structured logs say it."""
+        """Return the first line of a job's log, with the fields of structured logs: run, variant, stage."""
         started = datetime.now(UTC).isoformat(timespec="milliseconds")
         return json.dumps({"time": started, "flow_run_id": self._run, "variant": job.name, "stage": job.kind}).encode()
 
     def _wait(self, python: Path, job: JobFile, log: Path) -> int:
-        """Start the process, relay its progress, return its peak memory; raise the error of its death."""
+        """Run the job's process, relay its progress and return its peak memory; raise the error of its death."""
         read_fd, write_fd = os.pipe()
         job = job.model_copy(update={"progress_fd": write_fd})
         job_path = job.folder / "job.json"
@@ -153,7 +157,7 @@ class Sandbox:
             try:
                 deadline = time.monotonic() + self._settings.job_timeout_s
                 while process.poll() is None:
-                    if stopping.is_stopped():  # it started while the latch was set, so `stop_all` may not know it
+                    if stopping.is_stopped():  # `stop_all` misses a process that starts while the latch is being set
                         break
                     peak = max(peak, peak_memory(process.pid))
                     kills.look(process.pid)
@@ -176,26 +180,26 @@ class Sandbox:
 
 
 class ClosedSandbox(Sandbox):
-    """A sandbox that runs nothing: for asking whether all is done already."""
+    """A sandbox that runs no job: callers use it to ask whether all results exist already."""
 
     @contextmanager
     def run(
         self,
         arguments: JobArguments,
         name: str,
-        packages: tuple[str, ...] = (),  # noqa: ARG002 (the signature of what it stands in for)
+        packages: tuple[str, ...] = (),  # noqa: ARG002 (the signature of Sandbox.run)
         threads: int = 0,  # noqa: ARG002
         environment: str = "",  # noqa: ARG002
     ) -> Iterator[JobResult]:
         """Raise NotCached."""
         raise NotCached(f"{name}: {arguments.kind} has not run yet")
-        yield  # what makes it a generator, as the context manager needs
+        yield  # makes this function a generator, as `contextmanager` needs
 
 
 def _relay(pipe: FileIO, job: JobFile, ended: threading.Event) -> None:
-    """Turn the job's progress lines into log records that handlers make bars of.
+    """Turn the job's progress lines into log records, which log handlers show as bars.
 
-    What a job left alive outside its group may hold the pipe's other end: once the job has `ended`, nobody waits for more.
+    A process that a job left running outside its group may hold the pipe open, so the relay stops once the job has `ended`.
     """
     rest = b""
     with selectors.DefaultSelector() as ready:
@@ -215,6 +219,6 @@ def _tell(line: bytes, job: JobFile) -> None:
         record = json.loads(line)
         step, done, total = str(record["step"]), int(record["done"]), int(record["total"])
     except (ValueError, KeyError, TypeError):
-        return  # an engine that writes into a pipe it inherited
+        return  # an engine wrote into the pipe that it inherited
     extra = {"variant": job.name, "stage": job.kind, "step": step, "done": done, "total": total}
     PROGRESS.info("%s: %s %d of %d", job.name, step, done, total, extra=extra)

@@ -1,6 +1,7 @@
-"""The latch of a stop: once a process was told to stop, nothing starts in it, in whichever thread and between whichever jobs.
+"""The latch of a stop: after a process was told to stop, none of its threads starts another job.
 
-A stop reaches the event loop. Stages run in threads, which no one can cancel: each asks here before it starts something.
+A stop reaches the event loop. Stages run in threads, which cannot be cancelled: each thread checks the latch before it
+starts something.
 """
 
 import os
@@ -12,17 +13,17 @@ from quantmill.errors import Stopped
 
 WORDS = "stopped: nothing more starts; the same command goes on with what is missing"
 RUNNING: set[subprocess.Popen[bytes]] = set()
-"""The jobs of this process, each with a process group of its own."""
-_STOPPED = [False]  # of the process, for its rest: a run that goes on is another process
+"""The running jobs of this process; each leads its own process group."""
+_STOPPED = [False]  # never reset: a run that is continued is another process
 
 
 def stop() -> None:
-    """Set the latch. Takes no lock: safe in a signal's handler."""
+    """Set the latch. This takes no lock, so a signal handler may call it."""
     _STOPPED[0] = True
 
 
 def stop_all() -> None:
-    """Set the latch, then kill every job of this process with its children: the run was stopped, and starts nothing more."""
+    """Set the latch, then kill every job of this process with its children."""
     stop()
     for process in list(RUNNING):
         with suppress(ProcessLookupError):
@@ -35,6 +36,6 @@ def is_stopped() -> bool:
 
 
 def require_going(what: str) -> None:
-    """Raise Stopped where the latch is set; `what` is what was about to start."""
+    """Raise Stopped if the latch is set; `what` names the work that was about to start."""
     if is_stopped():
         raise Stopped(f"{what}: not started, as the run was stopped")

@@ -1,4 +1,4 @@
-"""MLflow's client, its errors as one line, and its database where that is a file."""
+"""Connects to MLflow, turns its errors into one line, and maintains its SQLite database."""
 
 from tasks.tracking.client import connect, failing_in_a_line, is_empty, one_line, require_answer
 

@@ -1,4 +1,4 @@
-"""MLflow's client, and what it raises as one line: of what is read there, and of what is recorded there."""
+"""MLflow's client, and its exceptions as one-line errors: for reading sources and for recording runs."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -14,11 +14,11 @@ from tasks.tracking import database
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_LOCKED_S = 5.0  # as long as one writer of MLflow may need
+_LOCKED_S = 5.0  # how long one writer of MLflow may hold the lock
 
 
 def connect(uri: str) -> "MlflowClient":
-    """Return a client of MLflow."""
+    """Return a client for the MLflow at an address."""
     from mlflow import MlflowClient
 
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -26,11 +26,12 @@ def connect(uri: str) -> "MlflowClient":
 
 @contextmanager
 def one_line(source: str) -> Iterator[None]:
-    """Raise what MLflow raises as an error of ours; its words hold addresses, and are left out.
+    """Translate exceptions of MLflow's client into Quantmill errors, without their text, which holds URLs.
 
     Raises:
-        SourceError: there is no such thing, or MLflow refuses.
-        DownloadError: MLflow does not answer, or broke off.
+        SourceError: MLflow has no such model or artifact, or refuses access.
+        DownloadError: MLflow does not answer, or the connection broke.
+        DiskFull: the home's disk is full.
     """
     from mlflow.exceptions import MlflowException
 
@@ -55,9 +56,10 @@ def one_line(source: str) -> Iterator[None]:
 
 @contextmanager
 def failing_in_a_line(uri: str, outcome: str) -> Iterator["MlflowClient"]:
-    """Lend a client of MLflow; whatever it raises becomes one line that ends with `outcome`.
+    """Yield a client of MLflow; turn any exception into one line that ends with `outcome`.
 
-    Against SQLite and other databases the client opens them itself, and passes on what sqlalchemy, alembic and drivers raise.
+    With SQLite and other databases, the client opens the database itself and passes on the exceptions of sqlalchemy, alembic
+    and the drivers.
 
     Raises:
         RegistrationError: MLflow cannot be reached, refuses, or its database is locked, damaged or of another release.
@@ -71,15 +73,17 @@ def failing_in_a_line(uri: str, outcome: str) -> Iterator["MlflowClient"]:
                 database.follow(file)
             yield MlflowClient(tracking_uri=uri, registry_uri=uri)
     except QuantmillError:
-        raise  # of the store
+        raise  # an error of the store
     except Exception as error:
         secret, at, place = uri.rpartition("@")
-        words = " ".join(str(error).replace(secret + at, "").split())[:300]  # the client's words hold the password too
+        words = " ".join(str(error).replace(secret + at, "").split())[
+            :300
+        ]  # the client's text contains the password too
         raise RegistrationError(f"MLflow at {place}: {words or type(error).__name__}; {outcome}") from error
 
 
 def _require_usable(database: Path) -> None:
-    """Raise `sqlite3.Error` at once where a file is locked or is no database: MLflow would try for minutes."""
+    """Raise `sqlite3.Error` if a file is locked or is no database; MLflow would retry for minutes."""
     with closing(sqlite3.connect(database, timeout=_LOCKED_S, isolation_level=None)) as opened:
         opened.execute("BEGIN IMMEDIATE")
         opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -87,18 +91,24 @@ def _require_usable(database: Path) -> None:
 
 
 def _alone(uri: str) -> AbstractContextManager[None]:
-    """Keep other processes from an SQLite file: the first to open a new one migrates it, which breaks where two do."""
+    """Lock the folder of MLflow's SQLite file against other processes; do nothing for other addresses.
+
+    The first process to open a new file migrates it, and two migrations at once would break the file.
+    """
     file = database.database(uri)
     return locks.folder_held(file.parent) if file else nullcontext()
 
 
 def require_answer(uri: str, outcome: str) -> None:
-    """Raise RegistrationError where MLflow does not answer."""
+    """Raise RegistrationError if MLflow does not answer."""
     with failing_in_a_line(uri, outcome) as client:
         client.search_experiments(max_results=1)
 
 
 def is_empty(uri: str) -> bool:
-    """Return whether nothing was ever registered there: to ask would make an empty database."""
+    """Return whether MLflow's SQLite file does not exist yet; False for other addresses.
+
+    Asking MLflow itself would create an empty database.
+    """
     file = database.database(uri)
     return file is not None and not file.exists()

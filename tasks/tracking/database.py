@@ -1,7 +1,8 @@
-"""MLflow's database where it is an SQLite file: which file an address means, and where its artifacts are.
+"""MLflow's SQLite database: the file of an address, and the addresses of the artifacts.
 
-MLflow keeps absolute addresses of artifacts. Ours are beside the database, in `artifacts/<experiment>/<run>`, so in a home that
-was copied or moved they are made to say so again; else new artifacts would go to the old place, and old ones be looked for there.
+MLflow stores absolute addresses of artifacts. Quantmill keeps the artifacts beside the database, in
+`artifacts/<experiment>/<run>`. In a home that was copied or moved, this module updates the addresses; else MLflow would
+write and read artifacts in the old home.
 """
 
 import sqlite3
@@ -10,12 +11,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 _LOCKED_S = 30.0
-# Tables whose rows belong to a run: the column of the address, and that of the run's id.
+# Tables whose rows belong to a run: (table, column of the address, column of the run's id).
 _OF_RUNS = (("runs", "artifact_uri", "run_uuid"), ("model_versions", "storage_location", "run_id"))
 
 
 def database(uri: str) -> Path | None:
-    """Return the SQLite file of a tracking address; None where the address is a server's, or another database's."""
+    """Return the SQLite file of a tracking address; None for a server or another database."""
     if not uri.startswith(("sqlite:", "sqlite+")):
         return None
     from sqlalchemy.engine import make_url
@@ -28,15 +29,14 @@ def database(uri: str) -> Path | None:
 
 
 def artifacts_of(file: Path, experiment: str) -> str:
-    """Return the address of an experiment's artifacts."""
+    """Return the address of an experiment's artifacts, beside the database."""
     return (file.parent / "artifacts" / experiment).as_uri()
 
 
 def follow(file: Path) -> int:
-    """Have the artifacts' addresses beside the database again; return how many experiments had others.
+    """Update the artifact addresses after the home was moved; return the number of updated experiments.
 
-    Experiments whose artifacts somebody keeps elsewhere, in a folder of another name, stay as they are, and so do runs whose
-    artifacts were not copied along.
+    Experiments with artifacts in a folder of another name stay unchanged, and so do runs whose artifacts were not copied.
 
     Raises:
         sqlite3.Error: the file is locked, or no database.
@@ -62,7 +62,7 @@ def follow(file: Path) -> int:
 
 
 def _experiments(base: sqlite3.Connection, file: Path) -> list[tuple[int, str, str]]:
-    """Return the experiments whose artifacts were beside another database: id, the address, and what it should be."""
+    """Return (id, old address, new address) of experiments whose artifacts were beside another database."""
     if not _has(base, "experiments", "artifact_location"):
         return []
     rows = base.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()

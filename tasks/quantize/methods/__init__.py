@@ -1,1 +1,4 @@
-"""One module a method, of the same name as its facts: `quantize(work)` fills an empty folder, `obstacle` refuses a model."""
+"""One module for each method, with the same name as the module of the method's facts.
+
+`quantize(work)` fills an empty folder; `obstacle(model, folder)` says why the method cannot quantize a model.
+"""

@@ -1,4 +1,4 @@
-"""AutoRound (arXiv:2309.05516): rounding learned by signed gradient descent, block by block, on our calibration windows."""
+"""AutoRound (arXiv:2309.05516): learns the rounding by signed gradient descent, block by block."""
 
 import gc
 import logging
@@ -14,15 +14,18 @@ from tasks.sandbox import Progress
 
 
 def quantize(work: Work[Options]) -> list[QuantizedTensor]:
-    """Tune the rounding on the windows (its own default would fetch a data set) and write the format asked for."""
+    """Tune the rounding on the calibration windows and write the requested format.
+
+    By default, the engine would download a data set.
+    """
     if any(tensors.renamed(name) != name for name in tensors.linear_names(work.source)):
-        # Else it looks for the experts' weights under names that the checkpoint does not have, and fails.
+        # Else AutoRound looks for the experts' weights under names that the checkpoint does not have, and fails.
         os.environ["AR_DISABLE_META_LOAD"] = "1"
     from auto_round import AutoRound
     from safetensors.torch import load_file
     from transformers import AutoTokenizer
 
-    gc.freeze()  # the engine collects garbage several times a block, each time through all that was imported: half a second
+    gc.freeze()  # the engine collects garbage several times a block; scanning all imported objects takes 0.5 s each time
     chosen, told = tensors.choose_bits(work.layers, work.source), work.options
     windows = load_file(work.windows)["input_ids"].long()
     windows = windows[: told.samples or None, : told.sequence_length or None]
@@ -45,8 +48,8 @@ def quantize(work: Work[Options]) -> list[QuantizedTensor]:
         device_map=work.device if work.device == "cpu" else told.device_map or work.device,
         enable_torch_compile=False
         if work.device == "cpu"
-        else None,  # from 10 steps on it would: half as long again here
-        amp=work.arithmetic == "bfloat16",  # else it asks the processor itself
+        else None,  # by default it compiles from 10 steps on, which takes 1.5 times as long on a CPU
+        amp=work.arithmetic == "bfloat16",  # else AutoRound inspects the processor
         seed=0,
         trust_remote_code=False,
     )
@@ -60,7 +63,7 @@ def quantize(work: Work[Options]) -> list[QuantizedTensor]:
 
 
 class _BlockProgress(logging.Handler):
-    """Counts the blocks that the engine's log tells of: it has no other way to say how far it is."""
+    """Counts the finished blocks from the engine's log; the engine reports its progress nowhere else."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class _BlockProgress(logging.Handler):
 
 
 def _flatten(out: Path) -> None:
-    """Move the artifact out of the subfolder that the engine makes."""
+    """Move the artifact's files from the engine's subfolder into `out`."""
     if not (out / "config.json").exists():
         (inner,) = [path for path in out.iterdir() if path.is_dir()]
         for path in inner.iterdir():

@@ -1,4 +1,7 @@
-"""AWQ (arXiv:2306.00978) through GPTQModel: salient channels are scaled before rounding. The maintained successor of autoawq."""
+"""AWQ (arXiv:2306.00978) through GPTQModel: scales salient channels before rounding.
+
+GPTQModel is the maintained successor of autoawq.
+"""
 
 from pathlib import Path
 
@@ -12,7 +15,10 @@ from tasks.quantize.work import Work
 
 
 def quantize(work: Work[Options]) -> list[QuantizedTensor]:
-    """Search the scales layer by layer on the calibration windows; GEMM layout, bf16 (packing fp32 fails at the end)."""
+    """Search the scales layer by layer on the calibration windows; write the GEMM layout.
+
+    The weights stay in bf16: with fp32 weights, packing fails at the end.
+    """
     gptqmodel_engine.prepare()
     from gptqmodel import BACKEND, QuantizeConfig
     from gptqmodel.quantization import FORMAT, METHOD
@@ -30,7 +36,7 @@ def quantize(work: Work[Options]) -> list[QuantizedTensor]:
 
 
 def obstacle(model: Architecture, folder: Path) -> str:
-    """Return why GPTQModel cannot quantize the model, or an empty text."""
+    """Return why GPTQModel cannot quantize the model; empty if it can."""
     if why := support.gptqmodel_obstacle(model, folder):
         return why
     if architecture.turns_by_layer_type(folder):

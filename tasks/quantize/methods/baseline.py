@@ -1,4 +1,4 @@
-"""The baseline: the snapshot's bf16 weights as they are."""
+"""The baseline: a copy of the snapshot's bf16 weights."""
 
 import shutil
 
@@ -9,7 +9,7 @@ from tasks.quantize.work import Work
 
 
 def quantize(work: Work[MethodOptions]) -> list[QuantizedTensor]:
-    """Copy the weights; a link would let a later change of the snapshot change a published file."""
+    """Copy the weights. With links, a later change of the snapshot would change published files."""
     for path in work.source.iterdir():
         if path.suffix == ".safetensors" or path.name.endswith(".index.json"):
             shutil.copyfile(path, work.out / path.name)

@@ -1,4 +1,7 @@
-"""bitsandbytes: LLM.int8() (arXiv:2208.07339) and QLoRA's nf4 and fp4 (arXiv:2305.14314), through transformers."""
+"""bitsandbytes through transformers: LLM.int8() (arXiv:2208.07339), and nf4 and fp4 of QLoRA.
+
+QLoRA: arXiv:2305.14314.
+"""
 
 from quantmill.recipe.methods.bitsandbytes import Options
 from quantmill.records.artifact import QuantizedTensor
@@ -8,7 +11,7 @@ from tasks.quantize.work import Work
 
 
 def quantize(work: Work[Options]) -> list[QuantizedTensor]:
-    """Quantize while loading, then save as safetensors. Everything but the head, embeddings and norms."""
+    """Quantize all layers but head, embeddings and norms while loading, then save as safetensors."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 

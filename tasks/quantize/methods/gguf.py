@@ -1,7 +1,7 @@
-"""GGUF: llama.cpp's own quantizer, from the one BF16 conversion that all types of a model share.
+"""GGUF: llama.cpp's quantizer makes each type from one BF16 conversion of the model.
 
-K-quants and IQ types store blocks of 256; where a row's length is no multiple, llama.cpp takes another type of about the
-same width. That is counted as a fallback: `Q2_K` of such a model is larger than its name says.
+K-quants and IQ types store blocks of 256 weights. If a row's length is no multiple of 256, llama.cpp uses another type of
+about the same width. This counts as a fallback: `Q2_K` of such a model is larger than its name says.
 """
 
 import json
@@ -22,7 +22,7 @@ _TYPE_OF_BITS = {2: "Q2_K", 3: "Q3_K", 4: "Q4_K", 5: "Q5_K", 6: "Q6_K", 8: "Q8_0
 
 
 def quantize(work: Work[MethodOptions]) -> list[QuantizedTensor]:
-    """Write `model-TYPE.gguf` from the conversion and read back what each tensor became."""
+    """Write `model-TYPE.gguf` from the conversion and return the type of each tensor in that file."""
     import llama_cpp
 
     conversion = work.needed["conversion"]
@@ -41,12 +41,15 @@ def quantize(work: Work[MethodOptions]) -> list[QuantizedTensor]:
 
 
 def obstacle(model: Architecture, folder: Path) -> str:
-    """Return why llama.cpp cannot take the model, or would compute something else; an empty text: it can."""
+    """Return why llama.cpp cannot convert the model, or would compute something else; empty if it can."""
     return support.gguf_obstacle(model, folder)
 
 
 def _overrides(layers: Sequence[LayerRule], conversion: Path) -> dict[str, str]:
-    """Return GGUF tensor -> type where a rule of `layers` says so; rules speak the checkpoint's names."""
+    """Return GGUF tensor -> type for the tensors that a rule of `layers` matches.
+
+    The rules use the checkpoint's names.
+    """
     if not layers:
         return {}
     names: dict[str, str] = json.loads((conversion / "names.json").read_text(encoding="utf-8"))
@@ -57,7 +60,7 @@ def _overrides(layers: Sequence[LayerRule], conversion: Path) -> dict[str, str]:
 
 
 def _as_array(chosen: dict[str, str]) -> Any:
-    """Return llama.cpp's list of overrides: regular expressions, ended by an empty entry."""
+    """Return llama.cpp's array of overrides: a regular expression and a type each, then an empty entry."""
     import llama_cpp
     from gguf import GGMLQuantizationType
 
@@ -76,7 +79,13 @@ def _file_type(name: str) -> int:
 
 
 def read_tensors(path: Path, asked: str, chosen: dict[str, str] | None = None) -> list[QuantizedTensor]:
-    """Return what each tensor of a GGUF file became; `chosen`: tensors that a rule gave a type of their own."""
+    """Return a record of each tensor in a GGUF file.
+
+    Args:
+        path: the GGUF file.
+        asked: the requested type.
+        chosen: tensor -> type, for tensors whose type a rule of `layers` chose.
+    """
     made = []
     for tensor in read_blocks(path).tensors:
         kind, width = tensor.tensor_type.name, int(tensor.shape[0])

@@ -13,8 +13,8 @@ from tasks.quantize.work import Work
 def quantize(work: Work[Options]) -> list[QuantizedTensor]:
     """Quantize layer by layer on the calibration windows.
 
-    GPTQModel rounds to nearest, silently, where a layer saw too few tokens or its Hessian has no inverse; its log then
-    holds words where the loss would be. Those modules are reported as fallbacks.
+    If a layer saw too few tokens or its Hessian has no inverse, GPTQModel silently rounds its weights to nearest; its log then
+    has words in place of the loss. The records name such modules as fallbacks.
     """
     gptqmodel_engine.prepare()
     from gptqmodel import QuantizeConfig
@@ -34,7 +34,7 @@ def quantize(work: Work[Options]) -> list[QuantizedTensor]:
 
 
 def obstacle(model: Architecture, folder: Path) -> str:
-    """Return why GPTQModel cannot quantize the model, or an empty text."""
+    """Return why GPTQModel cannot quantize the model; empty if it can."""
     if why := support.gptqmodel_obstacle(model, folder):
         return why
     if tensors.transposed(folder):

@@ -1,7 +1,7 @@
-"""HQQ (Badri and Shaji 2023): half-quadratic optimisation of the zero points, weights alone, through the hqq package.
+"""HQQ (Badri and Shaji 2023): half-quadratic optimisation of the zero points, from the weights alone.
 
-Its own `save_quantized` writes a pickle; the layers' state holds tensors only and goes into safetensors. The loader that
-consumers need is printed in the artifact's README.md.
+The hqq package's `save_quantized` writes a pickle. The state of the layers holds only tensors, so this module writes it as
+safetensors, and prints the loader that consumers need in the artifact's README.md.
 """
 
 import json
@@ -17,7 +17,7 @@ _LOADER = Path(__file__).resolve().parents[2] / "runtimes" / "hqq_loader.py"
 
 
 def quantize(work: Work[Options]) -> list[QuantizedTensor]:
-    """Replace one linear layer after the other, all but the head, and write the state as safetensors."""
+    """Quantize the linear layers one after the other, all but the head, and write safetensors."""
     import torch
     from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
     from transformers import AutoModelForCausalLM
@@ -43,7 +43,7 @@ def _is_linear(layer: Any) -> bool:
 
 
 def _plain(layer: Any) -> Any:
-    """Return GPT-2's `Conv1D` as the linear layer that it is: its matrix is stored transposed."""
+    """Return a linear layer for GPT-2's `Conv1D`, whose matrix is stored transposed."""
     import torch
 
     if type(layer).__name__ == "Linear":
@@ -57,7 +57,10 @@ def _plain(layer: Any) -> Any:
 
 
 def _save(model: Any, source: Path, out: Path, settings: dict[str, Any]) -> None:
-    """Write weights, a config that names the method (so that nothing loads it as plain weights) and the loader."""
+    """Write the weights, a config.json that names the method, and a README.md with the loader.
+
+    The method's name keeps other programs from loading the folder as plain weights.
+    """
     from safetensors.torch import save_file
 
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -66,7 +69,7 @@ def _save(model: Any, source: Path, out: Path, settings: dict[str, Any]) -> None
         for name in model._tied_weights_keys or ():
             state.pop(name, None)
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
-    # Without `skip_modules` transformers fails on the folder; with it, it would make weights up and merely warn.
+    # Without `skip_modules`, transformers fails on the folder; with it, transformers would use random weights and only warn.
     quantization = {"quant_method": METHOD.name, "quant_config": {"weight_quant_params": settings}}
     text = json.dumps(config | {"quantization_config": quantization}, indent=2, sort_keys=True, ensure_ascii=False)
     (out / "config.json").write_text(text + "\n", encoding="utf-8")
