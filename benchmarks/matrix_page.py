@@ -1,4 +1,4 @@
-"""Makes docs/methods.md from the matrix: per method a table of architectures (rows) and widths (columns)."""
+"""Makes docs/methods.md from the matrix: a table per method, a row per model, a column per width."""
 
 import datetime
 import json
