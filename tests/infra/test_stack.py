@@ -1,4 +1,4 @@
-"""`make stack`: the whole service on this machine, behind logins, from the first start to the last process.
+"""`make stack`: the whole service on this machine, with logins, from its first start to its end.
 
 The tests of this module follow each other on one stack.
 """
