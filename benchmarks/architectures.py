@@ -1,7 +1,7 @@
-"""Small random models of many architectures, with one tokenizer for all: what the matrix of methods is tried on.
+"""Builds small random models of many architectures, with one tokenizer, for the matrix of methods.
 
 Two layers, 256 wide, SmolLM2's tokenizer: llama.cpp's converter refuses a tokenizer whose pre-tokenizer it does not know.
-The weights are drawn so wide that the layers, not the embeddings, decide the logits: one that was quantized wrongly shows.
+The weights have a large spread, so that the layers, not the embeddings, decide the logits: a wrongly quantized layer shows.
 """
 
 import shutil
@@ -28,7 +28,7 @@ _HEAD_DIM = {"head_dim": 64}
 _GPT2 = {"n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512, "initializer_range": _SPREAD}
 _OPT = {"hidden_size": 256, "ffn_dim": 512, "num_hidden_layers": 2, "init_std": _SPREAD, "word_embed_proj_dim": 256}
 _EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2, "tie_word_embeddings": False}
-# llama.cpp knows these shapes and this arithmetic only, and a GGUF of another is refused.
+# llama.cpp knows only these shapes and this arithmetic; a GGUF with others is refused.
 _PHI = {"intermediate_size": 1024, "num_key_value_heads": 4, "tie_word_embeddings": False}
 _GEMMA = {"head_dim": 64, "query_pre_attn_scalar": 64}
 _QWEN_EXPERTS = {"num_experts": 4, "moe_intermediate_size": 256, "norm_topk_prob": True}
@@ -51,7 +51,7 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def build(name: str, out: Path, tokenizer: Path) -> Path:
-    """Return `out`, filled with a bf16 model of the architecture and the tokenizer of the folder `tokenizer`."""
+    """Fill `out` with a bf16 model of the architecture and with the given tokenizer, and return `out`."""
     import torch
     import transformers
 
@@ -70,7 +70,7 @@ def build(name: str, out: Path, tokenizer: Path) -> Path:
 
 
 def save_tokenizer(out: Path) -> Path:
-    """Return `out` with SmolLM2's tokenizer, checked against llama.cpp's."""
+    """Fill `out` with SmolLM2's tokenizer, checked against llama.cpp's, and return `out`."""
     from tasks.tokenizer import check as tokenizer_check
 
     if not (out / "tokenizer.json").is_file():

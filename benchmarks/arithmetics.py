@@ -1,7 +1,7 @@
-"""Engines in fp32 and in bf16: seconds and figures of the demo's model, one after the other. `python -m benchmarks.arithmetics`
+"""Compares engines in fp32 and in bf16 on the demo's model: `python -m benchmarks.arithmetics`.
 
-Each variant is quantized from the same snapshot and calibration windows, in the arithmetic that its engine is told, and
-scored on the demo's windows in fp32. AWQ is made in bf16 alone: GPTQModel fails at packing an fp32 model. Minutes each.
+Each variant is quantized from the same snapshot and calibration windows, in each arithmetic of its method, and scored on the
+demo's windows in fp32. AWQ is made in bf16 only: GPTQModel cannot pack an fp32 model. Each variant takes minutes.
 """
 
 import argparse
@@ -28,7 +28,7 @@ METHODS = ("gptq", "autoround", "awq")
 
 
 def main() -> None:
-    """Print a table."""
+    """Print a table with a row for each variant and arithmetic."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     options = parser.parse_args()
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _recipe(methods: set[str]) -> Recipe:
-    """Return the demo's recipe with these methods alone; AWQ, which it has not, as its GPTQ."""
+    """Return the demo's recipe with these methods only; AWQ, which the demo lacks, gets GPTQ's settings."""
     demo = read_recipe(DEMO).model_dump(mode="json", exclude_defaults=True)
     asked = [variant for variant in demo["variants"] if variant["method"] in methods]
     if "awq" in methods:
@@ -65,7 +65,7 @@ def _recipe(methods: set[str]) -> Recipe:
 
 
 def _told(job: VariantJob, arithmetic: str) -> VariantJob:
-    """Return a job with another arithmetic, and keys that nothing else has."""
+    """Return a job with another arithmetic, and with keys of its own."""
     named = ("artifact_key", "body_key", "report_key", "speed_key")
     changed = {
         name: keys.stage_key(name.partition("_")[0], of=getattr(job, name), arithmetic=arithmetic) for name in named

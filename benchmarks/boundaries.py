@@ -1,4 +1,4 @@
-"""A place for a store, and a store that says each of its boundaries: where whoever writes to it can be killed.
+"""Opens a store that reports each of its boundaries, the moments at which its writer can be killed.
 
 A boundary is the moment before or after a request (a bucket), or before a file is opened, linked, renamed or removed (a folder).
 """
@@ -21,7 +21,7 @@ Boundary = Callable[[str], None]
 
 @contextmanager
 def lend_place(kind: str, folder: Path) -> Iterator[str]:
-    """Lend an empty place: `folder`, or `s3` on a SeaweedFS of its own."""
+    """Yield the address of an empty store: in `folder`, or for `s3` in a bucket on a SeaweedFS of its own."""
     with s3_server(folder / "weed") if kind == "s3" else nullcontext() as server:
         if server is None:
             yield str(folder / "store")
@@ -32,7 +32,7 @@ def lend_place(kind: str, folder: Path) -> Iterator[str]:
 
 
 def open_place(place: str, boundary: Boundary | None = None) -> Store:
-    """Return the store, with `boundary` called at each."""
+    """Return the store at an address; the store calls `boundary` at each boundary."""
     if "://" not in place:
         if boundary:
             _watch_files(place, boundary)

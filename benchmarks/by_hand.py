@@ -1,4 +1,4 @@
-"""The line by hand: what an engineer would write with the bare libraries, as a reference for our figures.
+"""Does the line's work by hand, with the bare libraries, as a reference for the project's figures.
 
     python benchmarks/by_hand.py --source MODEL --calibration CAL.safetensors --evaluation EVAL.safetensors
         --out DIR [--variants NAME ...] [--threads 2] [--summary FILE] [--artifacts DIR2] [--compare-only]
@@ -6,12 +6,12 @@
 It shares no code with the project, on purpose. MODEL is a Hugging Face folder (bf16 safetensors), a token set
 is a safetensors file with an int32 tensor `input_ids` (windows, sequence length). One process per library makes
 its variants and measures each from its saved folder; one baseline pass, one GGUF conversion. DIR/by_hand.json
-holds the figures, DIR/<variant>/ the artifacts, DIR/<step>.log what the libraries said. `quantize_s` is load +
-quantize + save, `evaluate_s` load + forward + metrics, both without imports; `process_s` is the clock on the
-wall; `size_bytes` counts weight files. A run that broke off goes on: what DIR/by_hand.json holds of the same inputs is kept.
+holds the figures, DIR/<variant>/ the artifacts, DIR/<step>.log the libraries' output. `quantize_s` is load +
+quantize + save, `evaluate_s` load + forward + metrics, both without imports; `process_s` is wall-clock time;
+`size_bytes` counts weight files. An interrupted run continues: figures of the same inputs in DIR/by_hand.json are kept.
 
-With --summary (the product's RunSummary) the exit code is 1 where a perplexity differs by more than 0.1 %.
-With --artifacts (the product's are in DIR2/<variant>/) tensors are compared: name, type, shape, bytes.
+With --summary (the product's RunSummary) the exit code is 1 if a perplexity differs by more than 0.1 %.
+With --artifacts the tensors of the product's artifacts in DIR2/<variant>/ are compared: name, type, shape, bytes.
 """
 
 import argparse
@@ -47,7 +47,7 @@ MODULES = ["torch", "bitsandbytes", "hqq.core.quantize", "gptqmodel", "auto_roun
 IMPORTS = dict(zip(LIBRARIES, MODULES, strict=True))
 PACKAGES = ["torch", "transformers", "bitsandbytes", "hqq", "gptqmodel", "auto-round", "gguf", "llama-cpp-python"]
 AUTOROUND = {"iters": 20, "lr": 0.01, "minmax_lr": 0.02, "seqlen": 128, "batch_size": 8}  # the demo recipe's
-ROUNDED = {"iters": 0, "disable_opt_rtn": True}  # to nearest, on the same grid: what learning should beat
+ROUNDED = {"iters": 0, "disable_opt_rtn": True}  # round to nearest on the same grid: learning should beat this
 HQQ_TENSORS = (".weight", ".W_q", ".scale", ".zero")
 PERPLEXITY_TOLERANCE = 1e-3  # relative, against the product
 F32_TOLERANCE = (1e-4, 1e-5)  # perplexity (relative) and mean KL of two runtimes on the same fp32 weights
@@ -170,7 +170,10 @@ def transformers_forward(folder: Path, *, gptq: bool) -> Forward:
 
 
 def widen_parameters(model: Any) -> None:
-    """Transformers ignores `dtype` for quantized folders: embeddings and norms, so every activation, stay in half precision."""
+    """Convert the model's half-precision parameters to fp32, in place.
+
+    Transformers ignores `dtype` for quantized folders: embeddings and norms, and so every activation, stay in half precision.
+    """
     import torch
 
     for parameter in model.parameters():
@@ -208,14 +211,14 @@ def hqq_forward(folder: Path) -> Forward:
     model = AutoHQQHFModel.from_quantized(str(folder), compute_dtype=torch.float32, device="cpu")
     for name, module in list(model.named_modules()):
         if type(module).__name__ == "HQQLinear":
-            module.meta |= {"compute_dtype": torch.float32}  # else it unpacks into the fp16 that it was made with
+            module.meta |= {"compute_dtype": torch.float32}  # else the layer unpacks into fp16, in which it was made
             module.meta |= {key: module.meta[key].float() for key in ("scale", "zero")}
             model.set_submodule(name, plain_linear(module.dequantize(), module.bias))
     return logits_of(model)
 
 
 def autoround_forward(folder: Path) -> Forward:
-    """Open the folder with transformers, and compute with each layer's matrix in fp32, unpacked from the bits."""
+    """Open the folder with transformers, and compute with each layer's matrix unpacked to fp32."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -260,7 +263,10 @@ def load_windows(path: Path) -> np.ndarray:
 
 
 def evaluate(forward: Forward, windows: np.ndarray, logits_file: Path, *, record: bool) -> dict[str, float]:
-    """Score ids 1..n-1 of each window and compare with the baseline's logits (`record`: write these first)."""
+    """Score ids 1..n-1 of each window, and compare the logits with the baseline's.
+
+    With `record` the logits are the baseline's, and are written to the file first.
+    """
     import torch
 
     baseline = None if record else np.load(logits_file, mmap_mode="r")
@@ -381,7 +387,7 @@ def run_all(options: argparse.Namespace, report_file: Path) -> dict[str, Any]:
 
 
 def digests(options: argparse.Namespace) -> dict[str, str]:
-    """Return what the figures were made of: the sha256 of the weights and of both token sets."""
+    """Return the sha256 of each input of the figures: the weights and both token sets."""
     weights = sorted(options.source.glob("*.safetensors"))
     return {
         file.name: hashlib.sha256(file.read_bytes()).hexdigest()
@@ -389,7 +395,7 @@ def digests(options: argparse.Namespace) -> dict[str, str]:
     }
 
 
-# --- the report, and against the product ---
+# --- the report, and the comparison with the product ---
 
 
 def print_figures(report: dict[str, Any]) -> bool:
@@ -423,7 +429,7 @@ def parse_safetensors(raw: bytes) -> dict[str, tuple[str, bytes]]:
 
 
 def read_tensors(folder: Path) -> dict[str, tuple[str, bytes]]:
-    """Return each tensor's type and shape, and its bytes, of whatever safetensors, GGUF and hqq files are there."""
+    """Return each tensor's type, shape and bytes from all safetensors, GGUF and hqq files of a folder."""
     tensors: dict[str, tuple[str, bytes]] = {}
     for file in sorted(folder.rglob("*.safetensors")):
         tensors |= parse_safetensors(file.read_bytes())
@@ -443,7 +449,7 @@ def read_tensors(folder: Path) -> dict[str, tuple[str, bytes]]:
 
 
 def compare_artifacts(names: list[str], ours: Path, theirs: Path) -> bool:
-    """Print for each variant whether the product's tensors are ours; return whether all are."""
+    """Print for each variant whether the product's tensors equal those made here; return whether all do."""
     print()
     equal = True
     for name in (name for name in names if (theirs / name).is_dir()):

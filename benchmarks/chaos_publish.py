@@ -1,10 +1,10 @@
-"""Publishers that are killed at every boundary, readers that must never notice, a collector beside them.
+"""Kills publishers at every boundary, beside readers that must see no fault and a garbage collector.
 
-    python -m benchmarks.chaos_publish --kills 500              both places, a folder and SeaweedFS
+    python -m benchmarks.chaos_publish --kills 500              both stores, a folder and SeaweedFS
     python -m benchmarks.chaos_publish --kills 40 --place folder
 
-A publisher counts its boundaries (`boundaries.py` says what they are) and sends itself SIGKILL at a random one; every fifth is
-killed from outside at a random time instead.
+A publisher counts its boundaries (`boundaries.py` defines them) and sends itself SIGKILL at a random boundary. Every fifth
+publisher is killed from outside at a random time instead.
 """
 
 import argparse
@@ -31,11 +31,14 @@ from tests.samples import manifest, version
 FORK = multiprocessing.get_context("fork")  # a new publisher starts in milliseconds: all is imported already
 FILES = 4
 GRACE_S = 20.0
-leases.LEASE_S, leases._CLOCKS_S = 10.0, 2.0  # short, so that what killed publishers left is collected within the run
+leases.LEASE_S, leases._CLOCKS_S = (
+    10.0,
+    2.0,
+)  # short, so that the garbage of killed publishers is collected within the run
 
 
 def publisher(place: str, folder: Path, seed: int, dies_at: int) -> None:
-    """Publish until the boundary comes; note each version and move once they were acknowledged."""
+    """Publish until boundary number `dies_at`; note each version and each move after its acknowledgement."""
     chance, passed = random.Random(seed), 0
 
     def boundary(name: str) -> None:
@@ -57,7 +60,10 @@ def publisher(place: str, folder: Path, seed: int, dies_at: int) -> None:
 
 
 def _artifact(work: Path, chance: random.Random) -> Path:
-    """Make a folder of files: two that many versions share, one that some share, one of its own, at times a long one."""
+    """Make a folder of files: two that all versions share, one that some share, and one of its own.
+
+    In one of ten folders the last file is long.
+    """
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     (work / "config.json").write_bytes(b"{}" * 500)
@@ -69,7 +75,7 @@ def _artifact(work: Path, chance: random.Random) -> Path:
 
 
 def reader(place: str, folder: Path, seed: int) -> None:
-    """Read what the channel names and any other version, whole, until told to stop; note every fault."""
+    """Read the channel's version and a random version until told to stop; note every read and every fault."""
     chance, store = random.Random(seed), open_place(place)
     while not (folder / "stop").exists():
         out = folder / f"read-{seed}"
@@ -87,7 +93,7 @@ def reader(place: str, folder: Path, seed: int) -> None:
 
 
 def collector(place: str, folder: Path) -> None:
-    """Collect garbage all the time."""
+    """Collect garbage until told to stop; note every collected object and every fault."""
     store = open_place(place)
     while not (folder / "stop").exists():
         try:
@@ -99,7 +105,7 @@ def collector(place: str, folder: Path) -> None:
 
 
 def run(place: str, folder: Path, kills: int, publishers: int, readers: int, seed: int) -> dict[str, Any]:
-    """Return the figures of one place."""
+    """Run the kills on one store, and return the figures."""
     chance, began, started = random.Random(seed), time.monotonic(), 0
     watchers = [FORK.Process(target=reader, args=(place, folder, -n - 1), daemon=True) for n in range(readers)]
     watchers.append(FORK.Process(target=collector, args=(place, folder), daemon=True))
@@ -140,7 +146,7 @@ def run(place: str, folder: Path, kills: int, publishers: int, readers: int, see
 
 
 def judge(store: Store, folder: Path) -> dict[str, Any]:
-    """Return what became of everything that was acknowledged: it is read back, each blob once."""
+    """Read every acknowledged version back, each blob once, and return the figures."""
     acknowledged = [json.loads(line) for line in notes(folder / "acknowledged")]
     lost, checked = 0, dict[str, bool]()
     for variant, digest in acknowledged:
@@ -173,14 +179,14 @@ def judge(store: Store, folder: Path) -> dict[str, Any]:
 
 
 def note(path: Path, line: str) -> None:
-    """Append a line, whole also where its writer is killed next."""
+    """Append a line in one write, so that the line is complete even if its writer is killed next."""
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(handle, line.replace("\n", " ").encode() + b"\n")
     os.close(handle)
 
 
 def notes(path: Path) -> list[str]:
-    """Return the lines."""
+    """Return the lines of a file; none if the file is missing."""
     return path.read_text().splitlines() if path.exists() else []
 
 

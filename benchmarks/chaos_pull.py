@@ -1,10 +1,10 @@
-"""A consumer is killed with SIGKILL again and again, in mid-download and in mid-swap: is `current` always a verified version?
+"""Kills a consumer again and again, and checks that `current` is always a verified version.
 
     python -m benchmarks.chaos_pull --kills 200
 
-A store publishes one version after another; a child process pulls each until it is done, and is killed on the way: half of the
-times after some time, half of the times just before one of its steps on the file system (Python's audit events count
-them). After each kill what is current is verified, byte by byte, and no file that was finished may be fetched again.
+A store publishes one version after another. A child process pulls each version and is killed with SIGKILL on the way: half of
+the times after a random time, half of the times just before one of its steps on the file system (Python's audit events count the
+steps). After each kill the current version is verified byte by byte, and no finished file may be fetched again.
 """
 
 import argparse
@@ -32,7 +32,7 @@ STEPS = ("os.rename", "os.symlink", "os.link", "os.remove", "os.mkdir", "os.rmdi
 
 
 class Counted(FolderObjects):
-    """A folder that leaves a line when a file begins to move and one when it lies there whole, and takes its time."""
+    """A folder store that logs the begin and the end of each file's transfer, and delays each transfer."""
 
     def __init__(self, root: Path, log: Path) -> None:
         super().__init__(root)
@@ -48,7 +48,7 @@ class Counted(FolderObjects):
 
 
 def child(store: Path, to: Path, log: Path, step: int) -> None:
-    """Pull what is stable and end; die just before step number `step` on the file system (0: never)."""
+    """Pull the stable version and exit; die just before step number `step` on the file system (0: never)."""
     taken = 0
 
     def count(event: str, _: Any) -> None:
@@ -70,7 +70,7 @@ def child(store: Path, to: Path, log: Path, step: int) -> None:
 
 
 def attempt(store: Path, to: Path, log: Path, step: int = 0, after_s: float = 0.0) -> bool:
-    """Return whether a child came to its end; it is killed before a step or after some seconds."""
+    """Run a child that is killed before a step or after some seconds; return whether it finished before."""
     if not (pid := os.fork()):
         child(store, to, log, step)
     if after_s:
@@ -83,7 +83,7 @@ def attempt(store: Path, to: Path, log: Path, step: int = 0, after_s: float = 0.
 
 
 def fetched_again(log: Path) -> int:
-    """Return how many files began to move after they had lain there whole."""
+    """Return how many transfers began for files that had been transferred completely."""
     done: set[str] = set()
     again = 0
     for line in log.read_text().splitlines() if log.exists() else []:
@@ -95,7 +95,7 @@ def fetched_again(log: Path) -> int:
 
 
 def met(to: Path) -> str:
-    """Return where a kill left a pull."""
+    """Return the stage of a pull at which the kill came."""
     if any((to / ".staging").glob("*/*")):
         return "in mid-download"
     trees = {path.name for path in (to / "store").glob("*")}
@@ -104,7 +104,10 @@ def met(to: Path) -> str:
 
 
 def fault(to: Path, allowed: list[Manifest]) -> str:
-    """Return what is wrong with what is served, or nothing; `allowed` is what was served before and what comes."""
+    """Return what is wrong with the served version, or an empty string.
+
+    `allowed` has the version that was served before and the next version.
+    """
     if not (to / "current").is_symlink():
         return "nothing is served" if len(allowed) > 1 else ""
     try:

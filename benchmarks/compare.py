@@ -1,8 +1,8 @@
-"""The demo against the same work done by hand: `python -m benchmarks.compare` after `make demo`.
+"""Compares the demo with the same work done by hand: `python -m benchmarks.compare` after `make demo`.
 
-Finds the run's source folder, token windows, artifacts and summary in the home, lays them out in a scratch folder, and
-has `by_hand.py`, which shares no code with the project, make and measure everything again. Ends with 1 where a
-perplexity differs by more than 0.1 %, or a tensor at all. About fifteen minutes on two cores; with --out it goes on where it broke off.
+Copies the run's token windows and artifacts from the store to a scratch folder. Then `by_hand.py`, which shares no code with
+the project, makes and measures everything again. Exit code 1: a perplexity differs by more than 0.1 %, or a tensor differs.
+Takes about fifteen minutes on two cores; with --out an interrupted run continues.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What a drill uses: variants that take a given time, how their runs stand, and a line for each thing that was looked at."""
+"""Helpers of the drills: variants of a given length, the states of their runs, a line for each check."""
 
 import sys
 import time
@@ -10,11 +10,11 @@ from tests import samples
 from tests.service import Service
 
 FAILED: list[str] = []
-"""What was not as the page says."""
+"""The checks that failed."""
 
 
 def look(what: str, true: bool, seen: object = "") -> None:
-    """Print whether it is so."""
+    """Print whether a check holds, and remember a check that fails."""
     sys.stdout.write(f"{'as said' if true else 'NOT SO '} | {what} | {seen}\n")
     sys.stdout.flush()
     if not true:
@@ -27,12 +27,12 @@ def jobs_of(service: Service, name: str, count: int, seconds: float) -> list[Var
 
 
 def states(service: Service, name: str) -> list[str]:
-    """Return how the runs of a drill's variants stand, oldest first."""
+    """Return the states of the runs of a drill's variants, oldest run first."""
     return [run["state_name"] for run in service.runs("cpu") if f"-{name}" in run["name"]]
 
 
 def until(true: Callable[[], bool], timeout_s: float = 120) -> bool:
-    """Return whether it came true in time."""
+    """Wait for a condition, and return whether it came true in time."""
     deadline = time.monotonic() + timeout_s
     while not true() and time.monotonic() < deadline:
         time.sleep(0.5)

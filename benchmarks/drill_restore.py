@@ -1,4 +1,4 @@
-"""The drill of losing things: the database and the store, restored from a backup and not restored."""
+"""Drills the loss of the database and of the store, with and without a restored backup."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from tests.service import Service
 
 
 def restore(service: Service) -> None:
-    """The database and the store are lost in turn, restored and not restored; the same line is started again."""
+    """Lose the database and the store in turn, with and without a restore, and start the same line again."""
     jobs, store, saved = jobs_of(service, "restore", 3, 0), service.home / "store", service.folder / "saved"
     build(service, jobs[:2])
     dump = _psql(service, "pg_dump", "--clean", "--if-exists")
@@ -80,7 +80,7 @@ def _cached(outcomes: dict[str, Outcome]) -> int:
 
 
 def _new_database(service: Service) -> None:
-    """Lose the database: the server runs on an empty one from its next start on."""
+    """Replace the database by an empty one, which the server uses from its next start on."""
     server = service.processes["server"]
     server.terminate()
     server.wait()

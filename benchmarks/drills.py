@@ -1,8 +1,8 @@
-"""What `docs/operations.md` says to do, done: drain, interrupt, metrics, back up and restore, on a real server with no-op variants.
+"""Drills the procedures of `docs/operations.md` on a real server with no-op variants.
 
     python -m benchmarks.drills
 
-Prints a line for each thing that was looked at, and ends with 1 where one of them is not as the page says.
+The drills are: drain, interrupt, metrics, back up and restore. Each check prints a line; exit code 1: a check failed.
 """
 
 import os
@@ -29,7 +29,7 @@ def queue(service: Service, order: str) -> None:
 
 
 def drain(service: Service) -> None:
-    """A queue is paused, what runs ends, its worker is stopped, and another takes the rest."""
+    """Pause a queue, let its run end, stop its worker, and let another worker do the rest."""
     jobs = jobs_of(service, "drain", 2, 15)
     with ThreadPoolExecutor() as beside:
         built = beside.submit(build, service, jobs)
@@ -49,7 +49,7 @@ def drain(service: Service) -> None:
 
 
 def interrupt(service: Service) -> None:
-    """Ctrl-C on a worker that works: its run crashes and is tried again by another."""
+    """Press Ctrl-C on a busy worker: its run crashes, and another worker tries the variant again."""
     jobs = jobs_of(service, "interrupt", 1, 10)
     with ThreadPoolExecutor() as beside:
         built = beside.submit(build, service, jobs)
@@ -70,7 +70,7 @@ def interrupt(service: Service) -> None:
 
 
 def metrics(service: Service) -> None:
-    """The server's own figures, the exporter's, and a worker that says that it polls."""
+    """Check the server's own metrics, the exporter's metrics, and the health check of a worker."""
     own = httpx.get(f"{service.url}/metrics", timeout=10)
     look(
         "PREFECT_SERVER_METRICS_ENABLED: /api/metrics",
@@ -99,7 +99,7 @@ def metrics(service: Service) -> None:
 
 
 def terminate(service: Service) -> None:
-    """SIGTERM to a worker that works, as systemd and Kubernetes send it."""
+    """Send SIGTERM to a busy worker, as systemd and Kubernetes do."""
     with ThreadPoolExecutor() as beside:
         built = beside.submit(build, service, jobs_of(service, "terminate", 1, 10))
         until(lambda: "Running" in states(service, "terminate"))
@@ -115,7 +115,7 @@ def terminate(service: Service) -> None:
 
 
 def client_metrics(service: Service) -> None:
-    """Prefect's own figures of a worker: its runs must not want the same port."""
+    """Check Prefect's own metrics of a worker, whose runs must not use the same port."""
     service.processes["worker-3"].terminate()
     service.processes["worker-3"].wait()
     port = str(service.port + 2)

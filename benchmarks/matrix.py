@@ -1,8 +1,9 @@
-"""Every architecture through every method and width: `make matrix`, or `python -m benchmarks.matrix --only gpt2,opt --methods hqq`.
+"""Runs every architecture through every method and width: `make matrix`.
 
-For each cell: what the checks before any work say; else the artifact is made in one process and opened in another, its
-logits are compared with those of the bf16 weights, and its weights are counted. What was found is kept beside the
-scratch, so that a run that broke off goes on; `--force` tries again. At the end docs/methods.md is written.
+A part: `python -m benchmarks.matrix --only gpt2,opt --methods hqq`. For each cell the checks before any work run first. Then the
+artifact is made in one process and opened in another, its logits are compared with those of the bf16 weights, and its weights
+are counted. The cells are kept, so that an interrupted run continues; `--force` makes them again. A run of all architectures
+and methods writes docs/methods.md at its end.
 """
 
 import argparse
@@ -30,7 +31,7 @@ _CALIBRATION = TokenRequest(source="builtin", samples=8, sequence_length=128, se
 
 
 def fill(name: str, method: str, place: Path, force: bool) -> dict[str, Any]:
-    """Return the cells of one architecture and method: column -> what was found."""
+    """Return the cells of one architecture and method: column -> result."""
     kept, model = place / "cells" / f"{name}-{method}.json", place / "models" / name
     kept.parent.mkdir(parents=True, exist_ok=True)
     cells = refusals(method, model)
@@ -54,7 +55,7 @@ def _try(model: Path, method: str, scratch: Path) -> dict[str, Any]:
 
 
 def refusals(method: str, model: Path) -> dict[str, Any]:
-    """Return every column as refused where the checks before any work refuse the method, else nothing."""
+    """Return the columns that the checks before any work refuse, each with the reason."""
     found = {}
     for column, spec in matrix_work.specs_of(method):
         try:
@@ -66,7 +67,7 @@ def refusals(method: str, model: Path) -> dict[str, Any]:
 
 
 def _step(step: str, model: Path, method: str, scratch: Path) -> dict[str, Any]:
-    """Return what a process of its own found; its death becomes the cells."""
+    """Run a step in a process of its own and return its cells; if the process dies, all cells have failed."""
     answer, log = scratch / f"{step}.json", scratch.with_name(f"{scratch.name}-{step}.log")
     command = [sys.executable, "-m", "benchmarks.matrix_work", step, model, method, scratch, answer]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": "2"}
@@ -87,7 +88,7 @@ def _step(step: str, model: Path, method: str, scratch: Path) -> dict[str, Any]:
 
 
 def _prepare(place: Path, names: list[str]) -> None:
-    """Make the models, the calibration windows and the tokens that are looked at."""
+    """Make the models, the calibration windows, and the tokens whose logits are compared."""
     import numpy as np
     import torch
     from safetensors.numpy import save_file
@@ -109,8 +110,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="architectures, with commas between")
     parser.add_argument("--methods", default="", help="methods, with commas between")
-    parser.add_argument("--force", action="store_true", help="try again what was found before")
-    parser.add_argument("--place", type=Path, help="default: QUANTMILL_HOME/matrix")
+    parser.add_argument("--force", action="store_true", help="make the cells again")
+    parser.add_argument("--place", type=Path, help="where models and cells go; default: QUANTMILL_HOME/matrix")
     options = parser.parse_args()
     place = (options.place or load_settings().home / "matrix").absolute()
     names = options.only.split(",") if options.only else list(ARCHITECTURES)

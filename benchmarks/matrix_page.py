@@ -1,4 +1,4 @@
-"""What the matrix found -> docs/methods.md: a table a method, with a row for each architecture and a column for each width."""
+"""Makes docs/methods.md from the matrix: a table per method, a row per model, a column per width."""
 
 import datetime
 import json
@@ -10,7 +10,7 @@ from quantmill.recipe.methods import AS_IT_IS, METHODS, Method
 
 COMMAND = "make matrix"
 TRIED = tuple(name for name in METHODS if name not in ("baseline", "imported"))
-"""The methods that make something: of the others there is nothing to try."""
+"""The methods that make an artifact from the model; the others have nothing to try."""
 _NEAR_ONE = 0.995
 _INTRODUCTION = """# Methods and architectures
 
@@ -33,7 +33,7 @@ GGUF of `qwen2`, `gemma2` and `phi3` is refused for the borrowed tokenizer, not 
 
 
 def widths(row: Method) -> list[str]:
-    """Return the columns of a method: its types, or its bits, without what needs an importance matrix."""
+    """Return the columns of a method: its bits, or its types without those that need an importance matrix."""
     return list(row.widths)
 
 
@@ -50,7 +50,7 @@ def cell_words(cell: dict[str, Any]) -> tuple[str, str]:
 
 
 def page(cells: Path) -> str:
-    """Return the page, from the folder of found cells."""
+    """Return the page, made from the folder of cells."""
     parts = [
         _INTRODUCTION.format(
             count=len(ARCHITECTURES), command=COMMAND, date=datetime.datetime.now(datetime.UTC).date()
@@ -90,7 +90,7 @@ def _methods() -> list[str]:
 
 
 def _table(row: Method, cells: Path) -> list[str]:
-    """Return the lines of one method's table, its notes under it."""
+    """Return the lines of one method's table, with its notes below."""
     columns, notes = widths(row), dict[str, int]()
     unit = "" if row.types else " bit"
     lines = [

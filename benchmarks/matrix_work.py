@@ -1,6 +1,6 @@
-"""One process of the matrix: makes all widths of a method on one model, or opens what was made: `python -m benchmarks.matrix_work`.
+"""One process of the matrix: makes all widths of a method on one model, or opens the artifacts.
 
-It runs the functions that the line's own jobs run, so a cell of the matrix is what a recipe would get.
+`python -m benchmarks.matrix_work` runs the functions that the line's own jobs run, so a recipe would get the same results.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def specs_of(method: str) -> Iterator[tuple[str, VariantSpec]]:
 
 
 def quantize(model: Path, method: str, place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Make every width of `method` under `place`; yield (column, what came of it)."""
+    """Make every width of `method` under `place`; yield (column, cell)."""
     needed = {"conversion": _convert(model, place)} if METHODS[method].needs else {}
     for column, spec in specs_of(method):
         told = Make(
@@ -65,7 +65,7 @@ def quantize(model: Path, method: str, place: Path) -> Iterator[tuple[str, dict[
 
 
 def check(model: Path, method: str, place: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Open every width of `method` as a consumer does and as a measurement does; yield (column, what came of it)."""
+    """Open every width of `method` as a consumer and as a measurement would; yield (column, cell)."""
     ids = np.load(place.parent / "ids.npy")
     for column, spec in specs_of(method):
         folder = place / column / "out"
@@ -100,7 +100,7 @@ def _read(folder: Path, spec: VariantSpec, ids: Any, source: Path) -> Any:
 
 
 def _traced(model: Any, ids: Any) -> Any:
-    """Return the baseline's logits; TraceMismatch where its trace does not give them."""
+    """Return the baseline's logits; raise TraceMismatch if the trace gives other logits."""
     from tasks.evaluate import trace
 
     (inputs, logits), *_ = model.traced_pieces(ids)
@@ -124,7 +124,7 @@ def _compare(logits: Any, reference: Path, spec: VariantSpec) -> dict[str, Any]:
 
 
 def _account(spec: VariantSpec, made: list[dict[str, Any]], model: Path) -> dict[str, Any]:
-    """Return the share of the decoder's matrices that became what was asked for, and the bits that these take."""
+    """Return the share of the decoder's weights that were quantized as requested, and their bits."""
     if spec.row.format == "gguf":
         matrices = [t for t in made if t["name"].startswith("blk.") and t["parameters"] >= _MATRIX]
     else:

@@ -1,4 +1,7 @@
-"""Muon (Jordan et al. 2024) in fp32: torch's own iterates in bf16, which processors without bf16 instructions do in one slow thread."""
+"""Muon (Jordan et al. 2024) in fp32.
+
+torch's own Muon iterates in bf16, which processors without bf16 instructions compute in one slow thread.
+"""
 
 import math
 from collections.abc import Iterable
@@ -31,7 +34,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
-    """Return about U V^T of a matrix U S V^T, by a Newton-Schulz iteration in the matrix's own arithmetic."""
+    """Return approximately U V^T of a matrix U S V^T, by a Newton-Schulz iteration in its own arithmetic."""
     first, third, fifth = _COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
     found = matrix.T if tall else matrix

@@ -1,10 +1,11 @@
-"""What starting variants costs: no-op variants through a real Prefect server, real process workers and the shipped dispatcher.
+"""Measures the cost of starting variants, with no-op variants, a real Prefect server and real workers.
 
     python -m benchmarks.scheduling --variants 10,100,1000 --workers 8     seconds per variant, and whether they grow
-    python -m benchmarks.scheduling --mix                                  long and short ones: makespan against its lower bound
+    python -m benchmarks.scheduling --mix                                  long and short variants: makespan and its lower bound
 
-Each figure has a server, a database and workers of its own. The workers' run is `benchmarks.scheduling_work`: the shipped
-flow with a sleep in place of its jobs. The database is Debian's Postgres in memory, without fsync; SQLite where there is none.
+The shipped dispatcher starts the variants. Each figure has a server, a database and workers of its own. The workers run
+`benchmarks.scheduling_work`: the shipped flow with a sleep in place of its jobs. The database is Debian's Postgres in memory,
+without fsync, or SQLite if Postgres is not installed.
 """
 
 import argparse
@@ -38,7 +39,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def measure(service: Service, jobs: list[VariantJob], workers: int) -> dict[str, Any]:
-    """Run the jobs as a line does; return what it took."""
+    """Build the jobs as a line does, and return times, processor seconds and requests."""
     before, at, own = _spent(service), (service.folder / "logs" / "server.log").stat().st_size, time.process_time()
     began = time.monotonic()
     with _told(service, len(jobs)):
@@ -66,7 +67,7 @@ def measure(service: Service, jobs: list[VariantJob], workers: int) -> dict[str,
 
 @contextmanager
 def _told(service: Service, total: int) -> Iterator[None]:
-    """Say every half minute how many are done."""
+    """Print every half minute how many variants are done."""
     stop, reports = threading.Event(), service.home / "store" / "stages" / "report"
 
     def tell() -> None:
@@ -85,7 +86,7 @@ def _told(service: Service, total: int) -> Iterator[None]:
 
 
 def _spent(service: Service) -> dict[str, float]:
-    """Return part -> processor seconds so far; what a worker's children used counts once they ended."""
+    """Return part -> processor seconds so far; a worker's child counts after its end."""
     stats = {}
     for place in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -103,7 +104,7 @@ def _spent(service: Service) -> dict[str, float]:
 
 
 def _requests(service: Service, at: int) -> Counter[str]:
-    """Return `method route status` -> how often, of the requests since the log had `at` bytes."""
+    """Return `method route status` -> count, for the requests after the first `at` bytes of the log."""
     with (service.folder / "logs" / "server.log").open("rb") as log:
         log.seek(at)
         lines = re.findall(r'"(\w+) /api(\S*) HTTP/[\d.]+" (\d+)', log.read().decode(errors="replace"))
@@ -119,19 +120,22 @@ def _runs(service: Service) -> Iterator[dict[str, Any]]:
 
 
 def _quarters(ends: list[str]) -> list[float]:
-    """Return the seconds between two ends, in the first and in the last quarter of all."""
+    """Return the mean seconds between two ends, in the first and in the last quarter of all runs."""
     quarter, at = len(ends) // 4, [datetime.fromisoformat(end).timestamp() for end in ends]
     spans = (at[: quarter + 1], at[-quarter - 1 :])
     return [round((span[-1] - span[0]) / quarter, 3) for span in spans] if quarter else []
 
 
 def no_ops(count: int, files: tuple[FileEntry, ...]) -> list[VariantJob]:
-    """Return variants that do nothing."""
+    """Return the jobs of variants that do nothing."""
     return [samples.job(f"sleep-0-{n:04}", files=files, parts=TENSORS) for n in range(count)]
 
 
 def mixed(scale: float, sortable: bool, files: tuple[FileEntry, ...]) -> list[VariantJob]:
-    """Return the mix, each as long as planning says times `scale`. Where none is sortable planning takes all for equal."""
+    """Return the jobs of the mix; a variant sleeps for its planned cost times `scale`.
+
+    Unless `sortable`, planning takes all variants for equally long.
+    """
     jobs = []
     for method, count in MIX.items():
         own = {"gguf": {"type": "Q8_0"}, "bitsandbytes": {"type": "int8"}}.get(method, {})
@@ -147,25 +151,28 @@ def mixed(scale: float, sortable: bool, files: tuple[FileEntry, ...]) -> list[Va
 
 
 def scheduled(count: int, workers: int, command: str) -> dict[str, Any]:
-    """Return what variants that do nothing took."""
+    """Return the figures of `count` no-op variants, on a factory of their own."""
     with tempfile.TemporaryDirectory() as name, factory(Path(name), workers, command) as service:
         return measure(service, no_ops(count, artifact_file(service)), workers)
 
 
 def ordered(sortable: bool, workers: int, scale: float, command: str) -> dict[str, Any]:
-    """Return what the mix took in one of the two orders."""
+    """Return the figures of the mix, longest first or as listed, on a factory of its own."""
     with tempfile.TemporaryDirectory() as name, factory(Path(name), workers, command) as service:
         return makespan(service, workers, scale, sortable)
 
 
 def alone(work: Callable[..., dict[str, Any]], *given: object) -> dict[str, Any]:
-    """Return what `work` returns in a process of its own: Prefect's client keeps threads that talk to one server."""
+    """Run `work` in a process of its own and return its result.
+
+    Prefect's client keeps threads that talk to one server.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(work, *given).result()
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """Return the figures as Markdown, without those that are lists of their own."""
+    """Return the figures as a Markdown table, without nested figures."""
     rows = []
     for figures in found:
         plain = {name: value for name, value in figures.items() if not isinstance(value, dict | list)}
@@ -176,7 +183,7 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 def makespan(service: Service, workers: int, scale: float, sortable: bool) -> dict[str, Any]:
-    """Return the makespan of the mix against max(the longest, all of them over the places)."""
+    """Return the makespan of the mix and its lower bound: max(longest variant, sum of all / workers)."""
     jobs = mixed(scale, sortable, artifact_file(service))
     lengths = [float(job.name.split("-")[1]) for job in jobs]
     bound = max(max(lengths), sum(lengths) / workers)
@@ -194,12 +201,12 @@ def makespan(service: Service, workers: int, scale: float, sortable: bool) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variants", default="", help="sizes, by comma")
+    parser.add_argument("--variants", default="", help="numbers of variants, separated by commas")
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--mix", action="store_true", help="long and short variants, longest first and as listed")
-    parser.add_argument("--scale", type=float, default=24.0, help="seconds of a variant that planning takes for 1")
-    parser.add_argument("--command", default="", help="what the pool starts runs with; default: Prefect's own")
-    parser.add_argument("--json", type=Path, help="file that takes the figures")
+    parser.add_argument("--scale", type=float, default=24.0, help="seconds of a variant with a planned cost of 1")
+    parser.add_argument("--command", default="", help="the command that starts runs; default: Prefect's own")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     asked = parser.parse_args()
     found: list[dict[str, Any]] = []
 

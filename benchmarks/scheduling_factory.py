@@ -1,4 +1,4 @@
-"""A factory whose variants do nothing: a real server with one pool, its workers, and a line that builds variants on it."""
+"""Runs a factory with no-op variants: a real server, one pool, its workers, and a line."""
 
 import asyncio
 import time
@@ -24,15 +24,18 @@ from quantmill.store.places import open_store
 from tests.service import Service
 
 LOOK_S = 5
-"""Seconds between two looks of a worker: Prefect's own are 10, which at these lengths would be half of all."""
+"""Seconds between two polls of a worker; Prefect's default of 10 would be half of the measured time."""
 
 
 @contextmanager
 def factory(folder: Path, workers: int, command: str = "", **environment: str) -> Iterator[Service]:
-    """Lend a server with one pool and its workers, each with one place."""
+    """Yield a server with one pool and its workers, each with one slot."""
     pool: dict[str, Any] = {"name": "cpu", "memory": "16GB", "threads": 1}
     started_by = {"job_variables": {"command": command}} if command else {}
-    looks = {"PREFECT_WORKER_QUERY_SECONDS": str(LOOK_S), "PREFECT_SERVER_LOGGING_LEVEL": "INFO"}  # a line a request
+    looks = {
+        "PREFECT_WORKER_QUERY_SECONDS": str(LOOK_S),
+        "PREFECT_SERVER_LOGGING_LEVEL": "INFO",
+    }  # one log line per request
     service = Service(folder / "it", [pool | started_by], **looks | environment)
     try:
         service.start_server(log_level="info")
@@ -49,7 +52,7 @@ def factory(folder: Path, workers: int, command: str = "", **environment: str) -
 
 
 def point_at_no_ops(service: Service) -> None:
-    """Let the pool run the benchmark's flow in place of the shipped one."""
+    """Let the pool run the benchmark's flow in place of the shipped flow."""
     deployment = service.call("GET", "/deployments/name/variant/cpu")
     service.call("PATCH", f"/deployments/{deployment['id']}", {"entrypoint": "benchmarks.scheduling_work.variant"})
 
@@ -67,14 +70,14 @@ def build(service: Service, jobs: list[VariantJob]) -> dict[str, Outcome]:
     async def line() -> dict[str, Outcome]:
         return await Dispatcher(store, pools, "cpu").build_all(jobs)
 
-    # Without threads that would still talk to the server when it is gone.
+    # Without the threads that would still talk to the server after its end.
     quiet = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None, PREFECT_LOGGING_TO_API_ENABLED: False}
     with temporary_settings({PREFECT_API_URL: service.url} | quiet):
         return asyncio.run(line())
 
 
 def artifact_file(service: Service) -> tuple[FileEntry, ...]:
-    """Return a small file in the store, which stands for what each variant makes."""
+    """Store a small file that stands for every variant's artifact, and return its entry."""
     folder = service.folder / "artifact"
     folder.mkdir(exist_ok=True)
     (folder / "model.safetensors").write_bytes(b"weights")

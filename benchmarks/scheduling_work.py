@@ -1,6 +1,6 @@
-"""The variant of `benchmarks.scheduling`: what a pool runs in place of `flows.variant`, with a sleep in place of its jobs.
+"""The no-op variant of `benchmarks.scheduling`: a pool runs this flow in place of `flows.variant`.
 
-It imports what `flows.variant` imports, and leaves the records that a line looks up.
+The module imports what `flows.variant` imports, and the flow stores the records that a line looks up.
 """
 
 import time
@@ -35,7 +35,7 @@ def variant(job: VariantJob) -> State[None]:
     key = keys.stage_key("report", job=job.report_key, artifact=artifact.made_digest)
     _record(store, "report", key, report.model_dump(mode="json"))
     if recall(job, store) is None:
-        raise AssertionError(f"{job.name}: a line would not find what was recorded")
+        raise AssertionError(f"{job.name}: a line would not find the records of this variant")
     return Completed(message="slept")
 
 

@@ -1,8 +1,9 @@
-"""Publish and pull against `aws s3 cp` of the same files, on a SeaweedFS of its own: `python -m benchmarks.store`.
+"""Times publish and pull against `aws s3 cp` on a SeaweedFS of its own: `python -m benchmarks.store`.
 
-Each round does all four, in turns. Start-up is excluded on both sides: here the calls are timed once everything is imported, and
-from the time of `aws s3 cp` that of copying one byte is taken off. Here publishing means hashing, sending, checking and committing;
-pulling means resolving, fetching, checking every byte, syncing and swapping. The AWS command line gets an environment of its own.
+Each round copies the same files in all four ways, in alternating order. Start-up is excluded on both sides: publish and pull are
+timed after all imports, and the time to copy one byte is subtracted from the time of `aws s3 cp`. Publishing means hashing, sending,
+checking and committing; pulling means resolving, fetching, checking every byte, syncing and swapping. The AWS command line gets a
+virtual environment of its own.
 """
 
 import argparse
@@ -29,7 +30,7 @@ FILES = 3
 
 
 def weights(folder: Path, size: int) -> None:
-    """Write files of random weights with honest headers."""
+    """Write safetensors files of random weights with correct headers."""
     folder.mkdir()
     for number in range(FILES):
         length = size // FILES
@@ -41,7 +42,7 @@ def weights(folder: Path, size: int) -> None:
 
 
 def publish_timed(place: str, source: Path) -> float:
-    """Return the seconds of a publish."""
+    """Publish the source once, and return the seconds."""
     store = open_store(place)
     store.models()  # connected
     began = time.perf_counter()
@@ -51,7 +52,7 @@ def publish_timed(place: str, source: Path) -> float:
 
 
 def pull_timed(place: str, target: Path) -> float:
-    """Return the seconds of a pull."""
+    """Pull the model once, and return the seconds."""
     store = open_store(place)
     store.models()  # connected
     began = time.perf_counter()
@@ -67,21 +68,21 @@ def child(role: str, place: str, folder: Path) -> tuple[float, int]:
 
 
 def copy(aws: Path, source: str, target: str) -> float:
-    """Return the seconds of `aws s3 cp`."""
+    """Copy with `aws s3 cp`, and return the seconds."""
     began = time.perf_counter()
     subprocess.run([str(aws), "s3", "cp", "--quiet", "--recursive", source, target], check=True)
     return time.perf_counter() - began
 
 
 def install_aws(folder: Path) -> Path:
-    """Return the AWS command line in an environment of its own."""
+    """Install the AWS command line in a virtual environment, and return the program."""
     venv.create(folder, with_pip=True)
     subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", AWSCLI], check=True)
     return folder / "bin" / "aws"
 
 
 def measure(folder: Path, aws: Path, size: int, rounds: int) -> dict[str, list[float]]:
-    """Return what was timed -> seconds of each round."""
+    """Return operation -> seconds of each round, and `peak MB` -> the peak memory of each process."""
     seconds: dict[str, list[float]] = {name: [] for name in ("publish", "aws up", "pull", "aws down")}
     seconds["peak MB"] = []
     weights(folder / "source", size)

@@ -1,8 +1,8 @@
-"""A small trained model on which every method can be tried in minutes: `python -m benchmarks.tiny_model`.
+"""Makes a small trained model to try every method in minutes: `python -m benchmarks.tiny_model`.
 
-Random weights give gibberish, on which rounding shows nothing; the demo's model takes minutes a variant. This one is a
+A random model shows nothing about rounding, and the demo's model takes minutes for each variant. The tiny model is a
 Llama of 4 layers, 256 wide, with SmolLM2's tokenizer, trained in 150 steps on the calibration side of the text
-that Python carries. The evaluation side is never seen, so its perplexity there is one of unseen text.
+that Python carries. It never sees the evaluation side, so its perplexity there is that of unseen text.
 
 The same machine and versions give the same bytes: seeds, steps and two threads are fixed, and all arithmetic is fp32.
 """
@@ -42,13 +42,13 @@ its embeddings: SmolLM2-135M-Instruct.
 
 
 def make(out: Path, training: Training, force: bool = False, kept: Path | None = None) -> dict[str, float]:
-    """Return the figures of the model in `out`, which is made where it is missing or of another training.
+    """Return the figures of the model in `out`; make the model if it is missing or of another training.
 
     Args:
         out: The model's folder.
         training: Size, steps, seed.
         force: Make the model again.
-        kept: A folder that keeps finished models by their recipe's digest; `out` becomes a copy of the model there.
+        kept: A folder that keeps finished models by their recipe's digest; `out` becomes a copy of the kept model.
     """
     started = time.perf_counter()
     gguf, text = sources.locate(SOURCE), "\n\n".join(map(_side, ("calibration", "evaluation")))
@@ -133,7 +133,10 @@ def perplexity(model: Any, windows: Any) -> float:
 
 
 def round_to_nearest(model: Any, bits: int) -> None:
-    """Round the layers' matrices to nearest, in place: groups of 64, an asymmetric grid. What any method should beat."""
+    """Round the layers' matrices to nearest, in place: any method should beat the result.
+
+    Groups have 64 weights and an asymmetric grid.
+    """
     for name, parameter in model.named_parameters():
         if name.endswith("_proj.weight"):
             groups = parameter.data.reshape(-1, GROUP)
@@ -143,9 +146,9 @@ def round_to_nearest(model: Any, bits: int) -> None:
 
 
 def _save(model: Any, folder: Path, card: dict[str, Any]) -> None:
-    """Write weights, configurations and the card, which says what was made and how it measured.
+    """Write weights, configurations, and the card with the recipe's digest and the figures.
 
-    Not in the header of the weights: safetensors writes its entries in an order that differs from run to run.
+    The header of the weights has no figures: safetensors writes its entries in an order that differs from run to run.
     """
     from safetensors.torch import save_file
 
@@ -154,12 +157,12 @@ def _save(model: Any, folder: Path, card: dict[str, Any]) -> None:
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     card |= {"weights": keys.file_sha256(folder / "model.safetensors")}
-    (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it readable to its owner only
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes the file readable to its owner only
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n{_CARD}", encoding="utf-8")
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
-    """Return what the card says; a folder that this module did not make is never replaced."""
+    """Return the fields of the folder's card; refuse a folder that this module did not make."""
     if not folder.exists():
         return {}
     card = folder / "README.md"
@@ -171,7 +174,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
 
 
 def _is_whole(folder: Path, card: dict[str, Any]) -> bool:
-    """Return whether the weights are the ones that the card names: a kept folder may have been damaged since."""
+    """Return whether the weights have the card's digest: a kept folder may be damaged."""
     weights = folder / "model.safetensors"
     return weights.is_file() and keys.file_sha256(weights) == card.get("weights")
 

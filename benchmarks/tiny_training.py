@@ -1,11 +1,12 @@
-"""How the tiny model is trained: a Llama from SmolLM2's token embeddings, in a bounded number of steps.
+"""Trains the tiny model: a Llama from SmolLM2's token embeddings, in a bounded number of steps.
 
 Three things make so few steps enough. Muon (Jordan et al. 2024) steps the matrices, AdamW the rest. The embeddings start
 as SmolLM2's own on their first 256 principal axes. The softmax covers the tokens of the training text and a fresh sample
-of the others, corrected for their share (Jean et al. 2015), not 49,152 words.
+of the other tokens, corrected for their share (Jean et al. 2015), not all 49,152 tokens.
 
-One thing makes it hard to round. Trained for seconds, weights have no outliers, and four bits cost next to nothing. So
-columns are scaled by powers of two and what feeds them by the inverse: the same function to the last bit of bf16.
+One thing makes the model hard to round. Weights that were trained for seconds have no outliers, so four bits would cost
+almost nothing. Therefore columns are scaled by powers of two, and the norm or matrix before them by the inverse: the
+function stays the same to the last bit of bf16.
 """
 
 import dataclasses
@@ -20,7 +21,10 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Everything that decides the bytes, with the locked versions, the text and the file that the tokenizer is from."""
+    """The settings that decide the model's bytes.
+
+    The locked versions, the text, and the file that the tokenizer comes from decide the bytes as well.
+    """
 
     hidden: int = 256  # the block of llama.cpp's K-quants
     intermediate: int = 512
@@ -50,7 +54,7 @@ def embeddings(gguf: Path, training: Training) -> Any:
     rows = quants.dequantize(table.data, table.tensor_type)
     spread = (rows.T @ rows).astype(np.float64)
     axes = np.linalg.eigh(spread)[1][:, ::-1][:, : training.hidden].astype(np.float32)  # eigh's values ascend
-    axes *= np.sign(axes.sum(axis=0))  # an axis has no direction; without this it would be the library's choice
+    axes *= np.sign(axes.sum(axis=0))  # an axis has no sign; without this line the library would choose the sign
     placed = rows @ axes
     return placed * np.float32(training.embedding_std / placed.std())
 
@@ -116,7 +120,7 @@ def train(model: Any, ids: Any, start: Any, training: Training) -> None:
 
 
 def _batches(ids: Any, training: Training, rng: Any) -> Any:
-    """Yield (batch, length + 1) ids for ever; each pass cuts the text at another place and shuffles."""
+    """Yield (batch, length + 1) ids for ever; each pass cuts the text at another offset and shuffles."""
     queue: list[int] = []
     while True:
         while len(queue) < training.batch:
@@ -127,7 +131,10 @@ def _batches(ids: Any, training: Training, rng: Any) -> Any:
 
 
 def _optimizers(model: Any, rows: Any, shift: Any, training: Training) -> list[tuple[Any, Any]]:
-    """Return Muon for the matrices and AdamW for the rest: warm-up, plateau, and a linear descent over the last 60 %."""
+    """Return Muon for the matrices and AdamW for the rest, each with the schedule of its rate.
+
+    The schedule has a warm-up, a plateau, and a linear descent over the last 60 % of the steps.
+    """
     import torch
 
     from benchmarks.muon import Muon
@@ -149,7 +156,7 @@ def _optimizers(model: Any, rows: Any, shift: Any, training: Training) -> list[t
 
 
 def add_outliers(model: Any, training: Training) -> None:
-    """Scale columns by powers of two, and the norm or the matrix that feeds them by the inverse."""
+    """Scale columns by powers of two, and the norm or the matrix before them by the inverse."""
     import torch
 
     rng = np.random.default_rng(training.seed)

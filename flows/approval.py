@@ -1,7 +1,7 @@
-"""The step that waits for a person: with `publish.approval` a line stops before it publishes, until somebody resumes it.
+"""Waits for a person: with `publish.approval` a run is suspended before it publishes.
 
-The run is suspended: its process ends and its place on a worker is free. Resumed in the dashboard, or through the API, it starts
-anew, finds all that was made, and goes on with the answer.
+The process of a suspended run ends and frees its slot on the worker. When a person resumes the run, in the dashboard or through
+the API, the run starts again, finds all earlier results, and goes on with the answer.
 """
 
 from collections.abc import Mapping
@@ -17,25 +17,28 @@ from quantmill.records.report import Outcome, Verdict
 
 
 class Approval(RunInput):
-    """What the dashboard asks whoever resumes the run."""
+    """The form that the dashboard shows to the person who resumes the run."""
 
     publish: bool = Field(
         default=True,
         title="Publish",
-        description="Publish the accepted variants; off: the run ends without.",
+        description="Publish the accepted variants; off: the run ends without publishing.",
         json_schema_extra={"position": 0},
     )
     reason: str = Field(
         default="",
         title="Reason",
-        description="Why not, for the report.",
+        description="Why the variants are not published; the report shows the reason.",
         examples=["waits for the licence review"],
         json_schema_extra={"position": 1},
     )
 
 
 async def ask(recipe: Recipe, outcomes: Mapping[str, Outcome], verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Return the verdicts after a person was asked, where the recipe wants that and there is something to publish."""
+    """Return the verdicts after a person's answer, if the recipe wants an approval.
+
+    Without accepted variants nobody is asked.
+    """
     accepted = [name for name, verdict in verdicts.items() if verdict.status == "accepted"]
     if not recipe.publish.approval or not accepted:
         return dict(verdicts)
@@ -47,10 +50,10 @@ async def ask(recipe: Recipe, outcomes: Mapping[str, Outcome], verdicts: Mapping
 
 
 async def _answer(question: str) -> Approval:
-    """Return what was answered to this question; where nobody has, the run is suspended and this does not return.
+    """Return the answer to this question; without an answer suspend the run and do not return.
 
-    The key is made of the question, so an answer holds for the variants and figures that somebody saw. At a Retry the server forgets
-    that it asked, but keeps question and answer, and takes nothing under a name that it has.
+    The key is a hash of the question, so an answer holds only for the variants and figures that the person saw. After a Retry
+    Prefect forgets the suspension but keeps question and answer, and rejects a second question under that key.
     """
     key = f"publish-{sha256(question.encode()).hexdigest()[:16]}"
     base = f"suspended-{key}"

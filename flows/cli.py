@@ -37,7 +37,7 @@ def bootstrap(
     pools: Annotated[
         Path | None,
         typer.Option(
-            callback=answers.a_place, help="The list of pools; default: QUANTMILL_POOLS, or deployments/pools.yaml."
+            callback=answers.a_place, help="The file of pools; default: QUANTMILL_POOLS, or deployments/pools.yaml."
         ),
     ] = None,
 ) -> None:
@@ -54,9 +54,12 @@ def bootstrap(
 
 
 def landed(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what landed; remember and start nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what landed; record and start nothing.")] = False,
 ) -> None:
-    """Look where the watch list says for base models that landed, and start their runs: `watch/watch` does so by its schedule."""
+    """Start runs for the new base models of the watch list.
+
+    The deployment `watch/watch` does the same on a schedule.
+    """
     settings = load_settings()
     with home_made(settings.home), embedded_environment(settings):
         from flows.server.embedded import require_server
@@ -70,10 +73,13 @@ def landed(
 
 
 def metrics(
-    port: Annotated[int, typer.Option(help="Serve them there, at /metrics; 0: print them once.")] = 0,
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Serve the metrics on this port, at /metrics; 0: print them once.")] = 0,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Give the factory's figures to Prometheus: what the Prefect server that PREFECT_API_URL names and the store know."""
+    """Export the factory's metrics for Prometheus.
+
+    The metrics come from the store and from the Prefect server that PREFECT_API_URL names.
+    """
     settings = load_settings()
     with home_made(settings.home), embedded_environment(settings):
         from prometheus_client import CollectorRegistry, generate_latest, start_http_server
@@ -104,12 +110,12 @@ def compress(
     ] = None,
     json_file: answers.JsonFile = None,
     measure_again: Annotated[
-        bool, typer.Option("--measure-again", help="Measure every variant's speed again; what was made is kept.")
+        bool, typer.Option("--measure-again", help="Measure every variant's speed again; make no artifact again.")
     ] = False,
 ) -> None:
     """Run the line: download, calibrate, quantize, evaluate, gate, publish, register.
 
-    What was finished before is not made again. Ends with 0 where a variant was accepted, 3 where none was.
+    Results of earlier runs are used again. Exit code: 0 if a variant was accepted, 3 if none was.
     """
     recipe, settings = read_recipe(recipe_file, tuple(overrides or ())), load_settings()
     answers.check_json_file(json_file)
@@ -135,7 +141,10 @@ def compress(
 
 
 def leave_json(summary: RunSummary, json_file: Path | None) -> None:
-    """Write `--json`: before MLflow is told, which may take its time, and again with MLflow's run."""
+    """Write the summary to the file that `--json` names, if any.
+
+    `compress` writes the file before it delivers to MLflow, which may take long, and again with the MLflow run.
+    """
     if json_file is not None and str(json_file) != "-":
         json_file.write_text(_document(summary) + "\n", encoding="utf-8")
 
@@ -145,7 +154,7 @@ def _document(summary: RunSummary) -> str:
 
 
 def check(recipe: Recipe, settings: Settings) -> None:
-    """Refuse what cannot work before anything is written; see `RequestError`."""
+    """Raise RequestError for a recipe or for settings that cannot work, before anything is written."""
     from flows.jobs import choose_device
     from flows.sendable import require_somebody_to_ask
     from tasks import quantize, text
@@ -171,7 +180,10 @@ def check(recipe: Recipe, settings: Settings) -> None:
 
 
 def require_work(recipe: Recipe, settings: Settings) -> None:
-    """Refuse a run that would fill a disk, or whose data sets or chat template cannot do: what only a run needs."""
+    """Raise RequestError for unusable data sets or chat templates, or too little free disk.
+
+    Only a run needs these checks; a recalled summary does not.
+    """
     from tasks import text
     from tasks.source import download
 
@@ -183,7 +195,7 @@ def require_work(recipe: Recipe, settings: Settings) -> None:
 
 
 def recall(recipe: Recipe, settings: Settings) -> RunSummary | None:
-    """Return the summary of a run of which nothing is missing."""
+    """Return the stored summary of a complete run, or None."""
     if not settings.home.exists():
         return None
     from flows.recall import recall_run
@@ -194,11 +206,14 @@ def recall(recipe: Recipe, settings: Settings) -> RunSummary | None:
 def run(
     recipe: Recipe, settings: Settings, finished: Callable[[RunSummary], object], measure_again: bool = False
 ) -> RunSummary:
-    """Run the flow with Prefect and MLflow on this machine, nothing to start; `finished` is called before MLflow is told."""
+    """Run the flow in this process and return its summary.
+
+    Prefect's server is embedded unless PREFECT_API_URL names one. `finished` gets the summary before MLflow does.
+    """
     from flows.server.embedded import prefect_api
 
     say("starting Prefect on this machine")
-    settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its own folder in it, but no parents
+    settings.home.mkdir(parents=True, exist_ok=True)  # Prefect makes its folder in the home, but not the home
     with prefect_api(settings.home):
         from prefect import tags
 
@@ -208,4 +223,4 @@ def run(
         FINISHED.set(finished)
         with tags("quantmill", recipe.model_name):
             made = stops.run(flow(recipe, measure_again=measure_again))
-            return cast("RunSummary", made)  # a state only where it was started for a landing
+            return cast("RunSummary", made)  # the flow returns a State only for a landing

@@ -33,11 +33,11 @@ from tasks.quantize import find_body
 from tasks.sandbox import PROGRESS, Sandbox
 
 FINISHED: ContextVar[Callable[[RunSummary], object]] = ContextVar("FINISHED", default=lambda _: None)
-"""Called with a run's summary once all but MLflow is done: the command line writes `--json` then."""
+"""Called with a run's summary before MLflow is told: the command line writes `--json` then."""
 
 
 def run_name() -> str:
-    """Return what the run is called beside its flow: the model as it is published, else the source as it was written."""
+    """Return the name of a flow run: the model's published name, else the source from the recipe."""
     recipe: Recipe = flow_run.parameters["recipe"]
     try:
         return recipe.model_name
@@ -51,8 +51,8 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
 
     Args:
         recipe: The model, its texts, the variants to make, the gates, and where accepted variants go.
-        landing: Leave it empty. `watch` fills it in, so that a model that landed is taken by one run.
-        measure_again: Measure the speed of every variant again, also where it is known; nothing is quantized for that.
+        landing: Leave this empty. `watch` sets the landing, so that only one run takes a new model.
+        measure_again: Measure the speed of every variant again; quantize no variant again.
 
     Raises:
         RequestError: the model or a text cannot be used; nothing was quantized.
@@ -106,19 +106,25 @@ async def compress(recipe: Recipe, landing: str = "", measure_again: bool = Fals
 
 
 async def _registered(summary: RunSummary, entry: str, stages: Stages, store: Store, settings: Settings) -> RunSummary:
-    """Tell MLflow, last of all: nothing that it does or raises keeps a run from its end. Return the summary with its run."""
+    """Tell MLflow about the run, and return the summary with the MLflow run.
+
+    This comes last: whatever MLflow does, the line's own work is done.
+    """
     delivery = await stages.run(register.deliver, store, settings.tracking_uri)
     for problem in delivery.problems:
         progress.say(problem)
     if run := delivery.runs.get(entry, ""):
         summary = summary.model_copy(update={"mlflow_run": run})
-        report.write_summary(summary, settings.home)  # with the timings that the run is remembered with
+        report.write_summary(summary, settings.home)  # with the timings of the stored summary
         await stages.run(pages.leave_mlflow_link, summary, settings)
     return summary.model_copy(update={"timings": dict(stages.timings)})
 
 
 async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
-    """Return the pools that the settings name, each looked up at the server; none: variants run on this machine."""
+    """Return the pools from the settings, each checked on the server.
+
+    Without pools variants run on this machine.
+    """
     pools = read_pools(settings.pools) if settings.pools else ()
     await check_pools(pools)
     return pools
@@ -127,9 +133,9 @@ async def pools_in_use(settings: Settings) -> tuple[Pool, ...]:
 async def _make_needs(
     plan: jobs.Plan, baseline: Outcome, stages: Stages, store: Store, sandbox: Sandbox
 ) -> tuple[dict[str, Outcome], conversions.Judge]:
-    """Make what variants need first; return the variants that fail for it, and what judges the outcomes of all.
+    """Run the stages that variants need; return the variants that failed, and a judge of all outcomes.
 
-    A conversion is checked on a longer text where the evaluation windows do not show all that the model does.
+    A conversion is checked on a longer text if the evaluation windows are too short to show how the model treats long text.
     """
     failed = dict[str, Outcome]()
     if not plan.needs or baseline.artifact is None:

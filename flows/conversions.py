@@ -1,4 +1,4 @@
-"""What a conversion to GGUF is worth: llama.cpp's divergence on the unquantized weights decides whether its variants count."""
+"""Judges conversions to GGUF by llama.cpp's divergence on the unquantized weights."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,20 +20,23 @@ Judge = Callable[[Mapping[str, Outcome]], dict[str, Outcome]]
 
 
 def limits(compute_dtype: str) -> tuple[float, float]:
-    """Return the mean KL of the same weights above which a GGUF is marked, and above which it fails; by the reference's arithmetic."""
+    """Return the limits on the mean KL of the unquantized weights in llama.cpp: for a mark, for failure.
+
+    The limits depend on the reference's arithmetic.
+    """
     if own := arithmetic.floor(compute_dtype):
         return _TIMES_ITS_FLOOR * own, _TIMES_ITS_FLOOR * own
     return _NOTABLE_KL, _MOST_KL
 
 
 def tokens_to_check(plan: Plan, config: Mapping[str, Any]) -> int:
-    """Return how long a text the conversion is to be checked on; 0: the evaluation windows show all that there is."""
+    """Return how many tokens the text to check the conversion has; 0: the evaluation windows suffice."""
     wanted = support.longer_text(_name(config), dict(config)) if plan.needed(STAGE) else 0
     return wanted if wanted > plan.baseline.evaluation.request.sequence_length else 0
 
 
 def recall_judged(plan: Plan, outcomes: Mapping[str, Outcome], store: Store) -> dict[str, Outcome] | None:
-    """Return the outcomes of finished work judged; None where the longer text was not scored yet."""
+    """Return the judged outcomes of finished work, or None if the longer text has no score yet."""
     baseline = outcomes[plan.baseline.name]
     if not plan.needed(STAGE) or baseline.artifact is None:
         return dict(outcomes)
@@ -50,14 +53,14 @@ def judge(
     checked: LongText | None,
     outcomes: Mapping[str, Outcome],
 ) -> dict[str, Outcome]:
-    """Return the outcomes, those of GGUF variants failed where llama.cpp computes something else, or with marks.
+    """Return the outcomes; GGUF variants are failed or marked where llama.cpp computes something else.
 
     Args:
         plan: the run's jobs.
-        baseline: the reference, measured.
-        config: the model's.
-        checked: the longer text, where one was scored.
-        outcomes: of all jobs, or of none yet.
+        baseline: the measured reference.
+        config: the model's config.json.
+        checked: the score of the longer text, if there is one.
+        outcomes: the outcomes of all jobs, or an empty mapping before the variants are built.
     """
     judged = dict(outcomes)
     if baseline.report is None:
@@ -86,7 +89,7 @@ def judge(
 def _divergences(
     plan: Plan, outcomes: Mapping[str, Outcome], checked: LongText | None, length: int
 ) -> list[tuple[float, str]]:
-    """Return the mean KLs of the unquantized weights in llama.cpp, each with the text that it is of."""
+    """Return the mean KLs of the unquantized weights in llama.cpp, each with a name of its text."""
     measured = outcomes.get(plan.floors[_RUNTIME].name) if _RUNTIME in plan.floors else None
     floor = measured.report if measured else None
     found = [(abs(floor.quality.mean_kl), f"windows of {length} tokens")] if floor else []
@@ -108,5 +111,8 @@ def _failed(
 
 
 def _name(config: Mapping[str, Any]) -> str:
-    """Return the class in transformers: of a GGUF the origin's architecture has llama.cpp's name."""
+    """Return the model's class in transformers.
+
+    The origin's architecture will not do: for a GGUF source it has llama.cpp's name.
+    """
     return str((config.get("architectures") or [""])[0])

@@ -1,4 +1,4 @@
-"""Starts a variant where it belongs: on this machine, in threads of this process, or on the pool that its needs name."""
+"""Builds variants on this machine, in threads of this process, or on the pools that fit their needs."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ from tasks.quantize import find_artifact
 
 
 class Dispatcher:
-    """Builds variants: finished work is looked up, a failure is an outcome, and no job's failure stops another."""
+    """Builds variants, and looks up finished ones; a failure is an outcome and stops no other job."""
 
     def __init__(
         self,
@@ -28,10 +28,10 @@ class Dispatcher:
         run: str = "",
         measure_again: bool = False,
     ) -> None:
-        """Build on `pools`, or without them on this machine, as many at once as the settings say.
+        """Build on `pools`; without pools build on this machine, at most `local_jobs` variants at once.
 
-        `measure_again`: speeds that are in the store are measured again, for the run of this id; else those alone that
-        were measured beside other work, where this machine is quiet now.
+        With `measure_again` every stored speed is measured again, for the run with the id `run`. Without it only speeds
+        from a busy machine are measured again: on pools always, on this machine if it is quiet now.
         """
         self._run, self._measure_again = run, measure_again
         self._store, self._pools, self._device = store, pools, device
@@ -39,13 +39,16 @@ class Dispatcher:
         self._runs = PoolRuns()
 
     async def build(self, job: VariantJob) -> Outcome:
-        """Return what became of one job."""
+        """Return the outcome of one job."""
         return (await self.build_all([job]))[job.name]
 
     async def build_all(self, jobs: list[VariantJob]) -> dict[str, Outcome]:
-        """Return name -> outcome. On pools what takes longest is started first: the others fill the gaps that it leaves."""
+        """Return the outcome of each job by its name.
+
+        On pools the longest jobs start first, so that shorter jobs fill the gaps.
+        """
         ordered = sorted(jobs, key=lambda job: -planning.cost(job.spec)) if self._pools else jobs
-        # Looked up before any is started: threads end in any order, and starts have one.
+        # All look-ups end before the first start: their threads end in any order, but jobs start in this one.
         found = {job.name: made for job, made in zip(ordered, await self._look_up(ordered), strict=True) if made}
         again = {name: {"measure_again": self._run or "again"} for name in await self._to_measure_again(ordered, found)}
         wanted = [job.model_copy(update=again.get(job.name, {})) for job in ordered]
@@ -54,11 +57,11 @@ class Dispatcher:
         return {job.name: found[job.name] for job in jobs}
 
     async def _to_measure_again(self, jobs: list[VariantJob], found: dict[str, Outcome]) -> list[str]:
-        """Return which of the variants that were found are measured again."""
+        """Return the names of the found variants whose speed is measured again."""
         if self._measure_again:
             return list(found)
         busy = [job for job in jobs if job.name in found and (report := found[job.name].report) and report.busy]
-        if not busy or self._pools:  # whether a worker's machine is quiet cannot be seen from here
+        if not busy or self._pools:  # this process cannot tell whether a worker's machine is quiet
             return [job.name for job in busy]
         limit = load_settings().busy_share
         quiet = {
@@ -67,7 +70,10 @@ class Dispatcher:
         return [job.name for job in busy if quiet[job.device]]
 
     async def _look_up(self, jobs: list[VariantJob]) -> list[Outcome | None]:
-        """Return what is in the store, off the event loop: in a bucket each look is several requests."""
+        """Return the stored outcome of each job, or None.
+
+        Threads keep the event loop free: in a bucket each look-up takes several requests.
+        """
         return await asyncio.gather(*(asyncio.to_thread(recall, job, self._store) for job in jobs))
 
     async def _make(self, job: VariantJob) -> Outcome:

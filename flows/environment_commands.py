@@ -14,7 +14,7 @@ from quantmill.settings import load_settings
 from quantmill.store.collect import Rules
 from tasks import environments
 
-commands = typer.Typer(no_args_is_help=True, help="Engines and servers that need a place of their own.")
+commands = typer.Typer(no_args_is_help=True, help="Environments of their own for engines and servers that need one.")
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An environment that `quantmill environments list` names.")]
 
 
@@ -33,7 +33,7 @@ class Row:
     needed_by: list[str]
     made: bool
     size_bytes: int
-    """Measured where the environment is made, else what its `pyproject.toml` states."""
+    """The measured size of a made environment, else the size that its `pyproject.toml` states."""
 
 
 def _row(environment: environments.Environment) -> Row:
@@ -44,7 +44,7 @@ def _row(environment: environments.Environment) -> Row:
 
 @commands.command("list", epilog="Example: quantmill environments list")
 def list_all(json_file: JsonFile = None) -> None:
-    """List all environments: what each is for, whether it is made here, its disk, what needs it."""
+    """List all environments: purpose, whether made on this machine, disk space, and what needs them."""
     rows = [_row(environment) for environment in environments.read_all()]
     folder = load_settings().environments_folder
     columns = [
@@ -64,7 +64,7 @@ def list_all(json_file: JsonFile = None) -> None:
 
 @commands.command(epilog="Example: quantmill environments create llama.cpp")
 def create(name: Name, json_file: JsonFile = None) -> None:
-    """Make an environment from its lock; one that is made from the same lock, and works, is kept."""
+    """Make an environment from its lock, or keep a working environment made from the same lock."""
     check_json_file(json_file)
     environment, folder = environments.read(name), load_settings().environments_folder
     with show_progress():
@@ -80,7 +80,10 @@ def create(name: Name, json_file: JsonFile = None) -> None:
 
 @commands.command(epilog="Example: quantmill environments check cards")
 def check(name: Name, json_file: JsonFile = None) -> None:
-    """Check a made environment: installed versions, imports, programs. Ends with 1 where something is wrong."""
+    """Check a made environment: installed versions, imports and programs.
+
+    Exit code: 1 if a check fails.
+    """
     check_json_file(json_file)
     environment, folder = environments.read(name), load_settings().environments_folder
     if environments.find_made(name, folder) is None:

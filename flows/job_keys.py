@@ -1,4 +1,4 @@
-"""The keys that artifacts and reports are found under: of all that their bytes and figures depend on."""
+"""Computes the keys of artifacts and reports from everything that their bytes and figures depend on."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from tasks import evaluate, installed
 
 
 class EngineWork(NamedTuple):
-    """What the bytes of an artifact depend on beside its inputs; empty texts: they do not depend on it."""
+    """The machine facts that an artifact's bytes depend on; an empty string means no dependence."""
 
     device: str
     threads: int
@@ -25,11 +25,11 @@ def artifact_key(
 
     Args:
         spec: the variant.
-        source: the snapshot's digest, or that of its core; then `config` is 0.
+        source: the digest of the snapshot, or of its core; for the core `config` is 0.
         name: the model's name.
-        seen: the calibration windows; None: the method uses none.
-        work: how the engine works.
-        config: the revision of what is written into config.json.
+        seen: the calibration windows; None if the method uses none.
+        work: the machine facts that the bytes depend on.
+        config: the revision of the published config.json; see `config_forms.revision`.
     """
     row = spec.row
     told: dict[str, object] = {"config": config} if config else {}
@@ -49,5 +49,5 @@ def artifact_key(
 
 
 def measured_by(runtime: str, packages: tuple[str, ...]) -> dict[str, object]:
-    """Return the part of a key that names what measures: the runtime's packages and those of the method."""
+    """Return the part of a key for a measurement: its revision, and the packages of runtime and method."""
     return {"revision": evaluate.REVISION, "engines": installed.locked(evaluate.packages(runtime, packages))}

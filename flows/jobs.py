@@ -1,4 +1,4 @@
-"""Recipe + snapshot + token sets -> the jobs of a run, with the keys that their results are found under."""
+"""Makes the jobs of a run, with the keys of their results, from recipe, snapshot and token sets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,11 +21,11 @@ from tasks.model import config_forms
 
 BASELINE = VariantSpec(method="baseline", bits=16, type="bf16")
 LOSSLESS = {"llama_cpp": VariantSpec(method="gguf", bits=32, type="F32")}
-"""Runtime -> the variant that changes no weight there: its KL is the runtime's noise floor. transformers has the baseline."""
+"""Runtime -> the variant that changes no weight; its KL is the runtime's noise floor. transformers uses the baseline."""
 
 
 class Place(NamedTuple):
-    """Where a variant's jobs run, as far as its keys depend on it."""
+    """The facts about a variant's machine that its keys depend on."""
 
     device: str
     threads: int
@@ -33,18 +33,18 @@ class Place(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The jobs of a run. The baseline comes first; floors measure what a runtime alone costs."""
+    """The jobs of a run: the baseline, the noise floors of runtimes, and the variants."""
 
     baseline: VariantJob
     floors: dict[str, VariantJob]
     variants: list[VariantJob]
     needs: tuple[StageRef, ...]
-    """What some of the variants need made first."""
+    """The stages that must run before some of the variants."""
     model_name: str
-    """The model's name in the metadata of GGUF files; it does not depend on what the model is published as."""
+    """The model's name in the metadata of GGUF files; it does not depend on the published name."""
 
     def needed(self, stage: str) -> str:
-        """Return the key of a stage that some variant needs; empty: none does."""
+        """Return the key of a stage that some variant needs, or an empty string if no variant needs it."""
         return next((ref.key for ref in self.needs if ref.stage == stage), "")
 
     @property
@@ -64,10 +64,10 @@ def make_plan(
 ) -> Plan:
     """Return the jobs in the recipe's order; without pools they run on this machine.
 
-    `checkpoints`: source -> what lies there, of variants that are taken as they are.
+    `checkpoints`: source -> the origin of the checkpoint that an `imported` variant takes.
 
     Raises:
-        RequestError: no pool takes a variant.
+        RequestError: no pool can take a variant.
     """
     asked = recipe.expand(snapshot.origin.architecture.linear_inputs)
     specs = [_as_found(spec, checkpoints) for spec in asked]
@@ -103,12 +103,12 @@ def _as_found(spec: VariantSpec, checkpoints: Mapping[str, Origin]) -> VariantSp
 
 
 def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool, ...], length: int) -> list[Pool]:
-    """Return the pools that can run a variant, the first choice first, all giving the same keys.
+    """Return the pools that can run a variant, best first; all of them give the same keys.
 
     `length`: tokens of an evaluation window.
 
     Raises:
-        RequestError: there is none.
+        RequestError: no pool can take the variant.
     """
     needed = planning.memory_bytes(spec, snapshot.parameters, snapshot.origin.architecture, length)
     fitting = candidates(spec, needed, device, pools, spec.row.environment)
@@ -117,19 +117,22 @@ def places(spec: VariantSpec, snapshot: Snapshot, device: str, pools: tuple[Pool
 
 
 def noise_floor(plan: Plan, baseline: Outcome, outcomes: dict[str, Outcome]) -> dict[str, float]:
-    """Return runtime -> mean KL that the baseline's own weights show there, at least what its arithmetic alone costs."""
+    """Return the noise floor of each runtime: the mean KL of the unquantized weights.
+
+    A floor is at least the error of the baseline's own arithmetic.
+    """
     reports = {runtime: outcomes[job.name].report for runtime, job in plan.floors.items() if job.name in outcomes}
     for runtime in {"transformers", *(job.runtime for job in plan.variants)} - plan.floors.keys():
-        reports[runtime] = baseline.report  # other libraries' layers in a transformers model
+        reports[runtime] = baseline.report  # their layers run inside a transformers model
     least = arithmetic.floor(baseline.report.quality.compute_dtype) if baseline.report else 0.0
     return {runtime: max(abs(found.quality.mean_kl), least) for runtime, found in reports.items() if found}
 
 
 def choose_device(asked: str) -> str:
-    """Return `cpu`, `cuda` or `cuda:N`; `auto` is CUDA where the driver says that there is a GPU.
+    """Return `cpu`, `cuda` or `cuda:N`; `auto` means CUDA if the NVIDIA driver is present, else `cpu`.
 
     Raises:
-        RecipeError: CUDA is asked for where there is no driver.
+        RecipeError: the recipe asks for CUDA and there is no NVIDIA driver.
     """
     present = Path("/proc/driver/nvidia/gpus").exists()
     if asked.startswith("cuda") and not present:
@@ -138,7 +141,7 @@ def choose_device(asked: str) -> str:
 
 
 def model_name(recipe: Recipe) -> str:
-    """Return the model's name by its source; see `Plan.model_name`."""
+    """Return the model's name, made from its source; see `Plan.model_name`."""
     try:
         return default_model_name(recipe.model.source)
     except RecipeError:
@@ -159,7 +162,7 @@ def _job(
     place: Place,
     reference: Place,
 ) -> VariantJob:
-    row, kind = spec.row, reference.device.partition(":")[0]  # which GPU of a machine is no part of a key
+    row, kind = spec.row, reference.device.partition(":")[0]  # keys do not depend on the GPU's number
     device = place.device if place.device.partition(":")[0] in spec.maker.devices else "cpu"
     made_on = device.partition(":")[0]
     runtime = spec.runtime(snapshot.origin.architecture.experts)
@@ -173,7 +176,7 @@ def _job(
     )
     machine = class_of(device, place.threads, processor.arithmetic(place.processor))
     if made_on == "cpu" and place.processor != processor.of_this_machine():
-        machine = machine._replace(hardware="")  # a pool's: its name is not known here
+        machine = machine._replace(hardware="")  # a pool's processor: its name is unknown here
     return VariantJob(
         name=spec.name,
         spec=spec,
@@ -207,7 +210,7 @@ def _job(
 
 
 def _told(spec: VariantSpec, device: str, kind: str) -> tuple[str, str]:
-    """Return the arithmetic that the engine is told, and the processor class that its bytes depend on; both may be empty."""
+    """Return the engine's arithmetic and the processor class that its bytes depend on; both may be empty."""
     if device != "cpu" or not spec.row.processor_dependent:
         return "", ""
     asked, known = processor.arithmetic(kind), spec.row.arithmetics

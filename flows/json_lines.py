@@ -1,4 +1,4 @@
-"""Log records as JSON, one to a line, each with the run that it belongs to.
+"""Formats log records as JSON, one per line, each with the flow run that wrote the record.
 
     PREFECT_LOGGING_SETTINGS_PATH=$PWD/deployments/logging.yaml prefect worker start --pool cpu
 
@@ -17,10 +17,13 @@ _FIELDS = (
 
 
 class JsonLines(logging.Formatter):
-    """Formats a record as a JSON object: time, level, logger, message, and the names above where the record has them."""
+    """Formats a record as a JSON object: time, level, logger, message, and the `_FIELDS` that it has."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line. In a process that executes a run every line names it, whatever thread or library wrote it."""
+        """Return the record as one line of JSON.
+
+        In the process of a flow run every line names the run, whatever thread or library logged the record.
+        """
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,

@@ -1,4 +1,4 @@
-"""What variants need made first: a table of stages, each with the key of its result and the function that makes it.
+"""The stages that must run before some variants: each with the key of its result and its function.
 
 A method names its stages in `needs` (`quantmill/recipe/methods/`). A new stage is one row here.
 """
@@ -13,7 +13,7 @@ from tasks.sandbox import Sandbox
 
 
 class Makes(Protocol):
-    """A stage function that makes what variants need; the run shows it under its name."""
+    """A stage function that makes a result that variants need; its `__name__` names the Prefect task."""
 
     __name__: str
 
@@ -23,7 +23,7 @@ class Makes(Protocol):
 
 
 class Need(NamedTuple):
-    """A stage that variants need."""
+    """One stage that must run before some variants."""
 
     key_of: Callable[[str, str], str]
     """(digest of a snapshot or of its core, the model's name) -> stage key."""
@@ -31,4 +31,4 @@ class Need(NamedTuple):
 
 
 NEEDS: dict[str, Need] = {"conversion": Need(convert.key_of, convert.convert_snapshot)}
-"""Stage -> how its result is found and made."""
+"""Stage -> the key of its result and the function that makes the result."""

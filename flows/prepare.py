@@ -1,4 +1,4 @@
-"""Recipe -> the plan of a run: what a run does first, and the look-up of a finished one does too. Imports no Prefect."""
+"""Makes the plan of a run from its recipe, also to look up a finished run. Imports no Prefect."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,10 +20,10 @@ _T = TypeVar("_T")
 
 
 class Runs(Protocol):
-    """How a stage function is run: as a task of Prefect's, or simply called."""
+    """How a stage function runs: as a Prefect task, or as a plain call."""
 
     def __call__(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Awaitable[_T]:
-        """Return what `work` returns."""
+        """Run `work` and return its result."""
         ...
 
 
@@ -36,21 +36,21 @@ async def prepare(
     run: Runs,
     fetch: bool = True,
 ) -> jobs.Plan:
-    """Return the jobs of a run: its source looked at, its snapshot and token sets made where they are missing.
+    """Return the plan of a run; inspect its source, and make a missing snapshot or token set.
 
     Args:
-        recipe: what is asked for.
-        settings: the installation's.
-        store: where results are.
-        sandbox: runs what is missing; a closed one raises `NotCached`.
-        pools: where variants run; none: on this machine.
+        recipe: the model, texts and variants.
+        settings: the settings of the installation.
+        store: the store that holds results.
+        sandbox: runs the jobs for missing results; a closed sandbox raises `NotCached`.
+        pools: the pools that variants run on; without pools they run on this machine.
         run: runs each stage function.
-        fetch: whether weights may be fetched, and what is fetched is checked against the recipe.
+        fetch: whether weights may be fetched and the fetched model is checked against the recipe.
 
     Raises:
         RequestError: the model or a text cannot be used.
         EnvironmentNotReady: a method's environment is not made on this machine.
-        NotCached: something would have to be made, and may not be.
+        NotCached: a result is missing and may not be made.
     """
     if fetch and not pools:
         require_environments(recipe, settings)
@@ -67,7 +67,7 @@ async def prepare(
 
 
 def require_environments(recipe: Recipe, settings: Settings) -> None:
-    """Raise EnvironmentNotReady where a method's environment is not made on this machine."""
+    """Raise EnvironmentNotReady if a method's environment is not made on this machine."""
     for request in recipe.variants:
         if name := METHODS[request.method].environment:
             environments.interpreter(name, settings.environments_folder)
@@ -78,9 +78,9 @@ async def _call(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> 
 
 
 def look_up(recipe: Recipe, settings: Settings, store: Store, closed: Sandbox, pools: tuple[Pool, ...]) -> jobs.Plan:
-    """Return the plan of a run of which all that a plan needs was made before.
+    """Return the plan of a run from stored results alone.
 
     Raises:
-        NotCached: something is missing.
+        NotCached: a result is missing.
     """
     return asyncio.run(prepare(recipe, settings, store, closed, pools, _call, fetch=False))

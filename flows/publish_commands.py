@@ -1,4 +1,4 @@
-"""Commands about what leaves the store: register tells MLflow, export sends a version elsewhere."""
+"""The commands `register` (tells MLflow about runs) and `export` (copies a published version)."""
 
 from typing import Annotated
 
@@ -22,9 +22,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def register() -> None:
-    """Tell MLflow what it missed: runs that wait for it, and versions that were revoked.
+    """Tell MLflow about the runs that wait for it, and about revoked versions.
 
-    `compress` does this too. Ends with 1 where MLflow does not answer.
+    `compress` also delivers waiting runs. Exit code: 1 if runs still wait for MLflow.
     """
     settings, store = load_settings(), existing_store()
     with embedded_environment(settings), show_progress():
@@ -44,11 +44,11 @@ def export(
         str, typer.Argument(metavar="VARIANT[@DIGEST]", help="A variant; its newest version by default.")
     ],
     target: Annotated[str, typer.Argument(help="hf://org/name, s3://bucket/prefix or a folder.")],
-    private: Annotated[bool, typer.Option("--private", help="hf://: a repository that is made is private.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="hf://: make a new repository private.")] = False,
 ) -> None:
-    """Send a published version to a hub, a bucket or a folder, as `pull` would lay it out.
+    """Copy a published version to a hub, a bucket or a folder, with the files that `pull` would write.
 
-    A revoked version is refused, and so is a place that holds something else. HF_TOKEN opens the hub.
+    A revoked version is refused, and so is a target with other content. The hub needs HF_TOKEN.
     """
     from tasks import publish
 
@@ -59,7 +59,7 @@ def export(
 
 
 def tell_mlflow(settings: Settings) -> int:
-    """Deliver the runs that wait for MLflow, say what came of it, and return how many MLflow was told of."""
+    """Deliver the runs that wait for MLflow, report the result, and return how many were delivered."""
     from tasks.register import deliver
 
     store = existing_store()
@@ -79,7 +79,10 @@ def waiting_runs() -> list[str]:
 
 
 def tell_of_revocation(store: Store, model: str) -> str:
-    """Tell MLflow which versions of a model were revoked; return what came of it. They are revoked whatever MLflow answers."""
+    """Tell MLflow which versions of a model were revoked; return one line about the result.
+
+    The store has revoked the versions whatever MLflow answers.
+    """
     settings = load_settings()
     with embedded_environment(settings):
         from tasks.register import show_revocations

@@ -1,4 +1,4 @@
-"""What was made before is found again: a variant's outcome, and the summary of a whole run. Imports no Prefect."""
+"""Finds stored results: the outcome of a variant, and the summary of a whole run. Imports no Prefect."""
 
 import time
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from tasks.sandbox import ClosedSandbox
 
 
 def recall(job: VariantJob, store: Store) -> Outcome | None:
-    """Return the outcome of a variant that was built before, or None."""
+    """Return the stored outcome of a variant, or None."""
     artifact = find_artifact(job, store)
     report = find_report(job, artifact, store) if artifact else None
     if artifact is None or report is None:
@@ -38,7 +38,10 @@ def recall(job: VariantJob, store: Store) -> Outcome | None:
 
 
 def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
-    """Return the summary of a run of which nothing is missing, or None. Needs no Prefect server and starts no process."""
+    """Return the stored summary of a run, or None if a part of the run is missing.
+
+    Needs no Prefect server and starts no process.
+    """
     store, closed = configured_store(settings), ClosedSandbox(settings)
     pools = read_pools(settings.pools) if settings.pools else ()
     try:
@@ -69,7 +72,7 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
         if signing_key and not publish.attest_published(run, published, store, signing_key):
             return None
     except (ValidationError, NotFound, VerificationError, BlobMissing):
-        return None  # damaged or gone: the run makes it whole
+        return None  # a part is damaged or missing: a new run makes it again
     told = register.run_of(key, store) or summary.mlflow_run
     summary = summary.model_copy(update={"channel_seq": seq, "mlflow_run": told})
     written = settings.home / "reports" / summary.model / "summary.json"
@@ -80,15 +83,15 @@ def recall_run(recipe: Recipe, settings: Settings) -> RunSummary | None:
 
 
 def _says(summary: RunSummary, outcomes: Mapping[str, Outcome]) -> bool:
-    """Return whether a summary has the failures and marks of the outcomes."""
+    """Return whether no outcome failed and the summary has all their marks."""
     rows = ((row, outcomes[row.name]) for row in summary.variants)
     return all(not outcome.error and {*outcome.marks} <= {*row.marks} for row, outcome in rows)
 
 
 def remember_run(run: Run, summary: RunSummary, store: Store) -> None:
-    """Leave the summary of a run in which no variant failed: a rerun answers from it.
+    """Store the summary of a run without failed variants; a rerun returns it.
 
-    Where a person is asked, only one that published what it could: what was held back is asked for again.
+    With `publish.approval` every variant must be published as well, so that a rerun asks again about the others.
     """
     asked = run.recipe.publish.approval
     held_back = asked and any(not row.manifest and row.status != "failed" for row in summary.variants)
@@ -98,11 +101,11 @@ def remember_run(run: Run, summary: RunSummary, store: Store) -> None:
 
 
 def _seq_of(summary: RunSummary, store: Store) -> int | None:
-    """Return the sequence number of the summary's channel, or None where something of the publishing is missing."""
+    """Return the sequence number of the summary's channel, or None if a published part is missing."""
     manifests = {row.name: row.manifest for row in summary.accepted if row.manifest}
     for variant, digest in manifests.items():
         published = {version.manifest for version in store.versions(summary.model, variant)}
-        store.manifest(digest)  # raises where it is damaged
+        store.manifest(digest)  # raises if the manifest is damaged
         if digest not in published or store.revocation(summary.model, variant, digest):
             return None
     if not summary.channel:
@@ -114,7 +117,10 @@ def _seq_of(summary: RunSummary, store: Store) -> int | None:
 
 
 def run_key(run: Run) -> str:
-    """Return the key of a run's summary: the recipe, just what was made and measured, and whether it may be published."""
+    """Return the key of a run's summary.
+
+    The key covers the recipe, the artifacts, the reports, and which variants may not be published.
+    """
     made = {name: outcome.artifact.digest for name, outcome in run.outcomes.items() if outcome.artifact}
     reports = {name: keys.digest(outcome.report) for name, outcome in run.outcomes.items() if outcome.report}
     return keys.stage_key("run", recipe=run.recipe, artifacts=made, reports=reports, forbidden=run.forbidden)

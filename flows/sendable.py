@@ -1,4 +1,4 @@
-"""What a run on a server must keep: jobs that fit a run's parameters, and somebody who can be asked."""
+"""Checks what a run on a server needs: jobs that fit a run's parameters, and a person to ask."""
 
 import json
 
@@ -8,7 +8,7 @@ from quantmill.recipe.recipe import Recipe
 
 
 def require_sendable(plan: Plan, most_bytes: int) -> None:
-    """Raise RequestError where a job is too large to be the parameter of a run; 0: the server takes any."""
+    """Raise RequestError if a job exceeds `most_bytes`, the limit of a run's parameters; 0: no limit."""
     for job in (plan.baseline, *plan.others):
         size = len(json.dumps({"job": job.model_dump(mode="json")}, separators=(",", ":")))
         if most_bytes and size > most_bytes:
@@ -20,6 +20,9 @@ def require_sendable(plan: Plan, most_bytes: int) -> None:
 
 
 def require_somebody_to_ask(recipe: Recipe, deployed: bool) -> None:
-    """Raise RecipeError where the recipe wants an approval and the run cannot wait for one: no server started it."""
+    """Raise RecipeError if the recipe wants an approval and no server started the run.
+
+    Only a run that a server started can wait for an approval.
+    """
     if recipe.publish.approval and not deployed:
         raise RecipeError("publish.approval: only a run that the Prefect server started can wait; allowed here: false")

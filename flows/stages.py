@@ -1,6 +1,6 @@
-"""Stage functions as Prefect tasks. Work stays plain functions in `tasks/`, wiring is here.
+"""Runs stage functions, which are plain functions of `tasks/`, as Prefect tasks.
 
-Nothing is cached or persisted by Prefect: the store is the memory.
+Prefect caches and persists no results: the store holds them.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ STAGES = {
     "leave_report": "artifacts",
     "leave_mlflow_link": "artifacts",
 }
-"""Stage function, which names its Prefect task -> the stage in a run's `timings` and in what its task runs are called.
+"""Name of a stage function and its Prefect task -> the stage in a run's `timings` and in the names of task runs.
 
-Dashboards, alerts and figures over time are made of these names: they stay when a function's module is moved.
+Dashboards, alerts and metrics depend on these names: keep them when a function moves to another module.
 """
 
 _P = ParamSpec("_P")
@@ -44,22 +44,25 @@ _T = TypeVar("_T")
 
 
 def is_deployed() -> bool:
-    """Return whether a Prefect server started this run: it is neither the command line's nor a part of another run."""
+    """Return whether a Prefect server started this run from a deployment.
+
+    The command line's runs, and runs inside another run, have no deployment.
+    """
     context = FlowRunContext.get()
     return bool(context and context.flow_run and context.flow_run.deployment_id)
 
 
 def as_task(work: Callable[_P, _T], run_name: str | None = None) -> Task[_P, _T]:
-    """Return a stage function as a task; `run_name` may hold parameters in braces, and is the stage in words by default.
+    """Return a stage function as a Prefect task, which raises `Stopped` if it would start after a stop.
 
-    The task raises `Stopped` in place of work that would begin after a stop.
+    `run_name` may hold parameters in braces; the default is `in_words(work)`.
     """
     name = run_name or in_words(work)
     return task(name=work.__name__, task_run_name=name, cache_policy=NO_CACHE, persist_result=False)(_guarded(work))
 
 
 def _guarded(work: Callable[_P, _T]) -> Callable[_P, _T]:
-    """Return the function so that nothing begins after a stop, and a full disk is told as such in the state of its run."""
+    """Return the function with two guards: no start after a stop, and DiskFull for a full disk."""
 
     @wraps(work)
     def guarded(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -75,28 +78,28 @@ def _guarded(work: Callable[_P, _T]) -> Callable[_P, _T]:
 
 
 def in_words(work: Callable[..., object]) -> str:
-    """Return what a stage's runs are called: `download: fetch snapshot`."""
+    """Return the name of a stage's task runs, such as `download: fetch snapshot`."""
     return f"{STAGES[work.__name__]}: {work.__name__.replace('_', ' ')}"
 
 
 class Stages:
-    """Runs stage functions as tasks, off the event loop, and keeps the seconds that each module took."""
+    """Runs stage functions as tasks in threads, and adds up the seconds of each stage."""
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}
         self.began_at = time.time()
 
     async def run(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Return what `work` returns."""
+        """Run `work` as a task in a thread and return its result."""
         return await self.watch(STAGES[work.__name__], asyncio.to_thread(as_task(work), *args, **kwargs))
 
     async def watch(self, stage: str, work: Awaitable[_T]) -> _T:
-        """Return what `work` gives, its seconds added to those of `stage`."""
+        """Await `work`, add its seconds to those of `stage`, and return its result."""
         started = time.monotonic()
         try:
             return await work
         except asyncio.CancelledError:
-            stopping.stop_all()  # a thread goes on after this: its job is killed, and it starts no other
+            stopping.stop_all()  # the thread goes on: kill its job, and let it start no other job
             raise
         finally:
             self.timings[stage] = round(self.timings.get(stage, 0.0) + time.monotonic() - started, 3)

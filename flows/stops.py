@@ -1,4 +1,4 @@
-"""How a command that runs the line hears a stop: SIGTERM and Ctrl-C alike set the latch, end the run and say one line."""
+"""Ends a command that runs the line on SIGTERM or Ctrl-C: stops the run and prints one line."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ _T = TypeVar("_T")
 
 @contextmanager
 def told() -> Iterator[None]:
-    """End the command on SIGTERM as on Ctrl-C: with status 130, after a line that says how to go on."""
+    """End the command on SIGTERM or Ctrl-C with status 130, after a line that says how to go on."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -27,10 +27,10 @@ def told() -> Iterator[None]:
 
 
 def run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Return what `work`, a run of a flow, gives; SIGTERM or Ctrl-C sets the latch and cancels it.
+    """Return the result of `work`, a run of a flow; SIGTERM or Ctrl-C sets the stop latch and cancels it.
 
     Raises:
-        KeyboardInterrupt: it was stopped.
+        KeyboardInterrupt: the run was stopped.
     """
     from prefect.exceptions import TerminationSignal
 
@@ -41,10 +41,10 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 async def _heard(work: Coroutine[Any, Any, _T]) -> _T:
-    """Await `work` with SIGTERM heard by the event loop.
+    """Await `work` with a SIGTERM handler in the event loop.
 
-    While a flow runs, Prefect's handler raises `TerminationSignal` in whatever the loop does at that moment, and a callback of
-    the loop swallows it. The loop itself hears the signal all the same, through its wake-up pipe.
+    While a flow runs, Prefect's own handler raises `TerminationSignal` in whatever code the loop runs at that moment, and a
+    callback of the loop may swallow the exception. The loop's handler is called in any case, through the wake-up pipe.
     """
     loop, task, before = asyncio.get_running_loop(), asyncio.current_task(), signal.getsignal(signal.SIGTERM)
 

@@ -1,4 +1,7 @@
-"""One variant: quantize, then evaluate. What a pool runs; all that it needs is its job, all that it leaves is in the store."""
+"""The flow that builds one variant on a pool or on this machine: quantize, then evaluate.
+
+Its only input is the job; all its results go into the store.
+"""
 
 from contextlib import nullcontext
 
@@ -25,15 +28,16 @@ measure = as_task(measure_artifact, "evaluate {job.name}")
 def variant(job: VariantJob) -> State[None]:
     """Build and measure one variant; completed means that its artifact and report are in the store.
 
-    It ends `Failed` under the name of the error's class, so that whoever waits can tell out of memory from a bad engine.
+    On an error the run ends `Failed`; the name of the state is the error's class, so that the line that waits can tell
+    out of memory from an engine's error.
     """
     settings = load_settings()
     store, sandbox = configured_store(settings), Sandbox(settings, str(flow_run.id or ""))
     try:
-        # A line that runs its variants itself shows the progress of all of them.
+        # A line that runs variants in its own process shows their progress itself.
         with progress_shown(PROGRESS) if is_deployed() else nullcontext():
             artifact = make(job, store, sandbox)
-            stopping.require_going(f"evaluate {job.name}")  # here it is no task that failed
+            stopping.require_going(f"evaluate {job.name}")  # raised here, a stop makes no task fail
             report = measure(job, artifact, store, sandbox)
     except QuantmillError as error:
         return Failed(name=type(error).__name__, message=str(error))

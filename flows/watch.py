@@ -1,7 +1,7 @@
-"""Base models that landed -> `compress`: looks at the places of a watch list and announces what is new there.
+"""Looks at the sources of a watch list and announces new base models, which start `compress`.
 
 An announcement is the event `quantmill.base-model.landed`; the trigger of the deployment `compress/compress` starts a run with
-the recipe that the event carries. An event can get lost, so each look announces again what no run took and none is to take.
+the event's recipe. An event can get lost, so each look announces landings without a run again.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ from tasks.source.sights import NotYet
 LIST = Path(__file__).resolve().parent.parent / "deployments" / "watchlist.yaml"
 EVENT = "quantmill.base-model.landed"
 AGAIN_AFTER_S = 60.0
-"""An announcement starts a run within seconds; after a minute without one it counts as lost."""
+"""An announcement starts a run within seconds; without a run after this time the announcement counts as lost."""
 _ON_THE_WAY = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING]
 
 
@@ -48,14 +48,14 @@ async def watch(source: str = "") -> int:
     """Announce every model that landed since the last look; return how many.
 
     Args:
-        source: look only where this model would lie: `hf://org/name`. Empty: everywhere.
+        source: look only for this model, such as `hf://org/name`. Empty: look at the whole watch list.
 
     Raises:
-        RequestError: the watch list cannot be used, or names no place for the source.
-        QuantmillError: a place cannot be read; the others were looked at.
+        RequestError: the watch list cannot be used, or has no entry for the source.
+        QuantmillError: a source cannot be read; the others were looked at.
     """
     settings = load_settings()
-    settings.home.mkdir(parents=True, exist_ok=True)  # or what is known of sources could not be remembered there
+    settings.home.mkdir(parents=True, exist_ok=True)  # the look records facts about sources there
     store, troubles = configured_store(settings), list[str]()
     log, announced = get_run_logger(), 0
     entries = entries_for(source, settings.watchlist or LIST)
@@ -63,7 +63,7 @@ async def watch(source: str = "") -> int:
         earlier = entries[:number]
         found = await asyncio.to_thread(what_landed, entry, earlier, store, settings.home, log.info, troubles)
         for landing in found:
-            if landings.claim(store, landing):  # else another watcher did, and announces it
+            if landings.claim(store, landing):  # else another watcher claimed and announces it
                 log.info("%s %s: landed (%s)", landing.model, landing.revision[:12], landing.changed)
                 await announce(landing)
                 announced += 1
@@ -77,10 +77,10 @@ async def watch(source: str = "") -> int:
 
 
 def preview(settings: Settings, tell: Callable[[str], None]) -> None:
-    """Tell what a look would announce; nothing is remembered.
+    """Tell what `watch` would announce; record nothing.
 
     Raises:
-        QuantmillError: the watch list or a place cannot be read.
+        QuantmillError: the watch list or a source cannot be read.
     """
     store, troubles, told = configured_store(settings), list[str](), False
     entries = read_watchlist(settings.watchlist or LIST)
@@ -95,7 +95,7 @@ def preview(settings: Settings, tell: Callable[[str], None]) -> None:
 
 
 def entries_for(source: str, watchlist: Path) -> list[WatchEntry]:
-    """Return the watch list's entries in their order, or the first that matches a source."""
+    """Return all entries of the watch list in order, or only the first entry that matches `source`."""
     entries = read_watchlist(watchlist)
     if not source:
         return list(entries)
@@ -113,9 +113,9 @@ def what_landed(
     tell: Callable[[str], None],
     troubles: list[str],
 ) -> list[Landing]:
-    """Return what is new at one place and no `earlier` entry's, `tell` what is not taken and why.
+    """Return the new models of one entry that no `earlier` entry covers.
 
-    A place that cannot be read is one of `troubles`.
+    `tell` gets each model that is not taken, with the reason. An unreadable source is added to `troubles`.
     """
     found = []
     try:
@@ -132,7 +132,7 @@ def what_landed(
 
 
 async def announce(landing: Landing) -> None:
-    """Emit the event; returns when the server has it."""
+    """Emit the event and wait until the server has it."""
     event = Event(
         event=EVENT,
         resource=Resource({"prefect.resource.id": f"quantmill.base-model.{landing.key}", "model": landing.model}),
@@ -143,7 +143,7 @@ async def announce(landing: Landing) -> None:
 
 
 async def lost(store: Store) -> list[Landing]:
-    """Return what was claimed and has no run, begun or on its way: a watcher died in between, or the event got lost."""
+    """Return claimed landings without a run: the watcher died, or the event got lost."""
     old = [landing for landing in landings.unbegun(store) if time.time() - landing.seen_at > AGAIN_AFTER_S]
     if not old:
         return []
@@ -153,10 +153,10 @@ async def lost(store: Store) -> list[Landing]:
 
 
 async def on_the_way(client: PrefectClient) -> set[str]:
-    """Return the keys of the landings that a run waits or works for.
+    """Return the keys of the landings whose run is scheduled, pending or running.
 
-    A run that ends between two pages may hide another. That one's landing is announced again, and its second run ends as
-    `Duplicate`.
+    A run that ends between two pages may hide another run. The landing of the hidden run is announced again, and its
+    second run ends as `Duplicate`.
     """
     ask = partial(
         client.read_flow_runs,
@@ -165,7 +165,7 @@ async def on_the_way(client: PrefectClient) -> set[str]:
         sort=FlowRunSort.ID_DESC,
     )
     found, seen = set[str](), 0
-    while runs := await patiently(partial(ask, offset=seen)):  # a page is as long as the server allows
+    while runs := await patiently(partial(ask, offset=seen)):  # the server limits the length of a page
         found |= {run.parameters.get("landing", "") for run in runs}
         seen += len(runs)
     return found

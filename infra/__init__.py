@@ -1,1 +1,1 @@
-"""Where the service runs: `stack` starts it on one machine without containers."""
+"""Runs the service: `stack` starts the service on one machine without containers."""

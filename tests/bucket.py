@@ -1,4 +1,4 @@
-"""As much of an object store as a download needs, on loopback."""
+"""The part of an object store that a download needs, on loopback."""
 
 import hashlib
 import threading

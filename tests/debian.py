@@ -1,4 +1,4 @@
-"""Programs of Debian's packages that tests need, installed by whoever needs them first."""
+"""Programs of Debian's packages that tests need; the first test that needs a program installs it."""
 
 import os
 import shutil
@@ -14,9 +14,10 @@ _LIMIT_S = 300
 
 
 def debian_package(name: str, binary: str) -> Path | None:
-    """Return a package's program, the newest of several, installed now if it is missing and this user may do so.
+    """Return a package's program, the newest of several; install it if it is missing and this user may.
 
-    None, with a loud warning, where there is none: what needs it is skipped, or done another way. One attempt a session.
+    Return None, with a loud warning, if the program cannot be had: its tests are skipped or use something else. There is one
+    attempt per session.
 
     Args:
         name: the package, as apt-get knows it.

@@ -1,4 +1,4 @@
-"""A job for an environment: says which interpreter runs it and what it can import."""
+"""A job for an environment: returns its interpreter and what it can import."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""GGUF files, byte by byte."""
+"""Writes GGUF files, byte by byte."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on this machine: one data set, served from a folder, and what was asked of it."""
+"""A stand-in for the Hugging Face hub on loopback: serves a data set from a folder, records requests."""
 
 import json
 import threading
@@ -80,7 +80,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def served(root: Path, name: str) -> Iterator[tuple[str, list[tuple[str, str, str]]]]:
-    """Serve the data set `name` from a folder; lends the endpoint and the list of (method, path, authorization) asked."""
+    """Serve the data set `name` from a folder; yield the endpoint and the list of requests.
+
+    A request is (method, path, authorization).
+    """
     asked: list[tuple[str, str, str]] = []
     handler = type("Handler", (_Handler,), {"root": root, "name": name, "asked": asked})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

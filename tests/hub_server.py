@@ -1,4 +1,4 @@
-"""A model hub on loopback: what `huggingface_hub` asks of the real one, as far as a download or a commit needs it.
+"""A model hub on loopback, with the parts that `huggingface_hub` needs for a download or a commit.
 
     with HubServer() as hub:
         hub.commit("org/name", {"config.json": b"{}", "model.safetensors": weights})
@@ -6,8 +6,7 @@
         assert hub.requests
 
 Commits are taken from the token `writer`. Files ending in .safetensors, .gguf or .bin are "large": the hub states their
-sha256, as for Git LFS. Others have git's blob digest. Nothing of the real hub's storage behind it (Xet, signed addresses
-of a CDN) is played.
+sha256, as for Git LFS. Other files have git's blob digest. The real hub's storage (Xet, signed URLs of a CDN) is left out.
 """
 
 import base64
@@ -30,7 +29,7 @@ class Repo:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     tokens: set[str] | None = None
-    """Those that may read a gated model's files; None: everybody may."""
+    """The tokens that may read a gated model's files; None: no token is needed."""
     modified_at: str = "2026-11-01T00:00:00.000Z"
     """When it changed last, as the hub lists it."""
 
@@ -92,7 +91,7 @@ class HubServer:
         self.repos[repo].tokens = set(tokens)
 
     def cut(self, name: str, *after_bytes: int) -> None:
-        """Break the connection of the next answers with a file: of each after so many bytes of its body."""
+        """Break the next answers with a file, each after the given number of bytes of its body."""
         self._cuts.setdefault(name, []).extend(after_bytes)
 
     def swap(self, name: str, data: bytes | None) -> None:
@@ -111,7 +110,7 @@ class HubServer:
         return self._swapped.get(name, data)
 
     def next_cut(self, name: str) -> int | None:
-        """Return after how many bytes this answer breaks, if it does."""
+        """Return the number of bytes after which this answer breaks, or None."""
         waiting = self._cuts.get(name)
         return waiting.pop(0) if waiting else None
 

@@ -1,4 +1,4 @@
-"""Where the tests keep what takes long to make, from one run to the next."""
+"""The folder in which the tests keep slow results from one run to the next."""
 
 import os
 from pathlib import Path

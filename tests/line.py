@@ -18,13 +18,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _hear_interrupts() -> None:
-    """Take Ctrl-C as a person's shell would have it: what runs in the background of a script ignores it."""
+    """Handle Ctrl-C as in a person's shell: a process in the background of a script ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager
 def resident_limit(size: int) -> Iterator[None]:
-    """Tell this process and those that it starts, as `ulimit -m` does, how much they may hold; Linux does not enforce it."""
+    """Limit the memory of this process and its children as `ulimit -m` does; Linux does not enforce it."""
     before = resource.getrlimit(resource.RLIMIT_RSS)
     resource.setrlimit(resource.RLIMIT_RSS, (size, before[1]))
     try:
@@ -34,7 +34,7 @@ def resident_limit(size: int) -> Iterator[None]:
 
 
 class Line:
-    """A recipe and a home; every job's interpreter leaves a copy of its job file before it becomes Python."""
+    """A recipe and a home; the interpreter of each job copies its job file before it becomes Python."""
 
     def __init__(self, folder: Path, home: Path, recipe: dict[str, Any], **environment: str) -> None:
         self._environment = environment
@@ -84,7 +84,7 @@ class Line:
 
 
 def count_starts(python: Path, starts: Path, then: str = "") -> Path:
-    """Make an interpreter that leaves a copy of its job file in `starts`, named by its process id, and becomes Python.
+    """Make an interpreter that copies its job file to `starts`, named by process id, and becomes Python.
 
     Before that it runs the shell's lines in `then`.
     """
@@ -114,7 +114,7 @@ def wait_for_start(starts: Path, job: str, timeout_s: float) -> int:
 
 
 def processes_of(home: Path) -> list[str]:
-    """Return the command lines of living processes that know of `home` from their arguments or environment."""
+    """Return the command lines of living processes with `home` in their arguments or environment."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:

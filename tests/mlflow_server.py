@@ -1,4 +1,4 @@
-"""A real MLflow server in a process of its own, on loopback; it can be down for a while and come back where it was."""
+"""A real MLflow server in its own process, on loopback; it can stop and start again at its address."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ class MlflowServer:
     """A server with its database and artifacts in a folder."""
 
     def __init__(self, folder: Path, empty: Path) -> None:
-        """Take a free port, and a copy of an empty database; down at first."""
+        """Take a free port and a copy of an empty database; do not start the server yet."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self._folder = folder
@@ -28,7 +28,7 @@ class MlflowServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         log = self._folder / "server.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -49,7 +49,7 @@ class MlflowServer:
         raise TimeoutError(log.read_text())
 
     def stop(self) -> None:
-        """Stop it; the port refuses from now on."""
+        """Stop the server; its port refuses connections from now on."""
         if self._process:
             os.killpg(self._process.pid, 15)  # the server starts workers of its own
             self._process.wait(20)

@@ -62,7 +62,10 @@ def sharded_folder(folder: Path, **config: Any) -> Path:
 
 
 def compress(tmp_path: Path, recipe: str | dict[str, Any], *arguments: str) -> tuple[int, str, float]:
-    """Run the command line on a recipe; return exit code, standard error and seconds. Nothing may be written."""
+    """Run `compress` on a refused recipe; return exit code, standard error and seconds.
+
+    Fail if anything was written.
+    """
     path = tmp_path / "recipe.yaml"
     path.write_text(recipe if isinstance(recipe, str) else yaml.safe_dump(recipe))
     began = time.monotonic()

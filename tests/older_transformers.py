@@ -1,4 +1,4 @@
-"""Transformers 4 in environments of its own, kept between runs of the tests: what older readers take from a config.json."""
+"""Reads config.json with transformers 4, in environments that are kept between runs of the tests."""
 
 import json
 import subprocess
@@ -26,7 +26,10 @@ print("READ" + json.dumps(read, default=str))
 
 
 def read(release: str, configs: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
-    """Return what a release of transformers 4 takes from configs: attribute -> value; None: it does not know the model type."""
+    """Return what a release of transformers 4 reads from configs, as attribute -> value.
+
+    None stands for a model type that the release does not know.
+    """
     command = [str(_interpreter(f"transformers-{release}")), "-I", "-c", _READ, f"{release}."]
     said = subprocess.run(command, input=json.dumps(configs), capture_output=True, text=True, timeout=120)
     assert said.returncode == 0, said.stderr

@@ -13,7 +13,7 @@ from tasks.sandbox.deaths import memory_events
 
 @contextmanager
 def memory_group(limit_bytes: int) -> Iterator[Path]:
-    """Lend the file that moves processes into a control group of limited memory, made beside ours by root."""
+    """Yield the file that moves processes into a control group of limited memory; needs root."""
     events = memory_events("self")
     if events is None or not os.access(events.parent, os.W_OK):
         pytest.skip("no control group for memory can be made here: kills by the kernel are not tried for real")
@@ -36,7 +36,7 @@ def memory_group(limit_bytes: int) -> Iterator[Path]:
 
 
 def gone(pid: int, wait_s: float = 10.0) -> bool:
-    """Return whether a process ends within `wait_s` seconds; one that nobody has waited for yet counts as ended."""
+    """Return whether a process ends within `wait_s` seconds; a zombie counts as ended."""
     deadline = time.monotonic() + wait_s
     while True:
         try:

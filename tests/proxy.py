@@ -1,4 +1,4 @@
-"""A TCP proxy that breaks connections in chosen ways: what lies between a client and its store."""
+"""A TCP proxy between a client and its store, which breaks connections in chosen ways."""
 
 import socket
 import threading

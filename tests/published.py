@@ -1,4 +1,4 @@
-"""Stores with small published versions, for tests of who reads them."""
+"""Stores with small published versions, for tests of their readers."""
 
 import json
 import random
@@ -27,7 +27,7 @@ def weights(seed: int, numbers: int = 1000) -> bytes:
 
 
 def folder(place: Path, seed: int, numbers: int = 1000) -> Path:
-    """Write what a small variant's folder holds; equal seeds give equal bytes, and config and card are always equal."""
+    """Write the files of a small variant: equal seeds give equal bytes; config and card are always equal."""
     place.mkdir(parents=True)
     (place / "model-00001-of-00002.safetensors").write_bytes(weights(seed, numbers))
     (place / "model-00002-of-00002.safetensors").write_bytes(weights(seed + 1000, numbers))
@@ -70,7 +70,10 @@ def store_in(place: Path) -> Store:
 
 
 def measured_beside(before: Manifest, after: Manifest) -> ManifestEvaluation:
-    """Return what `before` measured, with the baseline's folder grown as the companions did: nothing else may differ."""
+    """Return the figures of `before`, with the baseline's size grown as the companions grew.
+
+    Nothing else may differ between the two.
+    """
     old, new = (sum(f.size_bytes for f in each.files if f.path in COMPANIONS) for each in (before, after))
     baseline = before.evaluation.baseline
     assert baseline is not None

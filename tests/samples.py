@@ -1,4 +1,4 @@
-"""Made-up outcomes for tests of what comes after a measurement."""
+"""Made-up artifacts, reports, jobs and manifests, for tests of later stages."""
 
 from quantmill.files import keys
 from quantmill.files.entries import FileEntry

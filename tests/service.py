@@ -1,4 +1,7 @@
-"""The factory as a service, for tests: a Prefect server, the bootstrap and workers as processes of their own, which die with the test."""
+"""The factory as a service, for tests: a Prefect server, the bootstrap and workers as processes.
+
+All processes die with the test.
+"""
 
 import json
 import os
@@ -56,7 +59,7 @@ _FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 class Embedded:
-    """The recipe on this machine without a service, run once in a folder: what it made, and its store."""
+    """The recipe on this machine without a service, run once in a folder: its summary and its home."""
 
     def __init__(self, folder: Path, model: Path) -> None:
         self.recipe, self.home = RECIPE | {"model": {"source": str(model)}}, folder / "home"
@@ -66,7 +69,7 @@ class Embedded:
         self.summary: dict[str, Any] = json.loads(done.read_text())
 
     def share(self, home: Path, *without: str) -> None:
-        """Link what was made into another home, but what the variants named made."""
+        """Link all results into another home, except those of the variants in `without`."""
         own = shutil.ignore_patterns("mlflow", "prefect", "logs", "reports", "scratch", "models")
         shutil.copytree(self.home, home, copy_function=os.link, ignore=own, dirs_exist_ok=True)
         for stage in ("artifact", "report", "run"):
@@ -79,7 +82,10 @@ class Embedded:
 
 
 class Database:
-    """The Prefect server's: Postgres, installed if need be, else SQLite, which a busy server locks for a minute at times."""
+    """The Prefect server's database: Postgres, installed if need be, else SQLite.
+
+    A busy server locks SQLite for a minute at times.
+    """
 
     def __init__(self, folder: Path) -> None:
         memory = Path("/dev/shm")
@@ -102,11 +108,11 @@ class Database:
 
     @property
     def pid(self) -> int:
-        """Its process id; 0: it is a file."""
+        """The process id of Postgres; 0: the database is a file."""
         return self._process.pid if self._process else 0
 
     def stop(self) -> None:
-        """End it, with its files."""
+        """End the database's process and remove its files."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)  # at once
             self._process.wait()
@@ -114,7 +120,7 @@ class Database:
 
 
 class Service:
-    """A server and its workers. Everything lies in one folder, by whose path its processes are known."""
+    """A server and its workers, with all files in one folder; its path identifies the processes."""
 
     def __init__(self, folder: Path, pools: list[dict[str, Any]] = POOLS, **environment: str) -> None:
         self.folder, self.home, self.starts, self._orders = (
@@ -161,11 +167,11 @@ class Service:
         return path
 
     def interpreter(self, name: str, first: str = "") -> Path:
-        """Return an interpreter for jobs that counts its starts, runs `first` in the shell and does as `order` told it."""
+        """Return an interpreter for jobs: it counts its starts, runs `first` in the shell, and obeys `order`."""
         return count_starts(self.folder / name, self.starts, f"{first}\n{_OBEY.format(orders=self._orders)}")
 
     def order(self, variant: str, what: str = "") -> None:
-        """Let jobs of a variant `wait` or `fail` from now on; nothing: let those that wait go on."""
+        """Make jobs of a variant `wait` or `fail` from now on; an empty `what` lets waiting jobs go on."""
         path = self._orders / variant
         path.write_text(what) if what else path.unlink()
 
@@ -212,7 +218,7 @@ class Service:
         )  # fmt: skip
 
     def call(self, method: str, path: str, body: object = None) -> Any:
-        """Return the API's answer; a busy SQLite answers 503, which Prefect's own clients meet with patience too."""
+        """Return the API's answer; ask again if a busy SQLite answers 503, as Prefect's own clients do."""
         for wait_s in (0.5, 1, 2, 4, 8, 0):
             response = httpx.request(method, f"{self.url}{path}", json=body, auth=self._login, timeout=60)
             if response.status_code < 500:
@@ -222,7 +228,10 @@ class Service:
         return response.json() if response.content else None
 
     def trigger(self, recipe: dict[str, Any], prepared: bool = False, **environment: str) -> UUID:
-        """Start a line as the dashboard does; return its run. `prepared`: through the process in which Prefect prepares runs."""
+        """Start a line as the dashboard does; return its run.
+
+        `prepared`: start the run through the process in which Prefect prepares runs.
+        """
         found = self.call("GET", "/deployments/name/compress/compress")
         body = {
             "parameters": {"recipe": recipe},
@@ -261,7 +270,7 @@ class Service:
         return sorted(found, key=lambda run: str(run["created"]))
 
     def artifacts_of(self, run: UUID) -> list[dict[str, Any]]:
-        """Return what a run left on its page."""
+        """Return the artifacts on a run's page."""
         return list(self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [str(run)]}}}))
 
     def logs_of(self, run: UUID) -> str:
@@ -296,7 +305,7 @@ class Service:
         return found
 
     def stop(self) -> None:
-        """End everything, and what it left."""
+        """End all processes of the service, also those that they left behind."""
         for process in self.processes.values():
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -1,9 +1,12 @@
-"""A month of two users and one store, told day by day: `python -m tests.shared_month FOLDER`; prints what came of it as JSON.
+"""Plays a month of two users who share a store, day by day, and prints the results as JSON.
 
-Both have umask 077; the store is their group's. The clock moves a day at a time. Each day both publish; every third day one of
-them collects what nothing needs; versions are promoted and pulled; writers die; on some days the disk ran full (a tmpfs, where
-this process may mount one), on some a model was moved and linked back, on some a folder is closed. Rules of the collections: three
-hours of grace, ten days of retention, the two newest of each variant. In the end every version that these rules keep is fetched.
+    python -m tests.shared_month FOLDER
+
+Both users have umask 077; the store belongs to their group. The clock moves a day at a time. Each day both users publish; every
+third day one of them collects garbage. Versions are promoted and pulled, and writers die. On some days the disk is full (a tmpfs,
+if this process may mount one), on some a model is moved and linked back, on some a folder is closed. The collections keep three
+hours of grace, ten days of retention, and the two newest versions of each variant. At the end every version that these rules keep
+is fetched.
 """
 
 import json
@@ -28,7 +31,7 @@ VARIANTS = ("gguf-q8_0", "gptq-4bit-g64")
 
 
 class Month:
-    """What happens, and what is remembered of it."""
+    """The events of the month, and a record of them."""
 
     def __init__(self, place: Path) -> None:
         self.store, self.place = place / "disk" / "store", place
@@ -94,7 +97,7 @@ class Month:
         self.counts["removed"] += len(json.loads(said)["removed"])
 
     def link_and_collect(self, user: User) -> None:
-        """Move the model away and link it back, as somebody does whose disk is small; then collect."""
+        """Move the model away and link it back, as a person with a small disk would; then collect."""
         model, away = self.store / "models" / "m", self.place / "away"
         _move(model, away)
         model.symlink_to(away)
@@ -103,7 +106,7 @@ class Month:
         _move(away, model)
 
     def close_and_collect(self, owner: User, user: User) -> None:
-        """Close the versions of a variant, as a umask of 077 does for what is copied by hand; then collect."""
+        """Close the folder of a variant's versions, as a copy by hand with umask 077 would; then collect."""
         folder = self.store / "models" / "m" / VARIANTS[0] / "versions"
         state = folder.stat()
         if os.geteuid() == 0:
@@ -116,7 +119,7 @@ class Month:
         folder.chmod(state.st_mode & 0o7777)
 
     def fill_and_collect(self, day: int, writer: User, other: User) -> None:
-        """Fill the disk to its last byte: publishing stops, collecting works, and then publishing does."""
+        """Fill the disk to its last byte: publishing stops, collecting works; then publishing works again."""
         _fill(self.place / "disk")
         for user in (writer, other):
             made = user.does("publish", self.store, "m", VARIANTS[0], 90_000 + day, 40_000)
@@ -159,7 +162,7 @@ class Month:
 
 
 def _mount(disk: Path) -> bool:
-    """Put a small disk there, where this process may."""
+    """Mount a small disk, and return whether this process may do so."""
     disk.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m,mode=0755", "tmpfs", str(disk)], capture_output=True)
     return done.returncode == 0

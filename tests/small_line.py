@@ -1,4 +1,4 @@
-"""A model folder of a few kilobytes and an interpreter whose jobs are told what to do: a whole line without an engine."""
+"""A model folder of a few kilobytes and an interpreter with scripted jobs: a line without an engine."""
 
 import json
 import sys
@@ -52,7 +52,7 @@ elif kind == "artifact":
 elif kind == "report":
     time.sleep(120)
 """
-"""Jobs that copy what an engine would make; a measurement lasts until it is killed."""
+"""Jobs that copy the model in place of an engine's work; a measurement lasts until it is killed."""
 
 
 def model(folder: Path) -> Path:
@@ -73,7 +73,7 @@ def model(folder: Path) -> Path:
 
 
 def recipe(folder: Path) -> dict[str, object]:
-    """Return a recipe for a model that is written into `folder`, with a text of its own: the baseline and one variant."""
+    """Return a recipe with one variant for a small model and a text, which are written into `folder`."""
     text = folder / "text.txt"
     source = model(folder / "model")
     text.write_text("\n\n".join(f"Line {number} of a text that says little." * 3 for number in range(400)))
@@ -88,7 +88,7 @@ def recipe(folder: Path) -> dict[str, object]:
 
 
 def interpreter(folder: Path, starts: Path, body: str = COPIES) -> Path:
-    """Return an interpreter for QUANTMILL_PYTHON: a job leaves a copy of its file in `starts`, then does what `body` says."""
+    """Return an interpreter for QUANTMILL_PYTHON: it copies its job file to `starts` and runs `body`."""
     code, python = folder / "body.py", folder / "python"
     code.write_text(_HEAD + body)
     python.write_text(f'#!/bin/sh\ncp "$3" {starts}/$$.tmp; mv {starts}/$$.tmp {starts}/$$.json\n')

@@ -1,4 +1,4 @@
-"""The house's walls: who may import whom, through which doors, read from the source."""
+"""The walls between rooms: which room may import which, and through which door, read from the source."""
 
 import ast
 import importlib
@@ -245,7 +245,7 @@ def test_every_room_is_in_the_table_and_there_is_no_circle() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=where)
 def test_outsiders_come_through_the_door(path: Path) -> None:
-    """What `__all__` names may be imported: functions and types from the door, and what is in modules that it names."""
+    """Outsiders import only what `__all__` names: from the door, and from the modules that it names."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom) or not node.module:
@@ -322,7 +322,10 @@ def test_a_method_is_named_in_its_own_modules_alone(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=where)
 def test_a_scheme_is_named_in_its_own_modules_alone(path: Path) -> None:
-    """Everything else asks SCHEMES. An address may be written out, and `s3://` is the stores' and the exports' too."""
+    """All other code asks SCHEMES; code may write out an address.
+
+    `s3://` also belongs to stores and exports.
+    """
     own = {f"{name}://" for name in ("hf", "mlflow", "package", "s3")}
     nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
     written = {part for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}

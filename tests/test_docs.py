@@ -1,4 +1,4 @@
-"""What the documents say against the code: the tree, the methods, the settings, the commands, the version."""
+"""The documents agree with the code: the tree, the methods, the settings, the commands, the version."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A snapshot with a tokenizer, and what makes token sets of it."""
+"""A snapshot with a tokenizer, and a bench that makes token sets from it."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ class Bench:
         self.snapshot = self.made(TEMPLATE)
 
     def made(self, template: str) -> Snapshot:
-        """Return a snapshot whose folder lies in the home already."""
+        """Return a snapshot whose folder is already in the home."""
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

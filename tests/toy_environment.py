@@ -1,4 +1,4 @@
-"""Environments of tests: wheels on a disk, and an `environments/` folder that describes what is made of them."""
+"""Environments of tests: wheels on a disk, and an `environments/` folder that describes environments."""
 
 import base64
 import hashlib
@@ -23,12 +23,12 @@ CHILD = (
     "typing-extensions",
     "typing-inspection",
 )
-"""What a job's child imports, with what those packages need."""
+"""The packages that a job's child imports, and their dependencies."""
 
 
 @contextmanager
 def described_in(folder: Path) -> Iterator["Described"]:
-    """Let `folder/environments` be the described environments, and `folder/wheels` all that pip finds."""
+    """Use `folder/environments` as the described environments, and `folder/wheels` as pip's only source."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(installed, "ENVIRONMENTS", folder / "environments")
         for name, value in {

@@ -1,4 +1,4 @@
-"""A job that tests give to a sandbox; what it does is in the interpreter that runs it, or put in place of `run`."""
+"""A job that tests give to a sandbox; its interpreter, or a replaced `run`, decides what the job does."""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,9 @@
-"""Users of one machine, each a process of its own: uid, groups and umask are real where this is root, the clock is moved.
+"""Users of one machine, each a process of its own with a clock that tests can move.
 
-The process takes commands as lines of JSON and answers each with one. What it moves is the system's clock as it sees it:
-`time.time`, and the times of files, each moved by what the clock was moved by when the file was written.
+As root, uid, groups and umask are real.
+
+The process takes commands as lines of JSON and answers each with a line. It moves the clock that it sees: `time.time`, and the
+times of files. A file's time moves by the amount by which the clock was moved when the file was written.
 """
 
 import json
@@ -19,7 +21,7 @@ DAY_S = 86_400.0
 
 
 class User:
-    """Somebody who types commands: `User(1)` and `User(2)` are two users of one group where this process is root."""
+    """A person who types commands; as root `User(1)` and `User(2)` are two users of one group."""
 
     def __init__(self, number: int, home: Path) -> None:
         home.mkdir()
@@ -34,7 +36,7 @@ class User:
         )  # fmt: skip
 
     def does(self, what: str, *arguments: Any) -> dict[str, Any]:
-        """Have a command of `_Acts` done and return its answer."""
+        """Have the process do a command of `_Acts`, and return its answer."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps([what, *arguments], default=str) + "\n")
         self._process.stdin.flush()
@@ -43,7 +45,7 @@ class User:
         return dict(json.loads(line))
 
     def types(self, *words: object) -> tuple[int, str]:
-        """Type a command of `quantmill`; return its exit code and all that it said."""
+        """Type a command of `quantmill`; return its exit code and all its output."""
         said = self.does("type", *words)
         return said["code"], said["said"]
 
@@ -56,7 +58,7 @@ class User:
 
 
 class _Clock:
-    """The clock of this process, moved: from when on, and by how much, in order."""
+    """The moved clock of this process: a list of moves in order, each with its start and its amount."""
 
     def __init__(self) -> None:
         self._moves: list[tuple[float, float]] = [(0.0, 0.0)]
@@ -92,7 +94,7 @@ class _Acts:
         return {"now": time.time()}
 
     def type(self, *words: str) -> dict[str, Any]:
-        """Type a command: what `main` makes of its errors is done here in the same words."""
+        """Type a command of `quantmill`; errors become the same words as in `main`."""
         import contextlib
         import io
 
@@ -129,7 +131,7 @@ class _Acts:
         return {"digest": manifest.digest}
 
     def abandon(self, place: str, seed: int, numbers: int = 1000) -> dict[str, Any]:
-        """Store a folder that no record ever names, as a run that dies does: its lease stays."""
+        """Store a folder that no record names, as a dying run would, and leave its lease."""
         from quantmill.store.places import open_store
         from tests.published import folder
 
@@ -141,7 +143,7 @@ class _Acts:
 
 
 def _become(number: int) -> None:
-    """Be a user with a umask that lets nobody in; without root's rights only the umask is the user's."""
+    """Become a user, with a umask that lets nobody in; without root only the umask changes."""
     if os.geteuid() == 0:
         os.setgroups([GROUP])
         os.setgid(GROUP + number)
@@ -150,7 +152,7 @@ def _become(number: int) -> None:
 
 
 def main() -> None:
-    """Do what standard input says, line by line, until it ends."""
+    """Do the commands from standard input, line by line, until its end."""
     number, home = int(sys.argv[1]), Path(sys.argv[2])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     import tempfile

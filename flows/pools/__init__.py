@@ -1,4 +1,4 @@
-"""Pools: which of them takes a variant, and a variant's run there."""
+"""Pools: choose the pool for a variant, and run the variant there."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ _WHERE = {
     "patiently": "run_watch",
     "read_pools": "pools",
 }
-"""Name -> its module: some import Prefect, which takes seconds, so each is imported when it is asked for."""
+"""Name -> its module, which is imported on first use: some modules import Prefect, which takes seconds."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,12 @@
-"""Which pool a variant runs on: pools are listed in a file, a variant goes to the smallest one that can take it.
+"""Chooses the pool for a variant: the smallest pool of a list that can take the variant.
 
     pools:
       - {name: cpu, memory: 16GB}
       - {name: gpu-24, device: cuda, memory: 24GB, methods: [baseline, gptq, awq, autoround, hqq, bitsandbytes]}
       - {name: gpu-80, device: cuda, memory: 80GB, methods: [baseline, gptq, awq, autoround], job_variables: {gpu_type: h100}}
 
-`QUANTMILL_POOLS` names the file; without it every variant runs on this machine. Each pool is a Prefect work pool of that
-name with a deployment `variant/<name>`; `quantmill bootstrap` makes both.
+`QUANTMILL_POOLS` names the file; without it every variant runs on this machine. Each pool is a Prefect work pool of the
+same name with a deployment `variant/<name>`; `quantmill bootstrap` makes both.
 """
 
 import re
@@ -26,28 +26,28 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2*
 
 
 class Pool(BaseModel):
-    """One work pool: what its workers have, and what they are meant for."""
+    """One work pool: the resources of its workers, and the variants that it takes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="The work pool's name in Prefect.")
-    device: Literal["cpu", "cuda"] = Field(default="cpu", description="What its workers' engines use.")
-    memory: int = Field(gt=0, description="Bytes that one variant may use there: of the GPU, or of the machine.")
-    threads: int = Field(default=0, ge=0, description="Threads of an engine there; 0: as on the machine that plans.")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="The device that its engines use.")
+    memory: int = Field(gt=0, description="Bytes of memory for one variant: the GPU's, or the machine's.")
+    threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as on the planning machine.")
     processor: str = Field(
         default="",
         pattern=r"^[a-z0-9_-]*$",
-        description="Class of its workers' processors, such as avx2 or avx512-bf16; empty: as the machine that plans.",
+        description="Class of its workers' processors, such as avx2 or avx512-bf16; empty: as on the planning machine.",
     )
-    methods: tuple[MethodName, ...] = Field(default=(), description="Methods that belong there; empty: any.")
+    methods: tuple[MethodName, ...] = Field(default=(), description="Methods that the pool takes; empty: any.")
     environments: tuple[str, ...] = Field(default=(), description="Environments that are made on its workers.")
     queue: str = Field(default="variants", description="The work queue that variants go to.")
-    slots: int = Field(default=0, ge=0, description="Variants at once, over all its workers; 0: as many as these take.")
-    type: str = Field(
-        default="process", description="The kind of worker: process, or what a Prefect integration brings."
+    slots: int = Field(
+        default=0, ge=0, description="Variants at once over all its workers; 0: as many as the workers take."
     )
+    type: str = Field(default="process", description="The type of worker: process, or a type of a Prefect integration.")
     template: Path | None = Field(
-        default=None, description="A base job template (JSON), beside the list; needed where the type is not process."
+        default=None, description="A base job template (JSON), relative to the list; required unless type is process."
     )
     job_variables: dict[str, Any] = Field(default={}, description="Infrastructure settings: image, gpu_count, command.")
 
@@ -79,7 +79,7 @@ class Pool(BaseModel):
 
 
 class PoolList(BaseModel):
-    """The file's content."""
+    """The content of a file of pools."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -109,13 +109,13 @@ def read_pools(path: Path) -> tuple[Pool, ...]:
 def candidates(
     spec: VariantSpec, needed_bytes: int, device: str, pools: Iterable[Pool], environment: str = ""
 ) -> list[Pool]:
-    """Return the pools that can take a variant, the first choice first.
+    """Return the pools that can take a variant, best first.
 
-    Pools that name the method come before pools for any, smaller ones before larger ones. `device` is what the recipe asks
-    for: `auto`, `cpu`, `cuda` or `cuda:N`. A variant that needs an `environment` goes to pools that list it.
+    Pools that name the method come before pools for any method, smaller pools before larger ones. `device` is the recipe's
+    device: `auto`, `cpu`, `cuda` or `cuda:N`. A variant that needs an `environment` goes to pools that list it.
 
     Raises:
-        RequestError: there is none.
+        RequestError: no pool can take the variant.
     """
     wanted, known = device.partition(":")[0], list(pools)
     fitting = [

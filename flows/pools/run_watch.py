@@ -1,6 +1,6 @@
-"""What becomes of the runs that a line waits for: one question a second for all of them together.
+"""Watches the runs that a line waits for, with one request a second for all of them together.
 
-A question for each run would be a thousand requests a second where a thousand wait.
+With a request for each run, a thousand waiting runs would cost a thousand requests a second.
 """
 
 import asyncio
@@ -33,21 +33,21 @@ _T = TypeVar("_T")
 
 
 class RunWatch:
-    """Tells when runs begin and end. It asks the server while somebody waits, and holds nothing open otherwise."""
+    """Tells when runs begin and end; asks the server only while somebody waits for a run."""
 
     def __init__(self) -> None:
         self._awaited: dict[tuple[UUID, frozenset[StateType]], tuple[FlowRun, asyncio.Future[FlowRun]]] = {}
         self._asking: asyncio.Task[None] | None = None
 
     async def begun(self, run: FlowRun) -> FlowRun:
-        """Return the run once a worker works on it, or it ended without."""
+        """Return the run once it has begun, or has ended without beginning."""
         return await self._until(run, _BEGUN)
 
     async def ended(self, run: FlowRun) -> FlowRun:
-        """Return the run once it has ended. One that somebody deleted meanwhile has no state.
+        """Return the run once it has ended; a run that was deleted meanwhile has no state.
 
         Raises:
-            ServerError: the server was away for too long.
+            ServerError: the server gave no answer for too long.
         """
         return await self._until(run, _ENDED)
 
@@ -76,7 +76,10 @@ class RunWatch:
                     return
 
     async def _those_in(self, states: frozenset[StateType], client: PrefectClient) -> list[FlowRun]:
-        """Return awaited runs that have come to one of the states; of very many the rest are told at the next turn."""
+        """Return awaited runs that have reached one of the states.
+
+        The server's answer may not hold all of them; the next turn returns the rest.
+        """
         awaited = [run for run, wanted in self._awaited if wanted is states]
         if not awaited:
             return []
@@ -88,7 +91,7 @@ class RunWatch:
         awaited = {run.id: run for run, _ in self._awaited.values()}
         if await self._count(list(awaited), client) == len(awaited):
             return
-        # Rare, so each is asked for: a page of the list has room for 200.
+        # Rare, so ask for each run alone: a page of the list holds only 200.
         for run in awaited.values():
             if not await self._count([run.id], client):
                 for states in (_BEGUN, _ENDED):
@@ -100,11 +103,11 @@ class RunWatch:
 
     def _tell(self, run: FlowRun, states: frozenset[StateType]) -> None:
         _, told = self._awaited.pop((run.id, states), (run, None))
-        if told is not None and not told.done():  # cancelled: its line is being ended
+        if told is not None and not told.done():  # cancelled: the line that waits is ending
             told.set_result(run)
 
     def _finished(self, asking: "asyncio.Task[None]") -> None:
-        """Let everybody who waits know why nobody asks any more; go on for those who came while it ended."""
+        """Pass an error of the polling task to all waiters; poll again for waiters that came at its end."""
         self._asking = None
         if asking.cancelled():
             return
@@ -118,10 +121,10 @@ class RunWatch:
 
 
 async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Return the server's answer; a server that is away for a while costs the runs nothing that work meanwhile.
+    """Return the server's answer; ask again while the server is away, as running variants do not need it.
 
     Raises:
-        ServerError: it did not come back.
+        ServerError: the server did not come back in time.
     """
     deadline = time.monotonic() + _SERVER_AWAY_S
     while True:

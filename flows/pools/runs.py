@@ -1,7 +1,7 @@
-"""Runs variants on Prefect pools: deployment runs, waited for, tried again where their end says that this can help.
+"""Runs variants on Prefect pools: starts deployment runs, waits, and retries if that can help.
 
-Runs are found again by an idempotency key, so a parent that was killed and started anew waits for the runs that its
-predecessor started. What ended badly before this parent began is history: it does not count as a try.
+An idempotency key finds a run again, so a parent that was killed and started anew waits for the runs of its
+predecessor. Runs that failed before this parent began do not count as tries.
 """
 
 import asyncio
@@ -25,17 +25,20 @@ from quantmill.records.job import VariantJob
 
 FLOW = "variant"
 TRIES = 3
-"""How often a variant is started in all, whatever the reasons."""
+"""The maximum number of starts of a variant, for any reason."""
 AHEAD = 32
-"""Runs of a pool that a line lets wait for a place. Each worker lists all that wait at each look, with all that they hold."""
+"""The maximum number of a line's runs that wait for a slot on a pool.
+
+At each look every worker lists all waiting runs with all their parameters.
+"""
 _LOST = ("Crashed", "Killed", "Shared")
-_PAUSE_S = 10.0  # a late `Crashed` may still arrive over a run that is started at once
+_PAUSE_S = 10.0  # a late `Crashed` may still hit a run that is started at once
 
 
 async def check_pools(pools: tuple[Pool, ...]) -> None:
-    """Raise RequestError unless every pool has its deployment and takes the queue and job variables that are set for it.
+    """Raise RequestError unless the server has every pool's deployment, queue and job variables.
 
-    Prefect itself would make a queue of any name, and pass over a job variable that it does not know.
+    Prefect itself would make a queue of any name, and ignore an unknown job variable.
     """
     async with get_client() as client:
         for pool in pools:
@@ -59,22 +62,21 @@ async def check_pools(pools: tuple[Pool, ...]) -> None:
 
 
 class PoolRuns:
-    """A line's runs on pools."""
+    """Runs the variants of one line on pools."""
 
     def __init__(self) -> None:
-        """Start nothing."""
         self._watch = RunWatch()
         self._places: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AHEAD))
 
     async def run(
         self, job: VariantJob, pools: list[Pool], is_done: Callable[[], Awaitable[bool]]
     ) -> tuple[FlowRun, list[str]]:
-        """Return the run that ended well, or the last that did not, and what was tried before it, in words.
+        """Return the variant's last run, and the failed tries before that run, in words.
 
-        `is_done` says whether the variant's results are in the store: a run that completed long ago may have lost them.
+        `is_done` says whether the store has the variant's results: they may be gone since a run completed.
 
-        Out of memory goes on to the next larger pool of `pools`; a worker that was lost is replaced by another run on the
-        same pool; what the engine refuses is not tried again.
+        After out of memory the next larger pool of `pools` is tried, after a lost worker the same pool. An engine's error
+        is not tried again.
         """
         tried: list[str] = []
         place = 0
@@ -84,7 +86,7 @@ class PoolRuns:
                 return run, tried
             larger = next((n for n in range(place + 1, len(pools)) if pools[n].memory > pools[place].memory), None)
             if found.state is not None and found.state.is_final():
-                # It had ended before this line asked for it: a try of an earlier one, whose next run is found where it was.
+                # The run ended before this line asked for it: a try of an earlier line. Find that line's next run.
                 if found.state.name == "OutOfMemory" and larger is not None:
                     place = larger
                 continue
@@ -101,7 +103,7 @@ class PoolRuns:
         return run, tried
 
     async def _once(self, job: VariantJob, pool: Pool, attempt: int) -> tuple[FlowRun, FlowRun]:
-        """Start a run, or find the one that has the same key; return it as it was then, and as it ended."""
+        """Start a run, or find the run with the same key; return the run as found and as ended."""
         async with self._places[pool.name]:
             found = await patiently(partial(_start, job, pool, attempt))
             run = await self._watch.begun(found)
@@ -109,7 +111,7 @@ class PoolRuns:
 
 
 async def _start(job: VariantJob, pool: Pool, attempt: int) -> FlowRun:
-    """Start a run, or find the one that has the same key."""
+    """Start a run, or find the run with the same idempotency key."""
     return await arun_deployment(
         f"{FLOW}/{pool.name}",
         parameters={"job": job.model_dump(mode="json")},
@@ -124,7 +126,7 @@ async def _start(job: VariantJob, pool: Pool, attempt: int) -> FlowRun:
 
 
 def _model(job: VariantJob) -> str:
-    """Return the name by which runs of one model are found in the dashboard."""
+    """Return the tag by which the dashboard finds the runs of one model."""
     try:
         return default_model_name(job.snapshot.origin.request.source)
     except RecipeError:
@@ -132,10 +134,10 @@ def _model(job: VariantJob) -> str:
 
 
 async def _reason(run: FlowRun) -> str:
-    """Return how a run ended: the state's name, which is an error's class where a variant failed.
+    """Return how a run ended: the state's name, which is the error's class for a failed variant.
 
-    A run that was cancelled with another line that waited for it is `Shared`: this line still wants it. What a person
-    cancelled stays so.
+    `Shared` means that another line was cancelled together with this run, which this line still wants. `Cancelled` means
+    that a person cancelled the run, and it stays so.
     """
     if run.state is None or run.state.is_crashed():
         return "Crashed"

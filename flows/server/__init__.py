@@ -1,3 +1,3 @@
-"""Prefect's server: the one of this machine, and how a server is made what the lists say."""
+"""Prefect's server: the embedded server, and the bootstrap of a server from the lists."""
 
 __all__ = ["bootstrap", "embedded", "environment", "exporter"]

@@ -1,4 +1,4 @@
-"""What the server does by itself: runs without a sign of life are ended, and somebody is told of lines that failed."""
+"""The server's automations: end runs without a heartbeat, and report lines that failed."""
 
 from datetime import timedelta
 from typing import Any
@@ -19,25 +19,25 @@ _BLOCK = "quantmill-notify"
 
 
 def watchdogs() -> list[AutomationCore]:
-    """Return the automations that end runs which nobody works on any more.
+    """Return the automations that end runs whose worker or process is gone.
 
-    They wait for any event of the run, not for the known end states: a variant that failed ends under the name of its error.
-    So each state that a worker or the run itself gives it has to start a wait. Scheduled ones, under whatever name, are for any
-    worker to take; those that stay in `Cancelling` are Prefect's to clean up.
+    They wait for any event of the run, not for known end states: the end state of a failed variant has the name of its error.
+    So each state that a worker or the run itself sets must start a wait. Scheduled runs need no wait, as any worker can take
+    them; Prefect itself ends runs that stay in `Cancelling`.
     """
     return [
         _lost(
             "quantmill: run without heartbeat",
-            # It may die before its first beat, which comes a moment after it began. The server gives `Running` another name
-            # in a run that begins once more: after a Retry, an approval, or another worker's end.
+            # A run may die before its first heartbeat, which comes a moment after the start. The server gives `Running`
+            # another name in a run that starts again: after a Retry, an approval, or the end of another worker.
             {*_events("Running", "Rerunning", "Retrying"), "prefect.flow-run.heartbeat"},
             _SILENCE_S,
             f"no heartbeat for {_SILENCE_S} s: the worker or the run's process is gone",
         ),
         _lost(
             "quantmill: run that never started",
-            # A worker says `Submitting` before it starts the process, and may die between; Kubernetes' says
-            # `InfrastructurePending` while a pod waits for its place.
+            # A worker sets `Submitting` before it starts the process, and may die in between; a Kubernetes worker sets
+            # `InfrastructurePending` while a pod waits for a node.
             _events("Pending", "Submitting", "InfrastructurePending"),
             _START_S,
             f"taken by a worker, not started within {_START_S} s: the worker is gone, or there is no room",
@@ -68,7 +68,7 @@ def _lost(name: str, after: set[str], silence_s: int, words: str) -> AutomationC
 
 
 async def failure_notice(url: str, client: PrefectClient) -> AutomationCore:
-    """Return the automation that posts to `url` when a line failed; the address is kept in a block, which hides it."""
+    """Return the automation that posts to `url` when a line fails; a Prefect block hides the URL."""
     return AutomationCore(
         name="quantmill: line failed",
         description="Posts to the webhook that QUANTMILL_NOTIFY_URL named. Made by `quantmill bootstrap`.",
@@ -90,7 +90,7 @@ _PAYLOAD = """{
 
 
 async def _webhook(url: str, client: PrefectClient) -> UUID:
-    """Return the block that holds the address, made or brought up to date."""
+    """Return the id of the block that holds the URL; create or update the block first."""
     try:
         found = await client.read_block_document_by_name(_BLOCK, "webhook", include_secrets=True)
         if found.data.get("url") == url:
@@ -102,16 +102,16 @@ async def _webhook(url: str, client: PrefectClient) -> UUID:
 
 
 async def apply(automation: AutomationCore, client: PrefectClient) -> str:
-    """Make the server's automation of that name what it should be; return what was done.
+    """Create or update the server's automation of the same name; return what was done.
 
-    One that somebody switched off in the dashboard stays off.
+    An automation that somebody switched off in the dashboard stays off.
     """
     found = await client.read_automations_by_name(automation.name)
     if not found:
         await client.create_automation(automation)
         return "created"
     core = AutomationCore.model_validate(found[0].model_dump())
-    left_out = {"enabled", "tags", "owner_resource"}  # the server tells no owner, and takes none in an update
+    left_out = {"enabled", "tags", "owner_resource"}  # the server returns no owner, and accepts none in an update
     if core.model_dump(exclude=left_out) == automation.model_dump(exclude=left_out):
         return "unchanged"
     wanted = automation.model_dump(exclude={"owner_resource"}) | {"enabled": core.enabled}

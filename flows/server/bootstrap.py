@@ -1,4 +1,7 @@
-"""`quantmill bootstrap`: makes a Prefect server what the lists of pools and deployments say. Safe to run twice, also at once."""
+"""`quantmill bootstrap`: brings a Prefect server up to date with the lists of pools and deployments.
+
+Safe to run twice, also at the same time.
+"""
 
 import json
 from collections.abc import Callable, Iterable
@@ -25,11 +28,13 @@ _WAIT_S = 120.0
 
 
 async def bootstrap(pools: tuple[Pool, ...], notify_url: str, tell: Callable[[str], None]) -> None:
-    """Make pools, queues, deployments and automations; `tell` gets a line for each: what, which, created or unchanged.
+    """Create or update pools, queues, deployments and automations.
+
+    `tell` gets a line for each: its kind, its name, and whether it was created, updated or unchanged.
 
     Raises:
         RequestError: the list of deployments cannot be used.
-        ServerError: the server did not take something, or another bootstrap holds it.
+        ServerError: the server refused a request, or another bootstrap did not end in time.
     """
     entries = deployments.read_deployments(pools)
     async with get_client() as client:
@@ -47,7 +52,10 @@ async def bootstrap(pools: tuple[Pool, ...], notify_url: str, tell: Callable[[st
 
 
 async def _make_lock(client: PrefectClient) -> None:
-    """Make the limit that keeps bootstraps apart: automations have no unique names, two that look would make them twice."""
+    """Make the concurrency limit that lets one bootstrap work at a time.
+
+    Automations have no unique names: two bootstraps at once would create each automation twice.
+    """
     with suppress(ObjectAlreadyExists):
         await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=_LOCK, limit=1))
 
@@ -91,7 +99,7 @@ async def _pool(pool: Pool, client: PrefectClient) -> str:
 
 
 def _template(pool: Pool) -> dict[str, Any]:
-    """Return the pool's job template: its own or Prefect's for processes, with what runs need in their environment."""
+    """Return the pool's job template, its own or Prefect's for processes, with variables for its runs."""
     if pool.template is None:
         template = ProcessWorker.get_default_base_job_template()
     else:
@@ -103,7 +111,7 @@ def _template(pool: Pool) -> dict[str, Any]:
         variable = template["variables"]["properties"]["env"]
     except (KeyError, TypeError) as error:
         raise RequestError(f"pool {pool.name}: template: it has no variable `env`") from error
-    # A run that inherited its worker's port for metrics would find it taken, and crash.
+    # A run that inherits its worker's metrics port would find the port taken, and crash.
     wanted = {
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         "PREFECT_CLIENT_METRICS_ENABLED": "false",
@@ -113,7 +121,7 @@ def _template(pool: Pool) -> dict[str, Any]:
 
 
 def _queues(pools: tuple[Pool, ...], entries: Iterable[Deployment]) -> list[tuple[str, str, int]]:
-    """Return (pool, queue, slots): those that variants go to, then those of other deployments."""
+    """Return (pool, queue, slots) of the queues for variants, then of those for other deployments."""
     found = {(pool.name, pool.queue): pool.slots for pool in pools}
     for entry in entries:
         found.setdefault((entry.work_pool.name, entry.work_pool.work_queue_name), 0)

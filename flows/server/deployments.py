@@ -1,7 +1,7 @@
 """`deployments/prefect.yaml` -> deployments of a Prefect server, with their schedules and triggers.
 
-Prefect's own `deploy` command reads the same file. It says nothing about what changed, makes every trigger anew, and twice where two
-of it run at once.
+Prefect's own `deploy` command reads the same file, but reports no changes, recreates every trigger, and makes each trigger twice
+if two commands run at once.
 """
 
 from datetime import UTC, datetime
@@ -26,59 +26,61 @@ from quantmill.errors import RequestError
 from quantmill.files.yaml_file import read_yaml
 
 FILE = Path(__file__).resolve().parents[2] / "deployments" / "prefect.yaml"
-_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # intervals are counted from here: the same schedule at every bootstrap
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)  # the start of intervals, so that every bootstrap makes the same schedule
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 
 
 class WorkPlace(BaseModel):
-    """Where runs of a deployment go."""
+    """The work pool and queue of a deployment's runs."""
 
     model_config = _FORBID
 
     name: str = Field(description="The work pool.")
-    work_queue_name: str = Field(description="Its queue.")
+    work_queue_name: str = Field(description="The work pool's queue.")
     job_variables: dict[str, Any] = Field(default={}, description="Infrastructure settings of every run.")
 
 
 class Limit(BaseModel):
-    """How many runs at once, and what becomes of others."""
+    """How many runs work at once, and what happens to further runs."""
 
     model_config = _FORBID
 
     limit: int = Field(ge=1, description="Runs at once.")
     collision_strategy: str = Field(default="ENQUEUE", description="ENQUEUE, or CANCEL_NEW.")
-    grace_period_seconds: int | None = Field(default=None, description="How long a run may take to start.")
+    grace_period_seconds: int | None = Field(default=None, description="Seconds that a run may take to start.")
 
 
 class Deployment(BaseModel):
-    """One entry of the file, in the words that Prefect has for it."""
+    """One entry of the file, with Prefect's own field names."""
 
     model_config = _FORBID
 
-    name: str = Field(description="Its name behind the flow's.")
+    name: str = Field(description="The name; the full name is flow/name.")
     entrypoint: str = Field(pattern=r"^[\w.]+$", description="Module and function; a path would load the module twice.")
     description: str = Field(description="Shown above the form, in Markdown.")
-    tags: list[str] = Field(default=[], description="On every run.")
+    tags: list[str] = Field(default=[], description="Tags of every run.")
     work_pool: WorkPlace = Field(description="Where its runs go.")
     concurrency_limit: Limit | None = Field(default=None, description="How many runs at once.")
-    parameters: dict[str, Any] = Field(default={}, description="What the form is filled with.")
+    parameters: dict[str, Any] = Field(default={}, description="Default values of the form.")
     schedules: list[dict[str, Any]] = Field(default=[], description="cron, interval (seconds) or rrule, with a slug.")
     triggers: list[dict[str, Any]] = Field(default=[], description="Events that start runs.")
 
 
 class DeploymentList(BaseModel):
-    """The file's content; the rest of it is for Prefect's own command."""
+    """The deployments of the file; its other fields are for Prefect's own command."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    deployments: tuple[Deployment, ...] = Field(description="In the order in which they are made.")
+    deployments: tuple[Deployment, ...] = Field(description="Deployments, in the order of their creation.")
 
 
 def read_deployments(pools: tuple[Pool, ...], path: Path = FILE) -> list[Deployment]:
-    """Return the entries whose pools there are; every pool has its `variant`, by default a copy of the first.
+    """Return the file's entries for the listed pools, with a `variant` deployment for every pool.
+
+    A pool without an entry of its own gets a copy of the first `variant` entry.
 
     Raises:
-        RequestError: the file cannot be read, or a field holds a value that is not allowed.
+        RequestError: the file cannot be read, a field holds a value that is not allowed, or a pool is not listed.
     """
     entries = read_yaml(path, DeploymentList).deployments
     names = {pool.name for pool in pools}
@@ -100,14 +102,14 @@ def _is_variant(entry: Deployment) -> bool:
 
 
 async def apply(entry: Deployment, client: PrefectClient) -> tuple[str, UUID, str]:
-    """Make the server's deployment what the entry says; return its full name, its id, and what was done."""
+    """Create or update the server's deployment; return its full name, its id, and what was done."""
     flow: Flow[..., Any] = load_flow_from_entrypoint(entry.entrypoint, use_placeholder_flow=False)
     name = f"{flow.name}/{entry.name}"
     schema = form_of(flow)
     schedules = [_schedule(dict(spec)) for spec in entry.schedules]
     try:
         found = await client.read_deployment_by_name(name)
-        # An update makes the server's schedules anew.
+        # An update recreates the schedules: those that somebody switched off must stay off.
         off = {schedule.slug for schedule in found.schedules if schedule.slug and not schedule.active}
         schedules = [each.model_copy(update={"active": each.active and each.slug not in off}) for each in schedules]
         if _is_as_wanted(found, entry, schema, schedules):
@@ -147,7 +149,7 @@ def _schedule(spec: dict[str, Any]) -> DeploymentScheduleCreate:
 def _is_as_wanted(
     found: DeploymentResponse, entry: Deployment, schema: dict[str, Any], schedules: list[DeploymentScheduleCreate]
 ) -> bool:
-    """Compare what the file says. A schedule that somebody switched off in the dashboard stays off."""
+    """Return whether the server's deployment matches the entry; `active` of schedules is not compared."""
     limit, options = entry.concurrency_limit, found.concurrency_options
     held = found.global_concurrency_limit.limit if found.global_concurrency_limit else None
 
@@ -170,7 +172,7 @@ def _is_as_wanted(
 
 
 def triggers_of(entry: Deployment, name: str, deployment: UUID) -> list[AutomationCore]:
-    """Return the automations that start runs of a deployment; owned by it, they go when it goes."""
+    """Return the automations that start runs of a deployment; Prefect deletes both together."""
     automations = []
     for at, spec in enumerate(entry.triggers):
         trigger: Any = TypeAdapter(DeploymentTriggerTypes).validate_python({"name": f"{name} {at}", **spec})

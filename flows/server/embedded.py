@@ -1,12 +1,12 @@
-"""Prefect on this machine with nothing to start: an API server of our own that lives exactly as long as its parent.
+"""Runs a Prefect API server on this machine that lives exactly as long as its parent process.
 
 Prefect's own ephemeral mode leaves its server behind when the parent is killed. Here the server holds the read end of
-a pipe whose write end only the parent has: when the parent is gone, however it went, the pipe ends, and the server too.
+a pipe, and only the parent holds the write end: when the parent dies in any way, the pipe closes and the server exits.
 
     with prefect_api(home) as url:      # flows that run inside are recorded at `url`
         compress(recipe)
 
-Afterwards `PREFECT_HOME=<home>/prefect prefect server start` opens the same database in Prefect's own pages.
+Afterwards `PREFECT_HOME=<home>/prefect prefect server start` shows the same database in Prefect's dashboard.
 """
 
 import logging
@@ -26,24 +26,24 @@ from quantmill.errors import DiskFull, ServerError, SettingsError
 from quantmill.files.paths import sqlite_uri
 from quantmill.machine import disk
 
-# The first start migrates an empty database: 15 s on two busy cores; it waits while another process migrates it.
+# The first start migrates an empty database (15 s on two busy cores), or waits while another process migrates it.
 _START_S = 180.0
 _STOP_S = 10.0
-# What serves schedules, workers and automations has nothing to do here. The recorder of task runs and the writer of
-# events stay on: without them the pages show no tasks.
+# Services for schedules, workers and automations have nothing to do here. The recorder of task runs and the writer of
+# events stay on: without them the dashboard shows no tasks.
 _IDLE = ("SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "CANCELLATION_CLEANUP", "REPOSSESSOR", "TRIGGERS")
 _LAST_LINES = 15
 
 
 @contextmanager
 def prefect_api(home: Path) -> Iterator[str]:
-    """Give the URL of a Prefect API that flows started inside are recorded at.
+    """Yield the URL of a Prefect API that records the flows started inside the context.
 
-    Where PREFECT_API_URL is set, in the environment or in Prefect's profile, that server is used and nothing starts.
+    If PREFECT_API_URL is set, in the environment or in Prefect's profile, that server is used and none is started.
 
     Raises:
         ServerError: the server died before it was ready, or was not ready in time.
-        DiskFull: the home's disk is full; then this is also what errors of the block are told as.
+        DiskFull: the home's disk is full; errors inside the context become DiskFull then, too.
     """
     from prefect.settings import PREFECT_API_URL
 
@@ -69,12 +69,12 @@ def prefect_api(home: Path) -> Iterator[str]:
 
 
 def require_server() -> None:
-    """Raise where no server is named, or nobody answers there."""
+    """Raise SettingsError if PREFECT_API_URL is not set, or ServerError if that server does not answer."""
     _require_answer(require_server_named())
 
 
 def require_server_named() -> str:
-    """Return the API's URL; raise where none is set."""
+    """Return the API's URL; raise SettingsError if PREFECT_API_URL is not set."""
     from prefect.settings import PREFECT_API_URL
 
     if not (url := PREFECT_API_URL.value()):
@@ -83,19 +83,19 @@ def require_server_named() -> str:
 
 
 def _require_answer(url: str) -> None:
-    """Raise ServerError where nobody answers at the API's URL."""
+    """Raise ServerError if no server answers at the API's URL."""
     import httpx
 
     try:
         httpx.get(f"{url}/health", timeout=20).raise_for_status()
     except httpx.HTTPError as error:
-        # The words about a status hold the whole URL, and a URL may hold a login; so may the traceback of what is chained.
+        # httpx's message about a status has the whole URL, which may hold a login; so does the traceback of a chained error.
         words = f"status {error.response.status_code}" if isinstance(error, httpx.HTTPStatusError) else str(error)
         raise ServerError(f"PREFECT_API_URL: no Prefect server answers at {url.rpartition('@')[2]}: {words}") from None
 
 
 def _server_environment(home: Path) -> dict[str, str]:
-    """Return the server's environment: ours without Prefect's variables, which are meant for other servers."""
+    """Return the server's environment: this process's, without Prefect's variables for other servers."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     checkout = str(Path(__file__).resolve().parents[2])
     return {
@@ -119,13 +119,13 @@ def _start(home: Path, output: IO[bytes]) -> "subprocess.Popen[str]":
         stderr=output,
         text=True,
         env=_server_environment(home),
-        # A group of its own: Ctrl-C in the terminal reaches the flow first, which still has to report to the server.
+        # A session of its own, so that Ctrl-C in the terminal reaches only the flow, which must still report to the server.
         start_new_session=True,
     )
 
 
 def _wait_until_ready(server: "subprocess.Popen[str]", log: Path) -> str:
-    """Return the API's URL once the server says that it answers."""
+    """Wait until the server is ready, and return the API's URL."""
     if server.stdout is None:
         raise ServerError("the embedded Prefect server has no output to report on")
     deadline = time.monotonic() + _START_S
@@ -153,7 +153,10 @@ def _tail(log: Path) -> str:
 
 
 def _stop(server: "subprocess.Popen[str]") -> None:
-    """End the server in bounded time: politely, so that what flows reported last is written, then by force."""
+    """End the server in bounded time: by SIGTERM, then by SIGKILL.
+
+    After SIGTERM the server writes what flows reported last.
+    """
     server.terminate()
     try:
         server.wait(_STOP_S)
@@ -201,9 +204,9 @@ def _client_settings(home: Path, url: str) -> Iterator[None]:
 
 
 def _drain() -> None:
-    """Send the log lines and events that wait for their batch while the server is still there to take them.
+    """Send the log lines and events that wait for their batch, while the server still runs.
 
-    States of task runs travel as events. What is left over would be sent at exit, to nobody, for a minute.
+    States of task runs travel as events. Without this Prefect would try for a minute at exit to send the rest, in vain.
     """
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogHandler
@@ -213,17 +216,20 @@ def _drain() -> None:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Say whether a record belongs on the console: Prefect's lie in its database, progress has its own handlers."""
+    """Return whether a log record belongs on the console.
+
+    Prefect keeps its records in its database, and progress records have their own handlers.
+    """
     return record.levelno >= logging.CRITICAL or not re.match(r"prefect\b|quantmill\.progress\b", record.name)
 
 
 @contextmanager
 def _quiet_console() -> Iterator[None]:
-    """Keep Prefect's lines off the console, where the command line draws its progress."""
+    """Keep Prefect's log lines off the console, where the command line draws its progress."""
     from prefect.logging.configuration import setup_logging
     from prefect.logging.handlers import PrefectConsoleHandler
 
-    setup_logging()  # Prefect would do it at its first run, after we looked for its handlers
+    setup_logging()  # else Prefect sets its handlers up at the first run, after this search
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, PrefectConsoleHandler)]
     for handler in handlers:
         handler.addFilter(_is_ours)

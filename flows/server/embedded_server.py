@@ -1,4 +1,4 @@
-"""The embedded server's own process: Prefect's API on a free port of the loopback, for as long as its parent lives."""
+"""The process of the embedded server: serves Prefect's API on a loopback port while its parent lives."""
 
 import os
 import socket
@@ -10,28 +10,34 @@ from pathlib import Path
 from quantmill.machine import locks
 
 READY = "ready "
-"""Opens the line that tells the parent the port."""
+"""The start of the line that tells the parent the port."""
 
 
 def _die_with_parent() -> None:
-    """Leave at the end of stdin. At once: there is nobody left to report to, and SQLite recovers by its journal."""
+    """Exit at once when stdin ends, which means that the parent is gone.
+
+    An orderly end is not needed: nobody is left to report to, and SQLite recovers from its journal.
+    """
     while os.read(0, 4096):
         pass
     os._exit(0)
 
 
 def main() -> None:
-    """Serve Prefect's API on a free port of the loopback until stdin ends or SIGTERM comes; the port goes to stdout."""
+    """Serve Prefect's API on a free loopback port until stdin ends or SIGTERM comes.
+
+    The port goes to stdout.
+    """
     threading.Thread(target=_die_with_parent, name="parent", daemon=True).start()
     report = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # Whatever else prints goes into the log.
+    os.dup2(2, 1)  # All other output goes into the log.
     home = Path(os.environ["PREFECT_HOME"])
     # Bound here and handed over, so that no other process can take the port in between.
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     os.environ["PREFECT_SERVER_UI_API_URL"] = f"http://127.0.0.1:{port}/api"
     with ExitStack() as migrating:
-        # Two processes that migrate one SQLite file at once trip over each other; once migrated they share it.
+        # Two processes cannot migrate one SQLite file at once; after the migration they can share the file.
         migrating.enter_context(locks.held(home / "migration.lock"))
 
         def ready() -> None:

@@ -1,4 +1,4 @@
-"""What Prefect, MLflow and the hub's client read from the environment, for the time of a command."""
+"""Sets the environment variables of Prefect, MLflow and the hub's client during a command."""
 
 import os
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ HEARTBEAT_S = 30
 
 @contextmanager
 def home_made(home: Path) -> Iterator[None]:
-    """Have the home there for a command, or Prefect says that it cannot make its own folder in it.
+    """Make the home for a command if it is missing: Prefect makes its folder only in an existing home.
 
-    One that was made for this and came to hold nothing is gone afterwards: a command that is refused leaves nothing.
+    A home that was made here and is still empty at the end is removed, so that a refused command leaves nothing behind.
     """
     new = not home.exists()
     home.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,10 @@ def home_made(home: Path) -> Iterator[None]:
 
 @contextmanager
 def embedded_environment(settings: Settings) -> Iterator[None]:
-    """Switch telemetry off for the time of a run, and tell MLflow its login, before Prefect and MLflow are imported."""
+    """Switch telemetry off and set MLflow's login during a command.
+
+    Enter this context before Prefect and MLflow are imported.
+    """
     wanted = {
         "PREFECT_HOME": str(settings.home.absolute() / "prefect"),
         "DO_NOT_TRACK": "1",
@@ -37,10 +40,10 @@ def embedded_environment(settings: Settings) -> Iterator[None]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # else a server that is down costs minutes
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default a server that is down costs minutes
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),  # Prefect's own 180 are silence to a server's watchdog
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),  # a server's watchdog does not wait Prefect's 180 s
         **settings.tracking_login,
     }
     before = {name: os.environ.get(name) for name in wanted}

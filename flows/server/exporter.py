@@ -1,7 +1,7 @@
-"""`quantmill metrics`: the factory's figures in Prometheus' text format, asked of the Prefect server and the store.
+"""`quantmill metrics`: the factory's metrics for Prometheus, from the Prefect server and the store.
 
-Runs are processes that live for minutes, so nobody can scrape them; but all that they did stands in the server's database
-and in the store. This reads both: one exporter for a factory, on any machine that sees them.
+Runs live only for minutes, so Prometheus cannot scrape them; but the server's database and the store record everything they
+did. One exporter for a factory reads both, on any machine that can reach them.
 """
 
 import math
@@ -33,7 +33,7 @@ STAGES = {
     "publish": in_words(publish.commit_accepted),
     "register": in_words(register.deliver),
 }
-"""Stage -> what the names of its task runs hold."""
+"""Stage -> a text that the names of its task runs contain."""
 _OPEN = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "PAUSED")
 _WAITING = _OPEN[:2]
 _EPOCH = "2020-01-01T00:00:00Z"
@@ -41,7 +41,7 @@ _History = Literal["/flow_runs/history", "/task_runs/history"]
 
 
 class Exporter(Collector):
-    """Collects at each scrape; one that comes within `every_s` seconds of the last gets the same answer."""
+    """Collects metrics at a scrape; scrapes within `every_s` seconds get the same answer."""
 
     def __init__(self, store: Store, every_s: float = 15.0) -> None:
         """Ask nobody yet."""
@@ -51,7 +51,7 @@ class Exporter(Collector):
         self._sizes: dict[str, dict[str, int]] = {}
 
     def collect(self) -> Iterable[Metric]:
-        """Return all families; what cannot be asked at the moment is left out, and `quantmill_up` says so."""
+        """Return all metric families; a source that does not answer is left out, with `quantmill_up` 0."""
         with self._one_asks:
             if time.monotonic() - self._asked >= self._every_s:
                 self._families = self._ask_all()
@@ -59,7 +59,9 @@ class Exporter(Collector):
             return self._families
 
     def _ask_all(self) -> list[Metric]:
-        up = GaugeMetricFamily("quantmill_up", "Whether it answered: the Prefect server, the store.", labels=["of"])
+        up = GaugeMetricFamily(
+            "quantmill_up", "1 if the source (Prefect server or store) answered, else 0.", labels=["of"]
+        )
         families: list[Metric] = [up]
         for of, ask in {"server": self._server, "store": self._stored}.items():
             try:
@@ -75,7 +77,7 @@ class Exporter(Collector):
 
     def _stored(self) -> list[Metric]:
         versions = GaugeMetricFamily("quantmill_published_versions", "Published versions in the store.")
-        size = GaugeMetricFamily("quantmill_published_bytes", "Bytes of all their files, each content once.")
+        size = GaugeMetricFamily("quantmill_published_bytes", "Bytes of all published files, each content once.")
         waiting = GaugeMetricFamily("quantmill_runs_waiting_for_mlflow", "Runs that MLflow has not been told of.")
         published = self._store.published()
         digests = {digest for _, _, digest in published}
@@ -89,10 +91,12 @@ class Exporter(Collector):
 
 
 def _variants(client: SyncPrefectClient) -> Iterator[Metric]:
-    """Give what became of variants' runs, over all that the server remembers."""
+    """Yield the outcomes and times of variants' runs, over the server's whole history."""
     total = CounterMetricFamily("quantmill_variants", "Variants' runs that ended.", labels=["method", "outcome"])
-    seconds = CounterMetricFamily("quantmill_variant_seconds", "Seconds that these ran.", labels=["method"])
-    waited = CounterMetricFamily("quantmill_variant_wait_seconds", "Seconds that they waited.", labels=["method"])
+    seconds = CounterMetricFamily("quantmill_variant_seconds", "Seconds that variants' runs ran.", labels=["method"])
+    waited = CounterMetricFamily(
+        "quantmill_variant_wait_seconds", "Seconds that variants' runs waited.", labels=["method"]
+    )
     for method in METHODS:
         wanted = {"flow_runs": {"tags": {"all_": ["quantmill", method]}}, "flows": _named("variant")}
         ended = [state for state in _history(client, "/flow_runs/history", wanted) if state["state_type"] not in _OPEN]
@@ -104,7 +108,7 @@ def _variants(client: SyncPrefectClient) -> Iterator[Metric]:
 
 
 def _lines(client: SyncPrefectClient) -> Iterator[Metric]:
-    """Give what became of runs of the other flows, and what is open now."""
+    """Yield the outcomes of all flows' runs, and the runs that are open now."""
     ended = CounterMetricFamily("quantmill_runs", "Runs that ended.", labels=["flow", "outcome"])
     open_now = GaugeMetricFamily("quantmill_open_runs", "Runs that have not ended.", labels=["flow", "state"])
     for flow in ("compress", "variant", "watch"):
@@ -116,7 +120,7 @@ def _lines(client: SyncPrefectClient) -> Iterator[Metric]:
 
 def _stages(client: SyncPrefectClient) -> Iterator[Metric]:
     total = CounterMetricFamily("quantmill_stages", "Stages that ended.", labels=["stage", "outcome"])
-    seconds = CounterMetricFamily("quantmill_stage_seconds", "Seconds that these took.", labels=["stage"])
+    seconds = CounterMetricFamily("quantmill_stage_seconds", "Seconds that stages took.", labels=["stage"])
     for stage, name in STAGES.items():
         states = _history(client, "/task_runs/history", {"task_runs": {"name": {"like_": name}}})
         ended = [state for state in states if state["state_type"] not in _OPEN]
@@ -127,10 +131,10 @@ def _stages(client: SyncPrefectClient) -> Iterator[Metric]:
 
 
 def _pools(client: SyncPrefectClient) -> Iterator[Metric]:
-    """Give each pool's queue and its workers."""
-    waiting = GaugeMetricFamily("quantmill_waiting_runs", "Runs that wait for a place.", labels=["pool"])
+    """Yield each pool's waiting runs, their longest wait, and the pool's workers."""
+    waiting = GaugeMetricFamily("quantmill_waiting_runs", "Runs that wait for a slot.", labels=["pool"])
     oldest = GaugeMetricFamily(
-        "quantmill_oldest_wait_seconds", "How long the first of them has waited.", labels=["pool"]
+        "quantmill_oldest_wait_seconds", "Seconds that the oldest waiting run has waited.", labels=["pool"]
     )
     workers = GaugeMetricFamily("quantmill_workers", "Workers that the server knows.", labels=["pool", "status"])
     now = datetime.now(UTC)
@@ -161,7 +165,7 @@ def _named(flow: str) -> dict[str, Any]:
 
 
 def _history(client: SyncPrefectClient, route: _History, wanted: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return state -> count and seconds, as the server's database adds them up."""
+    """Return the states of runs, each with a count and seconds that the server's database added up."""
     now = datetime.now(UTC)
     span = {"history_start": _EPOCH, "history_end": now.isoformat()}
     whole = {"history_interval_seconds": math.ceil((now - datetime.fromisoformat(_EPOCH)).total_seconds())}

@@ -1,4 +1,7 @@
-"""The form that the dashboard makes of a flow's parameters: what a person chooses. The rest is written as JSON and checked alike."""
+"""Makes the dashboard's form of a flow: it shows only the parameters that a person chooses.
+
+Other parameters can be written as JSON; the server checks them too.
+"""
 
 import re
 from typing import Any
@@ -9,15 +12,15 @@ from prefect.utilities.callables import parameter_schema
 _CHOSEN = {
     "VariantRequest": ("method", "bits", "type", "group_size", "layers", "source"),
 }
-"""Fields that have a place in the form, of models that have many more."""
+"""Model -> the fields that the form shows; the model has many more."""
 _OURS = ("landing",)
 """Parameters that the service itself sets."""
 
 
 def form_of(flow: Flow[..., Any]) -> dict[str, Any]:
-    """Return the JSON schema of a flow's parameters, which the server checks by and the dashboard draws.
+    """Return the JSON schema of a flow's parameters, for the server's checks and the dashboard's form.
 
-    The page draws `properties` and leaves out `patternProperties`; the server checks both.
+    The form shows `properties` and leaves out `patternProperties`; the server checks both.
     """
     schema: dict[str, Any] = parameter_schema(flow).model_dump_for_openapi()
     definitions: dict[str, Any] = schema.get("definitions", {})
@@ -37,6 +40,6 @@ def _leave_out(panel: dict[str, Any], names: list[str]) -> None:
 
 
 def _in_words(name: str, title: str) -> str:
-    """Return the title, or the field's name as a sentence begins where nobody gave it one."""
+    """Return the title; in place of a generated title return the field's name, such as `Group size`."""
     made_up = {"", name, name.replace("_", " ").title()}
     return name.replace("_", " ").capitalize() if title in made_up else title

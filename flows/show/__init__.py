@@ -1,3 +1,3 @@
-"""What people see of a run: progress and the end on the screen, pages in Prefect."""
+"""Shows a run to people: progress and results on the screen, pages in Prefect."""
 
 __all__ = ["pages", "progress", "screen"]

@@ -1,4 +1,4 @@
-"""Prefect artifacts, made nowhere else: what a compress run leaves on its page, and the progress of its jobs."""
+"""Creates all Prefect artifacts: the results of a compress run, and the progress of its jobs."""
 
 import asyncio
 import base64
@@ -17,16 +17,16 @@ from quantmill.records.report import RunSummary
 from quantmill.settings import Settings
 from tasks import report
 
-# A progress artifact costs about 23 ms of the job's thread; a page that moves once a second is lively enough.
+# A progress artifact takes about 23 ms in the job's thread, so each is updated once a second at most.
 _PERIOD_S = 1.0
-# A server that does not answer is left alone for a while: each attempt can take as long as its time limit.
+# After an error no request is sent for a while: each request to a dead server can take its whole time limit.
 _PAUSE_S = 30.0
 
 
 def leave_report(summary: RunSummary, settings: Settings) -> list[UUID]:
-    """Leave the table, the Pareto plot, the report and where the store is in the current flow run; return their ids.
+    """Create the flow run's artifacts (table, Pareto plot, report, link to the store); return their ids.
 
-    Plot and report are those that the run wrote under the home.
+    Plot and report are the files that the run wrote under the home.
     """
     from prefect.artifacts import (
         create_image_artifact,
@@ -38,8 +38,8 @@ def leave_report(summary: RunSummary, settings: Settings) -> list[UUID]:
     folder = settings.home / "reports" / summary.model
     outcome = f"{len(summary.accepted)} of {len(summary.variants)} variants of {summary.model} accepted"
     table = create_table_artifact(table=report.table(summary), key=_key("variants", summary.model), description=outcome)
-    # The page shows an image by its address; as a data URI the plot lies in Prefect's database, on no other host.
-    # It prints the address too: blanks, which base64 allows, let that break into lines.
+    # The page loads an image from a URL: with a data URI Prefect's database holds the plot, and no other host does.
+    # The page also prints the URL: spaces, which base64 allows, let the URL break into lines.
     encoded = base64.b64encode((folder / "pareto.png").read_bytes()).decode()
     address = " ".join(["data:image/png;base64,", *textwrap.wrap(encoded, 48)])
     plot = create_image_artifact(
@@ -55,7 +55,7 @@ def leave_report(summary: RunSummary, settings: Settings) -> list[UUID]:
 
 
 def leave_mlflow_link(summary: RunSummary, settings: Settings) -> None:
-    """Leave a link to the run at MLflow's server in the current flow run; a database has no address to open."""
+    """Create a link to the MLflow run in the current flow run, if a server keeps MLflow's runs."""
     from prefect.artifacts import create_link_artifact
 
     uri = urlsplit(settings.tracking_uri)
@@ -66,12 +66,12 @@ def leave_mlflow_link(summary: RunSummary, settings: Settings) -> None:
 
 
 def _key(kind: str, model: str) -> str:
-    """Return an artifact key, which takes lower case letters, digits and dashes only."""
+    """Return an artifact key, which has only lower-case letters, digits and dashes."""
     return f"{kind}-{re.sub(r'[^a-z0-9]+', '-', model.lower()).strip('-')}"
 
 
 def _id(made: object) -> UUID:
-    """Return the id that was made; by their types Prefect's functions may return a coroutine, to async callers."""
+    """Return the artifact's id; raise TypeError for the coroutine that async callers get from Prefect."""
     if not isinstance(made, UUID):
         raise TypeError(f"leave_report runs in a sync flow or a thread, got {type(made).__name__}")
     return made
@@ -79,7 +79,7 @@ def _id(made: object) -> UUID:
 
 @contextmanager
 def progress_shown(logger: logging.Logger) -> Iterator[None]:
-    """Show what a logger of progress says on the page of the current flow run."""
+    """Show the records of a progress logger on the page of the current flow run."""
     relay, level = ProgressRelay(), logger.level
     logger.addHandler(relay)
     logger.setLevel(logging.INFO)
@@ -91,10 +91,10 @@ def progress_shown(logger: logging.Logger) -> Iterator[None]:
 
 
 class ProgressRelay(logging.Handler):
-    """Turns records of `quantmill.progress` into progress artifacts of the flow run that they are logged in.
+    """Turns records of `quantmill.progress` into progress artifacts of the current flow run.
 
-    A record carries `variant`, `step`, `done` and `total`; others are ignored. Records from a thread without a flow run
-    go to the run in which the relay was made, if any. Never raises: no job fails because progress could not be shown.
+    A record has `variant`, `step`, `done` and `total`; other records are ignored. Records from a thread without a flow run
+    go to the run that created the relay, if any. Never raises: no job fails because its progress could not be shown.
     """
 
     def __init__(self) -> None:
@@ -103,11 +103,11 @@ class ProgressRelay(logging.Handler):
         self._shown: dict[tuple[str, str], UUID] = {}
         self._next: dict[tuple[str, str], float] = {}
         self._paused_until = 0.0
-        # Not the handler's own lock: that one is taken around emit, and nothing here needs to be re-entrant.
+        # Not the handler's own lock: logging holds that lock around emit, and nothing here needs to be re-entrant.
         self._requests = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show the record, unless one of the same variant and step was shown within the last second."""
+        """Show the record, at most once a second for each variant and step; show the end of a step at once."""
         from httpx import HTTPError
         from prefect.context import FlowRunContext
         from prefect.exceptions import PrefectException
@@ -134,7 +134,7 @@ class ProgressRelay(logging.Handler):
                 self.handleError(record)
 
     def _context(self) -> contextvars.Context:
-        """Return the caller's context where it is inside a run, else the one that the relay was made in."""
+        """Return the caller's context if it has a flow run, else the context that created the relay."""
         from prefect.context import FlowRunContext
 
         # A copy: a context cannot be entered twice, and two threads may log at once.
@@ -145,9 +145,9 @@ class ProgressRelay(logging.Handler):
 
         progress = min(100.0, 100.0 * done / total) if total > 0 else 0.0
         description = f"{variant}: {step} {done}/{total}"
-        # The asynchronous functions, on a loop of their own: the others return a coroutine where the run's flow is async.
+        # The async functions, on a loop of their own: the sync functions return a coroutine if the run's flow is async.
         if shown := self._shown.get((variant, step)):
             asyncio.run(aupdate_progress_artifact(shown, progress, description))
         else:
-            # Without a key it stands on the run's page only: the Artifacts page is for what lasts.
+            # Without a key the artifact shows on the run's page only: the Artifacts page is for lasting results.
             self._shown[variant, step] = asyncio.run(acreate_progress_artifact(progress, description=description))

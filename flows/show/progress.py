@@ -11,12 +11,12 @@ _LOUDER_S = 5.0
 
 
 def say(words: str) -> None:
-    """Tell what is being done where nothing can be counted."""
+    """Log a progress message without a count."""
     logging.getLogger("quantmill.progress").info(words)
 
 
 def announce(names: list[str]) -> None:
-    """Tell which variants a run has, so that each line says how far it is."""
+    """Log the names of a run's variants, so that each progress line can number its variant."""
     words = f"{len(names)} to make or to find: {', '.join(names)}"
     logging.getLogger("quantmill.progress").info(words, extra={"plan": names})
 
@@ -47,7 +47,7 @@ def show_progress() -> Iterator[None]:
 
 
 class _Bars(logging.Handler):
-    """One bar for each variant; it shows the step that the variant is at."""
+    """Draws one bar for each variant, with the variant's current step."""
 
     def __init__(self, bars: Progress) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _Bars(logging.Handler):
 
 
 class _Lines(logging.Handler):
-    """A line at the start and the end of a step, and every few seconds between."""
+    """Prints a line at the start and the end of each step, and every few seconds in between."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()

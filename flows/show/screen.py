@@ -1,4 +1,4 @@
-"""What a person sees at the end of a run: the table, why variants were refused, and where to look."""
+"""Prints the end of a run: the table, why variants were refused, and where to find the results."""
 
 import os
 import shlex
@@ -23,7 +23,7 @@ _RANKS = {
     "size_bytes": 0, "bits_per_weight": 4, "perplexity": 2, "perplexity_ratio": 5, "mean_kl": 0, "top1_agreement": 3,
     "decode_tokens_per_s": 1, "peak_memory_bytes": 6,
 }  # fmt: skip
-"""Figure -> the higher, the sooner its column goes where the screen is too narrow."""
+"""Figure -> rank; on a narrow screen the columns with the highest ranks are left out first."""
 _COLUMNS = [
     Column("variant", right=False), Column("status", right=False),
     *(Column(FIGURES[name].title, rank) for name, rank in _RANKS.items()),
@@ -31,7 +31,7 @@ _COLUMNS = [
 
 
 def show(summary: RunSummary, settings: Settings, waits: int = 0) -> None:
-    """Print a finished run; `waits`: how many runs MLflow has not been told of."""
+    """Print a finished run; `waits` is the number of runs that wait for MLflow."""
     console = tables.screen()
     console.print(table_of(summary, console.width))
     _print_remarks(summary, console)
@@ -67,7 +67,7 @@ def _print_remarks(summary: RunSummary, console: Console) -> None:
 
 
 def _print_places(summary: RunSummary, settings: Settings, console: Console, waits: int) -> None:
-    """Print where to look, in commands that work from any folder and send nothing to anyone."""
+    """Print paths, and commands that work in any folder and send no telemetry."""
     home = settings.home.absolute()
 
     def line(name: str, text: str) -> None:
@@ -93,14 +93,14 @@ def _print_places(summary: RunSummary, settings: Settings, console: Console, wai
     pages = f"MLFLOW_DISABLE_TELEMETRY=true {command('mlflow', 'ui', '--backend-store-uri', settings.tracking_uri)}"
     line("MLflow", settings.tracking_uri if served else pages)
     quiet = f"DO_NOT_TRACK=1 PREFECT_SERVER_ANALYTICS_ENABLED=false PREFECT_HOME={shlex.quote(str(home / 'prefect'))}"
-    if "?" in str(home):  # Prefect's own address of its database would end there
+    if "?" in str(home):  # the URL that Prefect makes of its database would end at the ?
         address = sqlite_uri(home / "prefect" / "prefect.db", "aiosqlite")
         quiet = f"PREFECT_SERVER_DATABASE_CONNECTION_URL={shlex.quote(address)} {quiet}"
     line("Prefect", os.environ.get("PREFECT_API_URL") or f"{quiet} {command('prefect', 'server', 'start')}")
 
 
 def _signers(summary: RunSummary, settings: Settings) -> str:
-    """Return whose signatures the accepted versions say they carry."""
+    """Return the keys by which the accepted versions claim to be signed."""
     store = configured_store(settings)
     keys, bare = set[str](), 0
     for row in summary.accepted:

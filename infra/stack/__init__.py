@@ -1,1 +1,4 @@
-"""The whole service on one machine: `python -m infra.stack`. Its parts are described here; other folders only use them."""
+"""Runs the whole service on one machine: `python -m infra.stack`.
+
+This package describes the parts of the service; other folders only use them.
+"""

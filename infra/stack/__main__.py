@@ -35,16 +35,16 @@ def stack(
         int, typer.Option(min=1024, max=65000, help="Prefect's port; MLflow and S3 take the next ones.")
     ] = 4200,
     host: Annotated[
-        str, typer.Option(help="Where Prefect and MLflow listen: an address of this machine.")
+        str, typer.Option(help="The address of this machine that Prefect and MLflow listen on.")
     ] = "127.0.0.1",
     pools: Annotated[
-        Path | None, typer.Option(help="The list of pools; default: QUANTMILL_POOLS, or deployments/pools.yaml.")
+        Path | None, typer.Option(help="The file of pools; default: QUANTMILL_POOLS, or deployments/pools.yaml.")
     ] = None,
 ) -> None:
-    """Start Postgres, Prefect, MLflow, an S3 store and a worker for each pool, all behind logins; end them with Ctrl-C.
+    """Start Postgres, Prefect, MLflow, an S3 store and a worker for each pool; end them with Ctrl-C.
 
-    Everything lies in QUANTMILL_HOME and is found again there. A store or an MLflow that QUANTMILL_STORE or
-    QUANTMILL_MLFLOW_URI name is used in place of one's own.
+    All servers need a login. All data is in QUANTMILL_HOME, and the next start uses the same data. If QUANTMILL_STORE or
+    QUANTMILL_MLFLOW_URI is set, that store or MLflow server is used and none is started.
     """
     settings = load_settings()
     folder = site.folder_of(settings)
@@ -52,7 +52,7 @@ def stack(
     with _held(folder / "lock"):
         kept = logins.keep(folder / "logins.json")
         if os.environ.get("PREFECT_API_AUTH_STRING") == kept.prefect_auth:
-            raise RequestError(f"this shell has read {folder / 'client.sh'}: start the stack in one that has not")
+            raise RequestError(f"this shell has read {folder / 'client.sh'}: start the stack in a shell that has not")
         listed, here, left_out = site.pools_for_here(pools or settings.pools or site.POOLS, folder)
         place = Site(
             settings=settings.model_copy(update={"pools": listed}),
@@ -73,7 +73,7 @@ def stack(
 
 @contextmanager
 def _held(lock: Path) -> Iterator[None]:
-    """Hold a home's stack; the lock goes with the process that holds it."""
+    """Hold the lock of a home's stack; the lock ends with the process that holds it."""
     with lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -87,14 +87,14 @@ def _held(lock: Path) -> Iterator[None]:
 
 
 def _run(place: Site, workers: list[Part]) -> None:
-    """Start everything, say where it is, and stay until somebody or something ends it."""
+    """Start all parts, print their addresses, and watch the parts until a signal or an error."""
     adopt_orphans()
-    place.folder.chmod(0o711)  # Postgres' user passes through, to what is its own
+    place.folder.chmod(0o711)  # Postgres' user must pass through to its own folder
     for name in ("logs", "mlflow", "prefect"):
         (place.folder / name).mkdir(mode=0o700, exist_ok=True)
     processes, is_hurried = Processes(place.folder, _warn), False
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by nohup
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _interrupt)
 
     def hurry(*_: object) -> None:
@@ -116,7 +116,7 @@ def _run(place: Site, workers: list[Part]) -> None:
             processes.stop(lambda: is_hurried)
             end_children()
     except KeyboardInterrupt:
-        typer.echo("ended; what it holds is found again at the next start")
+        typer.echo("ended; the next start uses the same data")
 
 
 def _interrupt(*_: object) -> None:
@@ -147,7 +147,7 @@ def _tell_where(place: Site, shown: list[tuple[str, str, str]]) -> None:
 
 
 def main() -> None:
-    """Run the command; an error is one line, with the end of a log where a part died."""
+    """Run the command; print an error as one line, with the end of the log if a part died."""
     try:
         app()
     except QuantmillError as error:

@@ -1,4 +1,4 @@
-"""Keys and passwords of one stack: made once, kept in files that only their owner can read, never shown."""
+"""Keys and passwords of one stack: made once, in files that only their owner can read, never shown."""
 
 import os
 import secrets
@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 USER = "quantmill"
-"""The user of Prefect's and of MLflow's server, and the name of the object store's keys."""
+"""The user of the Prefect and MLflow servers, and the name of the object store's keys."""
 
 
 def _make() -> str:
@@ -23,30 +23,32 @@ class Logins(BaseModel):
 
     prefect: str = Field(default_factory=_make, repr=False, description="Password of Prefect's API and dashboard.")
     mlflow: str = Field(default_factory=_make, repr=False, description="Password of MLflow's user.")
-    mlflow_sessions: str = Field(default_factory=_make, repr=False, description="What MLflow signs its forms with.")
+    mlflow_sessions: str = Field(
+        default_factory=_make, repr=False, description="The key that MLflow signs its forms with."
+    )
     s3_key: str = Field(default_factory=_make, repr=False, description="The object store's access key.")
     s3_secret: str = Field(default_factory=_make, repr=False, description="The object store's secret key.")
 
     @property
     def prefect_auth(self) -> str:
-        """What Prefect's server and clients call the auth string; the dashboard asks for it."""
+        """The auth string of Prefect's server and clients; the dashboard asks for it."""
         return f"{USER}:{self.prefect}"
 
 
 def keep(path: Path) -> Logins:
-    """Return the logins of a file, made the first time."""
+    """Return the logins of a file; make the file if it is missing."""
     if not path.exists():
         write_private(path, Logins().model_dump_json(indent=1))
     return Logins.model_validate_json(path.read_text())
 
 
 def write_shell_file(path: Path, variables: Mapping[str, str]) -> None:
-    """Leave lines that a shell reads with `. FILE`."""
+    """Write the variables as lines that a shell reads with `. FILE`."""
     write_private(path, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else could read at any moment; it replaces the one that is there in one step."""
+    """Write or replace a file in one step; nobody else can read the new file at any moment."""
     draft = path.with_name(f".{path.name}.new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

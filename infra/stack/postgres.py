@@ -1,6 +1,6 @@
-"""Postgres from Debian's package, with a folder of its own and no port: it is reached by a socket in that folder.
+"""Postgres from Debian's package, with its data and its socket in one folder, and no port.
 
-Who may enter the folder (mode 700) may do everything; so there is no password to keep.
+Whoever may enter the folder (mode 700) may do everything, so Postgres has no password.
 """
 
 import os
@@ -16,7 +16,7 @@ from quantmill.errors import ServerError
 ROOT = Path("/usr/lib/postgresql")
 SOCKET = ".s.PGSQL.5432"
 OWNER = "postgres" if os.getuid() == 0 else None
-"""Whom it runs as: it refuses root."""
+"""The user that runs Postgres, which refuses root; None: the current user."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """What Prefect's server calls it."""
+        """The database's URL for Prefect's server."""
         return f"postgresql+asyncpg://quantmill@/postgres?host={self.folder}"
 
     def create(self, *options: str) -> None:
-        """Make the folder's database where there is none yet."""
+        """Make the folder's database if there is none yet."""
         if (self._data / "PG_VERSION").exists():
             return
         shutil.rmtree(self._data, ignore_errors=True)  # what an interrupted start left
@@ -73,10 +73,10 @@ class Cluster:
 
 
 def find(folder: Path) -> Cluster | None:
-    """Return the cluster that `folder` holds or may get, or None where Postgres is not installed.
+    """Return the cluster of `folder`, which may still be empty, or None if Postgres is not installed.
 
     Raises:
-        ServerError: the folder has data, and their version of Postgres is not installed.
+        ServerError: the folder has data of a Postgres version that is not installed.
     """
     made = folder / "data" / "PG_VERSION"
     wanted = made.read_text().strip() if made.exists() else "*"
@@ -87,7 +87,7 @@ def find(folder: Path) -> Cluster | None:
 
 
 def obstacle(folder: Path) -> str:
-    """Return why Postgres could not work in a folder that is to be made, or nothing."""
+    """Return why Postgres cannot work in a folder that is not made yet, or an empty string."""
     if OWNER and subprocess.run(["test", "-x", str(folder.parent)], user=OWNER, cwd="/").returncode:
-        return f"the user {OWNER}, which it runs as, may not enter {folder.parent}"
+        return f"Postgres runs as the user {OWNER}, who may not enter {folder.parent}"
     return ""

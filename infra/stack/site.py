@@ -1,4 +1,4 @@
-"""Where a stack lies and listens, and what its processes and its users find in their environment."""
+"""The folder and the addresses of a stack, and the environment of its processes and its users."""
 
 import os
 import shlex
@@ -28,7 +28,7 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
-# Keys and profiles that are meant for other servers would be sent to ours, or followed to theirs.
+# Keys and profiles for other servers: clients would send such keys to this stack, or connect to the other servers.
 _OTHERS = ("PREFECT_API_KEY", "PREFECT_PROFILE", "MLFLOW_TRACKING_TOKEN", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 
 
@@ -37,7 +37,7 @@ class Site(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    settings: Settings = Field(description="The settings of its workers; what they name is not started here.")
+    settings: Settings = Field(description="The settings of its workers; servers that they name are not started.")
     host: str = Field(description="The address that Prefect and MLflow listen on.")
     port: int = Field(description="Prefect's port; the others follow it.")
     logins: Logins = Field(description="Its keys and passwords.")
@@ -45,7 +45,7 @@ class Site(BaseModel):
 
     @property
     def folder(self) -> Path:
-        """What belongs to the stack alone."""
+        """The folder of the stack's own files."""
         return folder_of(self.settings)
 
     @property
@@ -65,12 +65,12 @@ class Site(BaseModel):
 
     @property
     def s3(self) -> str:
-        """The address of the object store's API: on the loopback, as its inner ports ask nobody for a key."""
+        """The address of the object store's API, on the loopback: its inner ports ask for no key."""
         return f"http://{_LOOPBACK}:{self.s3_ports['s3']}"
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """What a shell needs to talk to the stack."""
+        """The environment variables that a shell needs to use the stack."""
         named = {name: getattr(self.settings, name) for name in Settings.model_fields}
         paths = {
             f"QUANTMILL_{name.upper()}": str(path.absolute()) for name, path in named.items() if isinstance(path, Path)
@@ -88,13 +88,13 @@ class Site(BaseModel):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the stack's own processes get: ours, and what a client needs."""
+        """The environment of the stack's processes: that of this process, and a client's variables."""
         kept = {name: value for name, value in os.environ.items() if name not in _OTHERS}
         path = os.pathsep.join(filter(None, [str(CHECKOUT), kept.get("PYTHONPATH", "")]))
         return kept | self.client_environment | {"PYTHONPATH": path, "PREFECT_HOME": str(self.folder / "prefect")}
 
     def require_free_ports(self) -> None:
-        """Raise RequestError where the host is not this machine's, or somebody listens on one of the ports."""
+        """Raise RequestError if the host is not an address of this machine, or a port is in use."""
         open_ports = [(self.host, self.port), (self.host, self.port + 1)]
         for host, port in (*open_ports, *((_LOOPBACK, port) for port in self.s3_ports.values())):
             try:
@@ -108,7 +108,7 @@ def folder_of(settings: Settings) -> Path:
     """Return the stack's folder in a home.
 
     Raises:
-        RequestError: the home's path is so long that sockets could not lie below it.
+        RequestError: the home's path is too long for a socket below it.
     """
     folder = settings.home.absolute() / "stack"
     if len(str(folder / "postgres" / postgres.SOCKET).encode()) > _SOCKET_BYTES:
@@ -119,10 +119,10 @@ def folder_of(settings: Settings) -> Path:
 
 
 def pools_for_here(path: Path, folder: Path) -> tuple[Path, list[Pool], list[Pool]]:
-    """Return the list of pools that this machine can serve, its pools, and those that were left out: there is no GPU.
+    """Return the file of pools that this machine can serve, its pools, and the pools left out.
 
-    A variant that went to a pool without a GPU would wait there for ever. All process workers are of this machine, so their
-    runs start in this interpreter, without the process in which Prefect prepares them.
+    Without a GPU the pools of device cuda are left out: a variant would wait there for ever. All process workers are on this
+    machine, so their runs start in this interpreter, without the process in which Prefect prepares runs.
     """
     listed = pools.read_pools(path)
     able = [pool for pool in listed if pool.device == "cpu" or _DRIVER.exists()]

@@ -1,4 +1,4 @@
-"""docs/methods.md against METHODS and the architectures: every one has its row, every width its column, no cell is empty."""
+"""docs/methods.md has a row for every architecture, a column for every width, and no empty cell."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The small trained model: whole, found again, better than counting tokens, and worse in order when it is rounded."""
+"""The small trained model is complete, kept, better than unigrams, and worse the fewer bits it has."""
 
 from pathlib import Path
 

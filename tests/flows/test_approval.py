@@ -1,4 +1,7 @@
-"""The question before publishing, through a real server; in place of workers and dashboard the tests run the flow and set states."""
+"""The question before publishing, through a real server.
+
+In place of workers and dashboard the tests run the flow and set states.
+"""
 
 import asyncio
 from collections.abc import Callable

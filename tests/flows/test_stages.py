@@ -1,4 +1,4 @@
-"""Names that dashboards, alerts and stored timings are made of: they stay, whatever moves."""
+"""Names that dashboards, alerts and stored timings depend on: the names stay when code moves."""
 
 import ast
 from pathlib import Path
@@ -45,7 +45,10 @@ def test_figures_over_time_are_called_as_ever() -> None:
 
 
 def test_every_function_that_runs_as_a_task_has_a_name() -> None:
-    """What is given to `stages.run` and `as_task` anywhere in flows/, and nothing else; `prepare` is given `stages.run`."""
+    """`STAGES` has exactly the functions that flows/ gives to `stages.run` and `as_task`.
+
+    `prepare` is given `stages.run` as `run`.
+    """
     given = set()
     for path in FLOWS.rglob("*.py"):
         runs = ("run",) if path.name == "prepare.py" else ("stages.run", "as_task")

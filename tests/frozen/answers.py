@@ -1,4 +1,7 @@
-"""What is asked of the frozen home. `make_home.py` asked the code of then, `tests/whole/test_frozen_home.py` asks today's."""
+"""The questions about the frozen home.
+
+`make_home.py` asked the code of commit f5273e7, `tests/whole/test_frozen_home.py` asks today's code.
+"""
 
 import json
 from pathlib import Path

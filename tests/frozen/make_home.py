@@ -1,10 +1,10 @@
-"""Made `home.tar.xz`, once, with the code of commit f5273e7 and its lock; not run by any test. See README.md.
+"""Makes `home.tar.xz`; ran once, with the code of commit f5273e7 and its lock. See README.md.
 
     git worktree add --detach f5273e7 f5273e7      # with its environment installed in f5273e7/.venv
     cd f5273e7 && .venv/bin/python .../tests/frozen/make_home.py /tmp/frozen
 
-Two runs of the line and what follows them: a channel of two moves, an MLflow file, a run that waits in the outbox, two landings,
-one of them taken. What is asked of the frozen home is answered here too, by the same code: `expected.json`.
+The home has two runs of the line, a channel with two moves, an MLflow database, a run that waits in the outbox, and two landings,
+one of them taken. The script also writes `expected.json`: the answers of the same code to the questions about the frozen home.
 """
 
 import json
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def finish(place: Path) -> None:
-    """Add landings and a blob that nothing needs, pack the folder, and write down what is answered about it."""
+    """Add landings and an unneeded blob, pack the folder, and write the answers about it to a file."""
     import answers
 
     from quantmill.store.places import open_store

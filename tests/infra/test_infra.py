@@ -1,7 +1,7 @@
-"""What cannot run here, against the rules of those who would run it, and against the rest of the project.
+"""Checks the files of container engines and clusters by those tools' rules and against the project.
 
-No container engine and no cluster is needed: Compose's and Kubernetes' own JSON schemas, hadolint, and Prefect's own code that makes a
-job of a template.
+The tests need no container engine and no cluster: they use the JSON schemas of Compose and Kubernetes, hadolint, and Prefect's code
+that makes a job from a template.
 """
 
 import asyncio
@@ -93,7 +93,7 @@ def containers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
 
 
 def environments() -> Iterator[tuple[str, str, Any]]:
-    """Yield (place, variable, value) of every environment; the value is a dict where Kubernetes takes it from elsewhere."""
+    """Yield (place, variable, value) of every environment; a value from elsewhere in Kubernetes is a dict."""
     for name, service in SERVICES.items():
         yield from ((name, variable, value) for variable, value in service["environment"].items())
     for name, _, container in containers():

@@ -1,4 +1,4 @@
-"""`make stack`: the whole service on this machine, behind logins, from the first start to the last process.
+"""`make stack`: the whole service on this machine, with logins, from its first start to its end.
 
 The tests of this module follow each other on one stack.
 """
@@ -220,14 +220,15 @@ def test_ctrl_c_leaves_no_process_and_the_next_start_finds_everything(stack: Sta
     logins = (stack.folder / "logins.json").read_bytes()
     assert stack.end() == 0
     assert processes_of(stack.home) == []
-    assert stack.said().endswith("ended; what it holds is found again at the next start\n")
+    assert stack.said().endswith("ended; the next start uses the same data\n")
     assert "killed" not in stack.said()
     # To a shell that talks to the stack, its own store and MLflow are named as if they were others'.
     talking = stack.environment | stack.client
     refused = subprocess.run(stack.command(), env=talking, cwd=ROOT, capture_output=True, text=True)
     assert refused.returncode == 2
     assert (
-        refused.stderr == f"error: this shell has read {stack.folder}/client.sh: start the stack in one that has not\n"
+        refused.stderr
+        == f"error: this shell has read {stack.folder}/client.sh: start the stack in a shell that has not\n"
     )
     said = stack.start()
     assert re.search(r"bootstrap +│ done +│ \d+ unchanged +│", said), said

@@ -1,4 +1,7 @@
-"""All six methods through the whole line, on the small trained model: none fails, and the figures stand in the order of their bits."""
+"""All six methods through the whole line on the small trained model: none fails.
+
+The figures are in the order of their bits.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,7 @@
 """A home of commit f5273e7, opened by today's code: it answers as it did then. See frozen/README.md.
 
-The lock, the number of threads and the settings are those that the home was made under, so the keys are. What the machine's
-processor comes to decide is set by `as_then` too: the test compares the same on every processor.
+The tests use the lock, the number of threads and the settings that made the home, so the keys are equal. `as_then` also sets the
+facts that depend on the processor, so the test is the same on every processor.
 """
 
 import json
@@ -105,7 +105,7 @@ def made_again(stage: str, variant: str) -> bool:
 
 @pytest.mark.parametrize("name", ["first", "second"])
 def test_fault_31_nothing_is_made_again_but_what_is_listed(name: str, as_then: Path) -> None:
-    """Each stage is looked up by today's keys; where nothing is missing the whole command answers without work."""
+    """Today's keys find each stage; if no stage is missing, the whole command answers without work."""
     found = missing(name)
     unexpected = {each for each in found if not made_again(*each)}
     assert not unexpected, "made again: either the change of keys was not meant, or it belongs into MADE_AGAIN"
@@ -119,7 +119,7 @@ def test_fault_31_nothing_is_made_again_but_what_is_listed(name: str, as_then: P
 
 
 def test_fault_31_stored_artifacts_get_what_a_release_adds_and_no_engine_works(as_then: Path) -> None:
-    """The closed sandbox starts no process. Nothing but the config is another, and what was measured is found."""
+    """The closed sandbox starts no process: only the config is new, and measurements are found."""
     plan, store, closed = planned("first")
     for job in (plan.baseline, *plan.others):
         if (body := quantize.find_body(job, store)) is None:

@@ -1,4 +1,4 @@
-"""Ctrl-C, then kill -9, of a run in mid-work: nothing is left running, and the same command then completes without redoing work."""
+"""Ctrl-C, then kill -9, during a run: no process is left, and a rerun completes without repeated work."""
 
 import signal
 import time

@@ -36,7 +36,7 @@ RECIPE: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def line(smollm2_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Line:
-    """A home of its own, with the model's blobs linked: the run's processes are told from others' by its path."""
+    """A home of its own, with links to the model's blobs: its path tells the run's processes from others."""
     folder = tmp_path_factory.mktemp("line")
     shutil.copytree(smollm2_home, folder / "home", copy_function=os.link)
     return Line(folder / "started", folder / "home", RECIPE)

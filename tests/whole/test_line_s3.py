@@ -1,4 +1,7 @@
-"""The line with its store in a bucket: what one stage stored the next has from the cache, and a second run makes nothing."""
+"""The line with a store in a bucket: a stage reads earlier results from the cache.
+
+A second run makes nothing.
+"""
 
 import json
 import subprocess

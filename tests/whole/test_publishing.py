@@ -1,4 +1,6 @@
-"""From acceptance to consumers, in the command line's own process: card, channel, licence, and MLflow down for a while.
+"""From acceptance to consumers: card, channel, licence, and MLflow down for a while.
+
+The command line's own process runs all steps.
 
 The steps follow each other on one home, as a person's commands would.
 """

@@ -1,4 +1,4 @@
-"""Fault 23: canaries in every place where people keep secrets, a run that works, runs that fail, and no trace of any."""
+"""Fault 23: secrets in all their places, a run that works, runs that fail, and no trace of any secret."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Which pool a variant goes to, and lists of pools that are refused: tables."""
+"""Tables: the pool that each variant goes to, and the lists of pools that are refused."""
 
 from pathlib import Path
 from typing import Any

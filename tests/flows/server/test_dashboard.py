@@ -1,4 +1,4 @@
-"""The dashboard in a browser: a person signs in, fills in the form of `compress`, starts it, watches it and reads its report.
+"""The dashboard in a browser: a person signs in, starts `compress` by its form, and reads the report.
 
 Each step leaves a picture in the session's temporary folder; `make pictures` puts them into `docs/images`.
 """
@@ -163,7 +163,10 @@ def fill_in(page: Page, recipe: dict[str, Any], keep: Keep) -> None:
 
 
 def watch(page: Page, service: Service, keep: Keep) -> None:
-    """See the run and its variant at work, then both done; the pages ask the server every five seconds by themselves."""
+    """See the run and its variant at work, then both done.
+
+    The pages ask the server every five seconds by themselves.
+    """
     expect(page.get_by_label("breadcrumb").get_by_text(MODEL, exact=True)).to_be_visible()
     page.get_by_role("tab", name="Subflow Runs").click()
     service.wait_for_start(f"artifact {MADE}")

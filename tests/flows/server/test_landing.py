@@ -1,4 +1,7 @@
-"""Landing, with a real server, a worker, the schedule and the trigger: what is dropped into a folder is published, once."""
+"""A model that is dropped into a watched folder is published, once.
+
+The tests use a real server, a worker, the schedule and the trigger.
+"""
 
 import re
 import shutil

@@ -1,6 +1,6 @@
-"""The factory as a service: a real Prefect server, two pools with a process worker each, lines started through the API.
+"""The factory as a service: a real server, two pools with a process worker each, lines by the API.
 
-The tests of this module follow each other on one server and one store: what one made the next one finds.
+The tests of this module follow each other on one server and one store: a test finds the results of earlier tests.
 """
 
 import asyncio
@@ -189,7 +189,10 @@ def test_a_line_with_an_unknown_pool_fails_before_any_work_and_somebody_is_told(
 
 @pytest.fixture(scope="module")
 def orphan(service: Service, embedded: Embedded) -> UUID:
-    """A line whose variant's worker was killed, with all that it ran. That takes the heartbeat to notice: others test meanwhile."""
+    """Return the run of a line whose variant's worker was killed, with all its processes.
+
+    The heartbeat takes a while to notice this: other tests run meanwhile.
+    """
     service.order("gguf-q4_0", "wait")
     line = service.trigger(ask(embedded.recipe, "Q4_0", model="orphan"))
     job = service.wait_for_start("artifact gguf-q4_0")
@@ -250,7 +253,7 @@ def test_a_cancelled_line_cancels_its_variants(service: Service, embedded: Embed
 
 
 def test_what_is_tried_again_depends_on_how_it_ended(service: Service, embedded: Embedded) -> None:
-    """In one line: a job that is killed, an engine that fails, and one that takes more memory than its pool has."""
+    """One line has a killed job, a failing engine, and a job that needs more memory than its pool has."""
     with memory_group(30 * 10**6) as group:
         small = service.interpreter("starved", f'grep -q q4_1 "$3" && echo $$ > {group}')
         pools = [

@@ -1,4 +1,4 @@
-"""What a bootstrap keeps of people's choices, and what its watchdogs wait for."""
+"""The people's choices that a bootstrap keeps, and the events that its watchdogs wait for."""
 
 import asyncio
 import inspect

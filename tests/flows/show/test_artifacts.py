@@ -1,4 +1,4 @@
-"""What a run leaves on its Prefect page: three artifacts that last, and progress while it works."""
+"""The artifacts on a run's Prefect page: three that last, and progress while the run works."""
 
 import base64
 import contextvars

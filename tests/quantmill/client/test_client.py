@@ -1,4 +1,4 @@
-"""The consumer's side: what is chosen, what lies on the disk, and what is refused before anything is swapped."""
+"""The consumer's side: what is chosen, what is on the disk, and what is refused before the swap."""
 
 import hashlib
 import json
@@ -220,7 +220,7 @@ def test_the_previous_version_stays_and_older_ones_go(store: Store, tmp_path: Pa
 
 
 def test_equal_files_of_another_version_are_not_fetched(store: Store, tmp_path: Path) -> None:
-    """A version with other figures has other records and the same weights: gigabytes that lie there already."""
+    """A version with other figures has other records and the same weights, which are not fetched again."""
     first = publish(store, tmp_path / "made", seed=1)
     pull(store, resolve(store, "m"), tmp_path / "to")
     second = first.model_copy(update={"hardware": "measured again"})
@@ -307,7 +307,7 @@ def test_a_keyring_refuses_what_is_not_signed(
 
 @pytest.fixture(scope="module")
 def signed_store(tmp_path_factory: pytest.TempPathFactory, pair: key_pairs.KeyPair, keyring: Keyring) -> Path:
-    """A folder with a store and, pulled from it, a place that serves an old version; a new one is in the channel."""
+    """Return a folder with a store and a target that serves an old version; the channel has a new one."""
     base = tmp_path_factory.mktemp("signed")
     store = store_in(base)
     old, new = (publish(store, base / "made", seed=seed) for seed in (2, 9))
@@ -381,7 +381,7 @@ def test_fault_15_what_is_wrong_in_the_store_is_refused_before_the_swap(
 
 
 def test_fault_15_each_file_of_a_version(serving: Serving, keyring: Keyring) -> None:
-    """Each file that the old version does not have: what it has is at hand, and the store's copy is not looked at."""
+    """Damage each file of the new version in the store; a pull takes old files from the disk."""
     store, place, old, new = serving
     known = {file.sha256 for file in old.files}
     only_new = [file for file in new.files if file.sha256 not in known]
@@ -402,7 +402,7 @@ def test_fault_15_each_file_of_a_version(serving: Serving, keyring: Keyring) -> 
 
 
 def test_fault_15_one_flipped_byte_on_the_disk(serving: Serving, keyring: Keyring) -> None:
-    """In every file of the folder, its records included, at both ends and between; the line names the file."""
+    """Flip a byte in every file of the folder, at both ends and between; the error names the file."""
     _, place, old, _ = serving
     tree = (place / "current").resolve()
     files = sorted(path for path in tree.rglob("*") if path.is_file())
@@ -557,7 +557,7 @@ def lead_to(store: Store, data: bytes) -> str:
 
 
 def test_fault_15_a_signed_version_under_another_name(serving: Serving, keyring: Keyring) -> None:
-    """The same manifest with other white space has another digest: nobody revoked that one, and its signature is right."""
+    """The same manifest with other white space has another digest, which is signed and not revoked."""
     store, place, old, new = serving
     channels.withdraw(store, "m", "gguf-q8_0", new.digest, "rambles")
     signature = store.attestation(new.digest)
@@ -622,7 +622,7 @@ def test_fault_20_a_channel_that_leads_elsewhere(store: Store, made: dict[str, M
 def test_fault_20_what_is_no_plain_file_in_the_store(
     store: Store, made: dict[str, Manifest], tmp_path: Path, kind: str, what: str
 ) -> None:
-    """A pipe would never end, a link would lead out of the store: both are refused by what they are, unread."""
+    """A pipe would never end and a link would lead out of the store: both are refused without being read."""
     stable(store, made["gptq-4bit-g64"])
     chosen = resolve(store, "m", "stable")
     places = {

@@ -1,4 +1,4 @@
-"""Consumers of a store in a bucket: what `test_client.py` shows for a folder, where it could differ."""
+"""Consumers of a store in a bucket: the cases of `test_client.py` that could differ from a folder."""
 
 import os
 import random
@@ -77,7 +77,7 @@ def test_fault_15_a_byte_flipped_in_a_bucket(
 
 @pytest.mark.slow
 def test_fault_24_killed_while_it_fetches_from_a_bucket(s3: str, store: Store, tmp_path: Path) -> None:
-    """Files of 20 MB, so that kills fall into them: what was finished keeps its inode, what is current stays right."""
+    """Kills hit files of 20 MB: a finished file keeps its inode, and the current version stays right."""
     old = publish(store, tmp_path / "made", seed=1)
     pull(store, resolve(store, "m"), tmp_path / "to")
     new = publish(store, tmp_path / "made", seed=2, numbers=20_000_000)

@@ -1,4 +1,7 @@
-"""The consumer of before: the wheel of commit f5273e7, which forbids unknown fields, serves itself from a store that this code filled."""
+"""An old consumer, the wheel of commit f5273e7, serves itself from a store that today's code filled.
+
+The old wheel forbids unknown fields.
+"""
 
 import json
 import os

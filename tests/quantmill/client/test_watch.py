@@ -1,4 +1,4 @@
-"""A long-running consumer: a change is pulled and told, a store that is away is survived, SIGTERM ends it."""
+"""A long-running consumer pulls and reports changes, survives a store that is away, ends on SIGTERM."""
 
 import os
 import signal

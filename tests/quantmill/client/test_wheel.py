@@ -1,4 +1,4 @@
-"""The wheel holds the contract alone: in an environment with only what it asks for, its command answers."""
+"""The wheel has only the consumer's part: its command works in an environment with only its packages."""
 
 import importlib.metadata
 import json
@@ -109,7 +109,7 @@ def test_the_wheel_pulls_from_a_folder_and_from_a_bucket(environment: Path, plac
 def test_what_the_wheel_pulls_is_opened_by_the_libraries_that_serve_it(
     environment: Path, tiny: Path, tmp_path: Path
 ) -> None:
-    """A real artifact of each format: pulled by the light environment, opened by the line that `pull` prints."""
+    """The light environment pulls a real artifact of each format; the printed line opens it."""
     requests = {
         "bitsandbytes-nf4": {"method": "bitsandbytes", "type": "nf4"},
         "gguf-q8_0": {"method": "gguf", "type": "Q8_0"},

@@ -1,4 +1,4 @@
-"""What a person reads when the system, an argument or an object store is wrong: one line that names the cause."""
+"""Errors of the system, an argument or an object store are one line that names the cause."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Settings and places that are misspelt: refused, each in one line that names the variable or the option."""
+"""Misspelt settings and addresses are refused in one line that names the variable or the option."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The commands of who publishes and who pulls, as a person types them; errors are one line that says what there is."""
+"""The commands of publishers and consumers; an error is one line that says what exists."""
 
 import json
 import subprocess
@@ -137,7 +137,7 @@ def test_help_has_an_example(word: str) -> None:
 
 
 def test_what_a_store_says_steers_no_terminal(store: Store, versions: list[Manifest]) -> None:
-    """Reasons and names of keys are whoever's who can write there: no escape sequence, no markup, one line."""
+    """Anybody who may write to a store writes reasons and key names: they are shown as one plain line."""
     hostile, newest = "\x1b]0;owned\x07\x1b[31mred [/nothing] \u202e\nsecond line", versions[1]
     channels.promote(store, "m", "stable", {"gguf-q8_0": newest.digest}, hostile)
     envelope = {"payload": "", "payloadType": PAYLOAD_TYPE, "signatures": [{"keyid": "[/]\x1b[31m", "sig": ""}]}

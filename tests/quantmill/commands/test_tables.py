@@ -1,4 +1,4 @@
-"""Tables fit the screen: names stay whole, columns go by their rank, and what went is named."""
+"""Tables fit the screen: names stay whole, columns are dropped by rank, and dropped columns are named."""
 
 import os
 import pty

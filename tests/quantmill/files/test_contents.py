@@ -1,4 +1,7 @@
-"""Faults 20 and 21: hostile names and files. The checks see bytes that nobody has opened; nothing here may run any of them."""
+"""Faults 20 and 21: hostile names and files.
+
+The checks read files that nothing has opened; nothing may run code of such a file.
+"""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""File systems that can do less than a local disk: NFS's locks, folders that cannot be synced, and signs in a home's path."""
+"""File systems with fewer features: NFS locks, folders without sync, special characters in paths."""
 
 import errno
 import fcntl
@@ -40,7 +40,7 @@ def publish_and_pull(tmp_path: Path) -> None:
 
 @pytest.fixture
 def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks as the kernel grants them on NFS: exclusive ones of files opened for writing, shared ones for reading (flock(2))."""
+    """Grant locks as NFS does: exclusive locks on files open for writing, shared for reading (flock(2))."""
     granted = fcntl.flock
 
     def flock(handle: int, operation: int) -> None:

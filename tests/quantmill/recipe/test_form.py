@@ -1,4 +1,4 @@
-"""The form that the dashboard makes of a recipe: a menu, a title, a place and words for every field."""
+"""The dashboard's form of a recipe: a menu, a title, a position and a description for every field."""
 
 import re
 from typing import Any

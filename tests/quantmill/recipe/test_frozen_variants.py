@@ -1,4 +1,4 @@
-"""Variants keep their names and their canonical JSON: both are in keys and in what was published."""
+"""Variants keep their names and their canonical JSON: keys and published records contain both."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Who loads a variant is decided by the variant: bits, symmetry, order, groups, widths. The rules are those of the methods."""
+"""Bits, symmetry, order, groups and widths of a variant decide which programs load it.
+
+The rules are those of the methods.
+"""
 
 import re
 from pathlib import Path
@@ -19,7 +22,7 @@ PLAIN = {"bits": 4, "group_size": 64, "desc_act": False, "sym": True}
 
 
 def takes(method: str, program: str, device: str, **variant: Any) -> str:
-    """Return the first refusal of the program's rules for a device, or nothing where some rule takes the variant."""
+    """Return the first refusal of a program's rules for a device, or an empty string if a rule takes it."""
     rules = [rule for rule in METHODS[method].programs if rule.program == program and device in rule.devices]
     said = [rule.refuses(facts_of(variant, variant.pop("opened_by", "transformers"))) for rule in rules]
     return said[0] if said and all(said) else "" if said else "no rule"
@@ -56,6 +59,6 @@ def test_a_plugin_or_a_source_that_was_read_is_no_promise() -> None:
     "rule", [rule for row in METHODS.values() for rule in row.programs], ids=lambda rule: rule.place
 )
 def test_what_ran_here_ran_with_the_locked_version(rule: Loads) -> None:
-    """The contract test opens every method's artifacts; after an upgrade the evidence is of the new version."""
+    """The contract test opens every method's artifacts, so the evidence is for the locked version."""
     if rule.evidence == "ran" and rule.program in PACKAGES:
         assert rule.version == LOCK[PACKAGES[rule.program]]

@@ -1,4 +1,4 @@
-"""A recipe says what it means or is refused in one line that names the field and what is allowed."""
+"""A recipe is read as meant, or refused in one line that names the field and the allowed values."""
 
 import json
 import re
@@ -257,6 +257,6 @@ def test_recipes_of_the_project_are_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_recipe_that_was_written_down_is_the_same(method: str) -> None:
-    """Written down every field stands there, also those that the method does not have: AWQ's `layers` was refused."""
+    """A written recipe has every field, also fields that the method lacks: AWQ's `layers` was refused."""
     asked = recipe({"method": method, "type": "Q8_0"} if method == "gguf" else {"method": method})
     assert Recipe.model_validate_json(asked.model_dump_json()) == asked

@@ -1,4 +1,4 @@
-"""The recipe's side of text: shares of a mixture, what is refused when it is read, and digests that stay what they were."""
+"""Text in a recipe: shares of a mixture, what is refused at once, and digests that must not change."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""What is printed to load a version names the right library and the right place. `test_wheel.py` and `quantizers/` run such lines."""
+"""The lines that load a version name the right library and the right path.
+
+`test_wheel.py` and `quantizers/` run such lines.
+"""
 
 import ast
 import shlex

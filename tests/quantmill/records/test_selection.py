@@ -1,4 +1,4 @@
-"""Where-expressions and picks: what is asked for in words, over the figures of a run and of published manifests."""
+"""Where-expressions and picks, over the figures of a run and of published manifests."""
 
 import time
 from typing import Any
@@ -109,7 +109,7 @@ _WRITTEN = st.one_of(st.text(max_size=80), st.lists(_PIECES, max_size=12).map(""
 @example(("a" * 999 + " ") * 2)
 @example("kl<" + " " * 1990)
 def test_19_any_string_is_an_expression_or_one_line_of_error(expression: str) -> None:
-    """10,000 strings, most of them malformed: conditions that can be asked, or RequestError; each in under a second.
+    """Each of 10,000 strings, most of them malformed, gives conditions or RequestError within a second.
 
     A string gets three tries: this process may collect the garbage of all that other tests imported.
     """

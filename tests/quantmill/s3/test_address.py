@@ -1,4 +1,4 @@
-"""One grammar of `s3://bucket/prefix`: every caller takes the same addresses, and says the same of the others."""
+"""One grammar of `s3://bucket/prefix`: all callers take the same addresses and refuse others alike."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Signatures: what is refused, byte by byte, and that a reader who shares no code with us agrees."""
+"""Signatures: every damaged byte is refused, and a reader who shares no code with us agrees."""
 
 import base64
 import json
@@ -65,7 +65,7 @@ def test_a_signed_version_is_recognised(envelope: bytes, keyring: Keyring, pair:
 
 
 def test_a_reader_of_another_hand_agrees(envelope: bytes, pair: KeyPair) -> None:
-    """The envelope by the DSSE specification and nothing but `cryptography`; the statement by in-toto's and SLSA's."""
+    """A reader built from the DSSE, in-toto and SLSA specifications and `cryptography` alone agrees."""
     document = json.loads(envelope)
     payload, (signature,) = base64.b64decode(document["payload"], validate=True), document["signatures"]
     kind = document["payloadType"].encode()

@@ -1,4 +1,4 @@
-"""Garbage collection: what is needed stays, what is not goes once it is old, and a publish that begins meanwhile loses nothing."""
+"""Garbage collection keeps what is needed, removes old garbage, and never harms a concurrent publish."""
 
 import json
 import threading

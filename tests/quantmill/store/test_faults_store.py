@@ -1,4 +1,7 @@
-"""The store's rows of the table of faults: docs/reliability.md. Nothing acknowledged is lost, no reader sees a part, a rerun completes."""
+"""The store's rows of the table of faults in docs/reliability.md.
+
+Nothing acknowledged is lost, no reader sees a part, a rerun completes.
+"""
 
 import base64
 import hashlib

@@ -1,4 +1,7 @@
-"""Records of a newer release: what is not known is passed over, and a newer layout is named while what is current serves."""
+"""Records of a newer release: unknown fields are ignored, a newer layout is refused and named.
+
+The current version keeps serving.
+"""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The bucket's store beyond what every place must do: parts, ranges, resumption, errors of one line."""
+"""What only the bucket's store has: parts, ranges, resumption, one-line errors."""
 
 import hashlib
 import os

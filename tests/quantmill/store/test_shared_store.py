@@ -1,4 +1,4 @@
-"""A store whose listings see less than is there, and a store that users share: what cannot be read or is a link stops a command."""
+"""A store that users share, or with incomplete listings: unreadable parts and links stop a command."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def in_days(user: User, days: float) -> None:
 
 
 def as_a_user(act: Callable[[], object]) -> str:
-    """Return the error that an act ends with for somebody who may not read everything: a child that gives up root's rights."""
+    """Run `act` in a child without root's rights; return the error that it ends with."""
     reading, writing = os.pipe()
     if not (child := os.fork()):
         if IS_ROOT:
@@ -222,7 +222,10 @@ def test_fault_25_a_record_that_is_listed_and_not_found_stops_a_collection(
 
 
 def test_no_listing_of_a_folder_passes_over_what_it_cannot_read(open_place: Path) -> None:
-    """`Path.rglob` leaves out a folder that cannot be read: a version with a file too many would pass, one with a file less be stored."""
+    """No listing skips an unreadable folder, as `Path.rglob` does.
+
+    A version with an extra file would pass the check, and a version with a missing file would be stored.
+    """
     folder = open_place / "folder"
     (folder / "closed").mkdir(parents=True)
     (folder / "closed" / "more.txt").write_text("1")
@@ -297,7 +300,10 @@ def test_a_group_that_is_not_the_user_s_is_said(tmp_path: Path, monkeypatch: pyt
 
 
 def test_fault_26_two_users_share_a_store_for_a_month(open_place: Path) -> None:
-    """As `tests/shared_month.py` tells it; without root the two are one user, without a mount no disk fills: said aloud."""
+    """Play `tests/shared_month.py`; without root both users are one, without a mount no disk fills.
+
+    The test warns of both.
+    """
     command = [sys.executable, "-m", "tests.shared_month", str(open_place)]
     can_mount = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
     done = subprocess.run(
@@ -321,7 +327,7 @@ def test_fault_26_two_users_share_a_store_for_a_month(open_place: Path) -> None:
 
 
 def test_a_folder_that_another_made_first_is_not_replaced(tmp_path: Path) -> None:
-    """A plain rename put a new folder in the place of an empty one: what another thread made in that one just then failed."""
+    """A plain rename replaced another thread's new, empty folder, and that thread's next write failed."""
     place = tmp_path / "blobs"
     place.mkdir()
     before = place.stat().st_ino

@@ -1,4 +1,4 @@
-"""Side records: beside a version, append-only, kept and removed with it; readers pass over what they do not know."""
+"""Side records are append-only, kept and removed with their version; readers ignore unknown records."""
 
 import json
 import threading

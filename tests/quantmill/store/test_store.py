@@ -1,4 +1,7 @@
-"""The store in a folder and in a bucket: create-only, first complete result wins, a missing blob undoes a result, races lose nothing."""
+"""The store in a folder and in a bucket: create-only writes, and the first complete result wins.
+
+A missing blob undoes a result; races lose nothing.
+"""
 
 import threading
 import time

@@ -1,4 +1,7 @@
-"""The store against a model of it in memory: hypothesis chooses what publishers, killed publishers and collectors do."""
+"""The store against a model in memory; hypothesis chooses the acts of publishers and collectors.
+
+Some publishers are killed.
+"""
 
 import shutil
 import tempfile
@@ -43,7 +46,7 @@ class _Killed(BaseException):
 
 
 class _Mortal:
-    """Objects whose user dies before or after the n-th write; after it, the answer is lost and the write is not."""
+    """Objects whose user dies before or after the n-th write; after it, only the answer is lost."""
 
     def __init__(self, objects: Objects, dies_at: int, after: bool) -> None:
         self._objects, self._left, self._after = objects, dies_at, after
@@ -109,7 +112,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(variant=VARIANTS, content=CONTENTS, dies_at=STEPS, after=st.booleans())
     def is_killed_while_publishing(self, variant: str, content: int, dies_at: int, after: bool) -> None:
-        """Fault 1: at every write; what was begun may be there or not, and counts only where it was acknowledged."""
+        """Fault 1: killed at every write; a version may exist, and must exist once it was acknowledged."""
         mortal = Store(_Mortal(self.objects, dies_at, after))  # type: ignore[arg-type]
         try:
             self.publish(mortal, variant, content)

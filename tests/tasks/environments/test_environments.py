@@ -1,4 +1,4 @@
-"""Environments: made from a lock, reused, made again where they are broken, removed when nothing uses them."""
+"""Environments are made from a lock, reused, made again if broken, and removed if unused."""
 
 import os
 import re

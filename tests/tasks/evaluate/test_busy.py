@@ -1,4 +1,4 @@
-"""Whether a machine was busy: decided by readings that the tests make up, and by the system's own files in a folder."""
+"""Whether a machine was busy, by made-up readings and by the system's own files in a folder."""
 
 from pathlib import Path
 

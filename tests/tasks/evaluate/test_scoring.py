@@ -1,4 +1,7 @@
-"""Scoring where memory is short and where windows are long. `test_dress` takes a line through a memory limit."""
+"""Scoring with little memory and with long windows.
+
+`test_dress` takes a line through a memory limit.
+"""
 
 import importlib
 import resource
@@ -50,7 +53,7 @@ def group(place: Path, **files: object) -> Path:
     ],
 )
 def test_a_control_group_s_memory_is_what_is_free(tmp_path: Path, pod: object, own: object, free: int) -> None:
-    """Version 2: the group's own limit and those of the groups that it is in; files that it may drop count as free."""
+    """Version 2: the limits of the group and its parents count; files that can be dropped count as free."""
     (tmp_path / "proc" / "self").mkdir(parents=True)
     (tmp_path / "proc" / "self" / "cgroup").write_text("0::/pod/job\n")
     (tmp_path / "proc" / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {8 * GB // 1024} kB\n")

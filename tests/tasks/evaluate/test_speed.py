@@ -30,7 +30,7 @@ from tests.told_readings import Told
 
 
 class Slow:
-    """A runtime's module and its model in one: each token takes its time on the clock, and others work beside it."""
+    """A made-up runtime and model: each token takes time on the clock, and others use the machine."""
 
     compute_dtype, kernel = "float32", "made up"
 
@@ -209,7 +209,7 @@ def test_a_busy_machine_s_speed_is_no_pick_until_it_is_measured_again(
 
 
 def test_scores_count_on_every_machine_and_a_speed_on_those_of_its_class(tmp_path: Path) -> None:
-    """What a run of before left is one report: its speed counts where hardware and threads are those of the job."""
+    """An old record has score and speed in one: the speed counts only for the same hardware and threads."""
     store, artifact, made = open_store(tmp_path), samples.artifact(), samples.report("v")
     job = samples.job("v").model_copy(update={"hardware": made.speed.hardware, "threads": made.speed.threads})
 

@@ -152,7 +152,7 @@ def test_a_folder_that_lacks_a_tensor_is_not_made_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_long_window_is_read_in_pieces(kind: str, tmp_path: Path) -> None:
-    """The decoder sees the window as a whole, the head and what follows it a few positions; bits are the same."""
+    """The decoder reads the whole window; the head reads a few positions at a time, with equal results."""
     config_name, model_name, extra = MODELS[kind]
     torch.manual_seed(0)
     getattr(transformers, model_name)(getattr(transformers, config_name)(**(SHAPE | extra))).save_pretrained(tmp_path)

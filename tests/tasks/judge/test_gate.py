@@ -1,4 +1,4 @@
-"""The gate: each limit exactly at, just above and just below; gibberish under any policy; what failed stays failed."""
+"""The gate: each limit at, just above, just below; gibberish is rejected; failures stay failures."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""Landings: what lies at the watched places, what changed, and that each revision is announced and taken once."""
+"""Landings: what watched sources hold, what changed; each revision is announced and taken once."""
 
 import asyncio
 import json
@@ -335,7 +335,10 @@ def test_an_announced_source_is_looked_for_by_the_entry_that_matches(tmp_path: P
 
 
 def previewed(tmp_path: Path, *watched: dict[str, Any]) -> tuple[list[str], str]:
-    """Return what a look tells, and its error, by a list of which each entry has a recipe of its own: `0.yaml`, `1.yaml`."""
+    """Return what `preview` tells for a watch list, and its error.
+
+    Each entry of the list has a recipe of its own: `0.yaml`, `1.yaml`.
+    """
     from flows.watch import preview
 
     entries = [{"recipe": f"{number}.yaml", "quiet_s": 0} | fields for number, fields in enumerate(watched)]

@@ -1,4 +1,4 @@
-"""Metrics against independent references: torch's own functions in float64, and cases that can be done by hand."""
+"""Metrics against independent references: torch's functions in float64, and cases solved by hand."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""A published config.json is read alike by transformers 5, which wrote it, and by transformers 4, which names RoPE otherwise."""
+"""Transformers 4 and 5 read a published config.json alike, though they name RoPE differently."""
 
 import json
 from pathlib import Path
@@ -89,7 +89,7 @@ LOCAL_NAMES = {"modernbert-decoder": "local_rope_theta", "olmo3": "rope_theta"}
 
 
 def config_of(case: str) -> dict[str, Any]:
-    """Return a config.json as transformers 5 writes it, of a case; the one of before transformers 5 as it is."""
+    """Return the config.json of a case: as transformers 5 writes it, or an older one unchanged."""
     kind, _, way = case.partition(" ")
     said = json.loads(json.dumps(CASES[case]))
     if way == "older":

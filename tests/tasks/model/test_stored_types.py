@@ -1,4 +1,4 @@
-"""What was not quantized keeps the source's type, and an account that is not of the file fails the variant."""
+"""Unquantized tensors keep the source's type; an account that differs from the file fails the variant."""
 
 import json
 from pathlib import Path

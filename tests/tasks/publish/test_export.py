@@ -1,4 +1,7 @@
-"""A published version in a folder and on a hub: exactly its files and its manifest, checked; what was revoked stays."""
+"""Export to a folder and to a hub: exactly the version's files and its manifest, checked.
+
+A revoked version is refused.
+"""
 
 import os
 import subprocess
@@ -107,7 +110,10 @@ def test_a_prefix_of_a_bucket(store: Store, tmp_path: Path, s3: str, s3_session:
 
 
 def run(home: Path, hub: HubServer, *arguments: str, token: str = "writer") -> "subprocess.CompletedProcess[str]":
-    """Run the command line with the hub's real client, without its newer storage, which the stand-in has not."""
+    """Run the command line with the hub's real client, without the newer storage (Xet).
+
+    The stand-in for the hub has no such storage.
+    """
     environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
     environment |= {"QUANTMILL_HOME": str(home), "HF_HOME": str(home / "hf"), "QUANTMILL_DEBUG": ""}
     command = [sys.executable, "-m", "quantmill.cli", "export", "m", "v", *arguments]

@@ -1,4 +1,7 @@
-"""The model card: the hub's own parser reads it, hostile words stay words. Its lines are run in `quantizers/`."""
+"""The model card: the hub's own parser reads it, and hostile text stays text.
+
+Tests in `quantize/` run the card's lines.
+"""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The ways of quantizing that are tested, and what makes them on the tiny model."""
+"""The tested ways of quantizing, and a bench that makes their artifacts from the tiny model."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""One bench for all tests of quantizers: what one of them made, the others find, on the other worker too."""
+"""One bench for all tests of quantizers and both workers: each artifact is made once."""
 
 from pathlib import Path
 

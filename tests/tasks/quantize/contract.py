@@ -1,4 +1,4 @@
-"""What every method owes: a complete folder, an account of every weight, equal bytes for equal input, a model that opens."""
+"""The contract of each method: complete folder, account of all weights, equal bytes, a loadable model."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def fulfilled(bench: Bench, job: VariantJob, schemes: set[str]) -> Artifact:
 
 
 def generated(bench: Bench, jobs: Iterable[VariantJob], place: Path) -> dict[str, tuple[list[int], str]]:
-    """Open what was made as a consumer does, one after the other in one process; return name -> tokens and text."""
+    """Open the artifacts as a consumer does, all in one process; return name -> (tokens, text)."""
     lines = []
     for job in jobs:
         bench.store.fetch(bench.make(job).files, place / job.name)

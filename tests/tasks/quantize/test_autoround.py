@@ -1,4 +1,4 @@
-"""What is special about AutoRound: only its log says how far it is, and it asks the processor what to work in."""
+"""AutoRound's peculiarities: only its log tells its progress, and the processor sets its arithmetic."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The lines of a model card load the folder that it lies in, in a process that has never heard of Quantmill."""
+"""The lines of a model card load its folder, in a process without Quantmill."""
 
 import re
 import subprocess

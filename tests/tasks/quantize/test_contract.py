@@ -1,4 +1,4 @@
-"""What every method owes, one body for all ways of quantizing: `contract.py`."""
+"""Checks the contract of every method (`contract.py`), with the same tests for all ways of quantizing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A model that changed in its chat template, its generation settings or its licence alone is published anew without an engine."""
+"""A changed chat template, generation settings or licence alone is published anew without an engine."""
 
 import json
 import shutil
@@ -113,7 +113,7 @@ def test_other_companions_are_published_without_quantizing(
 
 
 def _was_scored_in_bf16(short: dict[str, Any], roomy: dict[str, Any]) -> None:
-    """Where fp32 does not fit, the line comes to its end: the trace is held to bf16's tolerance, and every figure says so."""
+    """Check a line without memory for fp32: bf16's tolerance holds for the trace, and all figures say so."""
     assert (short["baseline"]["compute_dtype"], roomy["baseline"]["compute_dtype"]) == ("bfloat16", "float32")
     assert all(least < 1e-5 for least in roomy["noise_floor"].values())
     assert all(least >= 2e-3 for least in short["noise_floor"].values()), "nothing below what bf16 alone costs ranks"

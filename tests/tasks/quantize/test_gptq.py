@@ -1,4 +1,4 @@
-"""What is special about GPTQ: rounding to nearest in its name is found out, and its folders hold nothing of the run."""
+"""GPTQ's peculiarities: rounding to nearest under its name is detected, its folders hold no run data."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every way of quantizing on CUDA: the same requests as on the processor, made and measured there. Skipped where there is none."""
+"""Every way of quantizing on CUDA, with the same requests as on the CPU. Skipped without CUDA."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is special about HQQ: its folder carries the lines that load it, and nothing loads it as plain weights by mistake."""
+"""HQQ's peculiarities: its folder has the lines that load it, and cannot be loaded as plain weights."""
 
 import re
 import subprocess

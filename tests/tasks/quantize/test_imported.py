@@ -1,4 +1,7 @@
-"""A finished checkpoint is taken as it is: made here by the real engines, then imported, it is the same bytes and the same figures."""
+"""A finished checkpoint is imported unchanged, with the same bytes and the same figures.
+
+The real engines make the checkpoints here.
+"""
 
 import json
 import shutil
@@ -25,7 +28,7 @@ NAMES = {"gptq-4bit-g64": "imported-gptq-4bit-g64", "gguf-q4_k_m": "imported-q4_
 
 
 def finished(bench: Bench, name: str, folder: Path) -> Path:
-    """Return where a checkpoint lies that one of the engines made of the tiny model, no link into the store; a GGUF alone."""
+    """Return a checkpoint that an engine made of the tiny model: a folder without links, or one GGUF file."""
     artifact = bench.make(bench.jobs[name])
     files = [file for file in artifact.files if artifact.format != "gguf" or file.path.endswith(".gguf")]
     bench.store.fetch(tuple(files), folder / "linked")

@@ -1,4 +1,7 @@
-"""A method is two modules: one of facts, one of work. A toy method with a drawn name goes through everything by these two."""
+"""A new method is one module of facts and one of work: a toy method works everywhere with these two.
+
+Its name is random.
+"""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`device_map` and `max_memory`: what engines are told, who takes none, and that the processor's own path really runs."""
+"""`device_map` and `max_memory`: what engines get, which methods take none, and the CPU's real path."""
 
 from pathlib import Path
 from typing import Any

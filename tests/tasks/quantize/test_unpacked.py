@@ -1,4 +1,4 @@
-"""Packed layers opened for scoring hold the weights that their format's definition gives, computed here in float64."""
+"""Packed layers opened for scoring have the weights of their format's definition, computed in float64."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Fault 10: MLflow is down for a while. What was published stays published, and MLflow hears of it once."""
+"""Fault 10: MLflow is down for a while; published versions stay, and MLflow gets each run once."""
 
 import os
 import re
@@ -131,7 +131,10 @@ def test_an_entry_that_cannot_be_read_stops_no_other(store: Store, database: str
 
 
 def test_one_at_a_time_opens_a_database(tmp_path: Path) -> None:
-    """The first to open a new file migrates it, which breaks where two do: `compress`, `register` and `revoke` alike."""
+    """The first to open a new database migrates it, and two at once would break it.
+
+    So `compress`, `register` and `revoke` open it one at a time.
+    """
     uri, entered = f"sqlite:///{tmp_path / 'mlflow' / 'mlflow.db'}", threading.Event()
 
     def other() -> None:
@@ -161,7 +164,7 @@ def test_two_that_register_one_manifest_leave_one_version(database: str, monkeyp
 
 @pytest.mark.slow
 def test_the_commands_tell_mlflow(store: Store, database: str, tmp_path: Path) -> None:
-    """`revoke` of a checkout shows it there; `register` finds nothing left to tell, and delivers what waits."""
+    """`revoke` in a checkout tells MLflow; `register` has nothing left to tell, and delivers waiting runs."""
     made = samples.manifest((), name=f"tiny/{GOOD.name}")
     store.commit(made, samples.version(made, model="tiny", variant=GOOD.name))
     register.register_run(RECIPE, SUMMARY, OUTCOMES, {GOOD.name: made.digest}, database, {}, {})
@@ -215,7 +218,7 @@ def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Path],
 
 
 def artifacts_in(home: Path) -> list[Path]:
-    """Return the folders of the runs' artifacts in a home, as its MLflow names them; each is there and holds something."""
+    """Return the folders of the runs' artifacts in a home, as its MLflow names them; none is empty."""
     client = MlflowClient(tracking_uri=(uri := Settings(home=home).tracking_uri), registry_uri=uri)
     runs = parents(client)
     assert all(client.list_artifacts(run.info.run_id) for run in runs)
@@ -227,7 +230,7 @@ def artifacts_in(home: Path) -> list[Path]:
 def test_a_home_of_any_name_that_is_copied_or_moved_keeps_its_artifacts_to_itself(
     tmp_path: Path, empty_mlflow: Path, command: Callable[[Path], None]
 ) -> None:
-    """A `?` ended the database's address, which was made elsewhere; MLflow keeps absolute addresses of artifacts."""
+    """A `?` in the path cut the database's URL short; MLflow keeps absolute paths of artifacts."""
     old, copied, moved = (tmp_path / name for name in ("what? why#1 100%41", "copied", "moved"))
     (old / "mlflow").mkdir(parents=True)
     shutil.copyfile(empty_mlflow, old / "mlflow" / "mlflow.db")

@@ -1,4 +1,4 @@
-"""MLflow's database is locked, damaged or unreadable: a run ends as it would have, and MLflow hears of it later."""
+"""With MLflow's database locked, damaged or unreadable a run ends well, and MLflow gets the run later."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def test_a_driver_that_is_not_installed_is_one_too(tmp_path: Path) -> None:
 
 
 def test_a_locked_database_keeps_nothing_back(tmp_path: Path, empty_mlflow: Path, prefect_url: str) -> None:
-    """Channel, report, table and `--json` of a run, and of one that finds all made; then MLflow's run is filled in."""
+    """A run and a rerun give channel, report, table and `--json`; MLflow's run is filled in later."""
     database = Path(shutil.copyfile(empty_mlflow, tmp_path / "mlflow.db"))
     recipe = small_line.recipe(tmp_path / "source")
     recipe |= {

@@ -1,4 +1,4 @@
-"""What people read: every variant with its reasons, hostile text escaped, a picture for any figures."""
+"""The report: every variant with its reasons, hostile text escaped, a picture for any figures."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Full disks: one error that names the place and what is free there, wherever it happens; and a collection works on one.
+"""A full disk gives one error with path and free space wherever it happens; a collection still works.
 
 A disk is a tmpfs of a few MB in a mount namespace of a process of its own; where no mount is allowed its tests are skipped.
 """

@@ -1,4 +1,4 @@
-"""The processor's class, the arithmetic that follows from it, and who refuses a job of another class."""
+"""The processor's class, the arithmetic of the class, and the refusal of a job of another class."""
 
 from pathlib import Path
 from typing import Any

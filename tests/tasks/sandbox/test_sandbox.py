@@ -38,7 +38,7 @@ if "tasks.sandbox.child" in sys.orig_argv:
 
 
 def interpreter(folder: Path, body: str) -> Path:
-    """Return an interpreter whose jobs run `body` where `tasks.sandbox.child` would run: a process that behaves as told."""
+    """Return an interpreter that runs `body` in place of `tasks.sandbox.child` for each job."""
     code = folder / "body.py"
     code.write_text("import json, os, signal, sys, threading, time\njob = json.load(open(sys.argv[1]))\n" + body)
     path = folder / "python"
@@ -162,7 +162,7 @@ print(is_hqq_available(), is_torchao_available())
     ("package", "seen"), [("torch", "False False"), ("hqq", "True False"), ("gptqmodel", "False True")]
 )
 def test_a_job_imports_no_engine_that_it_does_not_name(package: str, seen: str) -> None:
-    """transformers imports the engines that it finds installed: hqq and torchao, with half of torch's compiler."""
+    """By default transformers imports installed engines: hqq and torchao, with half of torch's compiler."""
     command = [sys.executable, "-c", _SEES, package]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == seen
 
@@ -209,7 +209,7 @@ def test_secrets_stay_out_of_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_job_dies_with_its_parent(tmp_path: Path) -> None:
-    """The parent is killed with SIGKILL; its real job (`tasks.sandbox.child`), and a process that the job started, must go."""
+    """The parent is killed with SIGKILL; its real job, and a process that the job started, must end."""
     script = tmp_path / "parent.py"
     script.write_text(
         "import sys\nfrom pathlib import Path\nfrom quantmill.settings import Settings\nfrom tasks.sandbox.sandbox import Sandbox\n"

@@ -1,4 +1,4 @@
-"""A stop is a latch: what comes between two jobs is heeded, in every gap, and the same command goes on."""
+"""A stop is a latch: it works in every gap between jobs, and the same command goes on later."""
 
 import os
 import signal
@@ -105,7 +105,7 @@ print("\\n".join(ended))
 
 
 def test_after_a_stop_no_job_starts_in_any_gap(tmp_path: Path) -> None:
-    """What ran is killed, what waits for the machine waits no longer, and what is asked for later is refused."""
+    """A running job is killed, a job that waits for the machine stops waiting, and a later job is refused."""
     starts, home = tmp_path / "starts", tmp_path / "home"
     starts.mkdir()
     body = f"(Path({str(home)!r}) / ('started-' + kind)).touch()\nif kind == 'snapshot':\n    time.sleep(60)\nleave()"

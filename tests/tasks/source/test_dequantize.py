@@ -1,4 +1,4 @@
-"""A GGUF becomes a folder and a GGUF again with the same weights; what is broken or partial is refused.
+"""A GGUF becomes a folder and again a GGUF with equal weights; broken or partial files are refused.
 
 The reference for the weights is gguf's own dequantization, which shares no code with transformers' reading.
 """
@@ -29,7 +29,7 @@ def quiet(stage: str, done: int, total: int) -> None:
 
 
 def write_tiny(out: Path, *, architecture: str = "llama", extra: str | None = None, parts: int | None = None) -> Path:
-    """Write a Llama of one layer with Q8_0 matrices; `extra` adds a tensor that transformers has no place for."""
+    """Write a Llama of one layer with Q8_0 matrices; `extra` adds a tensor that transformers cannot place."""
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import quantize
@@ -151,7 +151,7 @@ def test_folder_is_bf16_complete_and_the_same_every_time(tiny: Path, tmp_path: P
     ],
 )  # fmt: skip
 def test_a_gemma_s_attention_is_scaled_as_llama_cpp_does(kind: str, shape: dict[str, int], scale: int | None) -> None:
-    """A GGUF says nothing of the scale, and transformers takes 256. The 27B of both have the scale of their releases."""
+    """A GGUF does not state the scale, and transformers takes 256; both 27B models keep their own scale."""
     import transformers
 
     config = getattr(transformers, kind)(**shape)

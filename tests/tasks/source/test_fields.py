@@ -1,4 +1,4 @@
-"""Errors of sources name no field; who knows the recipe's field adds it, and the type stays."""
+"""Errors of sources name no field; the caller adds the recipe's field and keeps the error's type."""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""What a hub's client and `datasets` raise, as one line: the caller says which error a refusal is and which a broken connection."""
+"""Errors of the hub's client and `datasets` become one line; the caller chooses the error types.
+
+One type is for a refusal, one for a broken connection.
+"""
 
 import pytest
 from httpx2 import ConnectError, Request, Response

@@ -1,4 +1,7 @@
-"""`hf://` against a hub on loopback, through the real client in a process of its own, as HF_ENDPOINT is read at its import."""
+"""`hf://` against a hub on loopback, with the real client in a process of its own.
+
+The client reads HF_ENDPOINT when it is imported.
+"""
 
 import json
 import os
@@ -295,7 +298,7 @@ def test_the_download_counts_among_the_bytes_that_a_run_needs(
 
 
 def test_bytes_through_the_newer_storage_are_counted_once() -> None:
-    """Its client reports what came and what was written; no server for it is played here, only its reporter."""
+    """The newer storage's client reports received and written bytes; the test plays only its reporter."""
     import logging
     from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""What is recognised as a finished checkpoint, and what is refused before any work."""
+"""Which folders count as finished checkpoints, and which are refused before any work."""
 
 import json
 from pathlib import Path

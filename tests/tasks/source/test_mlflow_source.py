@@ -32,7 +32,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registry(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A client of the MLflow that the settings name, which holds the model `base` with one version: a plain folder."""
+    """Yield a client of the settings' MLflow, which holds one version of the model `base`: a plain folder."""
     from mlflow import MlflowClient
 
     monkeypatch.setenv("QUANTMILL_HOME", str(tmp_path / "home"))

@@ -1,4 +1,4 @@
-"""A new scheme is two new files: in a copy of the packages a toy is added by them, and goes wherever sources go."""
+"""A new scheme is two new files: with them a toy scheme works everywhere in a copy of the packages."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`s3://` through the real boto3, against as much of an object store as a download needs, on loopback."""
+"""`s3://` through the real boto3, against the part of an object store that a download needs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Where models come from: what a recipe names is found from where the command runs, whatever folder a job works in."""
+"""A recipe's source is found from the command's working folder, whatever folder a job works in."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What llama.cpp computes otherwise than a config says: refused, marked, or caught by the divergence of the same weights."""
+"""Where llama.cpp computes otherwise than a config says: refused, marked, or caught by divergence."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is refused by name before any work, read from the engines' lists and the model's layout; no engine is imported."""
+"""Refusals by name before any work, from the engines' lists and the model's layout, without engines."""
 
 import json
 from pathlib import Path

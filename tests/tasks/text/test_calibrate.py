@@ -122,6 +122,6 @@ def test_the_side_of_a_paragraph_is_its_digest() -> None:
     ],
 )
 def test_the_built_in_text_cuts_as_it_always_did(role: Role, digest: str, tokenizer: Path) -> None:
-    """Its windows are in the keys of artifacts and reports: another order or blank would measure everything again."""
+    """The windows are in the keys of artifacts and reports: a change would measure everything again."""
     windows = cut_windows(side(role), tokenizer, BUILTIN, role)
     assert keys.digest(windows) == digest

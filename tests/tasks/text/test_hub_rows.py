@@ -1,4 +1,4 @@
-"""Data sets through `datasets`: a folder in the hub's layout, and a stand-in for the hub on this machine.
+"""Data sets through `datasets`: a folder in the hub's layout, and a stand-in for the hub on loopback.
 
 The real hub is not reached by any test.
 """
@@ -85,7 +85,7 @@ def test_code_and_formats_that_are_no_rows_of_text_are_refused(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_the_endpoint_and_the_token_are_the_environment_s(repository: Path, tmp_path: Path) -> None:
-    """Against a stand-in: the pinned commit alone is asked for, only the files that are needed, with the token."""
+    """The stand-in gets requests for the pinned commit and the needed files only, with the token."""
     code = (
         "import sys, json; from quantmill.errors import TextError; from quantmill.recipe.texts import TextSource\n"
         "from tasks.text import sources as text_sources\n"

@@ -1,4 +1,7 @@
-"""Documents from files: what is read, what is refused and where, which side a document falls on, and how far is read."""
+"""Documents from files: what is read, what is refused and where, and the side of each document.
+
+Also how far a file is read.
+"""
 
 import gzip
 import json
@@ -135,7 +138,7 @@ _DOCUMENTS = st.lists(st.text(alphabet="abcdé \t", min_size=1, max_size=30).fil
 @settings(max_examples=400, deadline=None)
 @given(_WORDS)
 def test_paragraphs_are_what_blank_lines_part(text: str) -> None:
-    """Line by line as by the pattern on the whole text, which the built-in text was cut with before files could be large."""
+    """Cutting line by line equals the pattern on the whole text, which cut the built-in text at first."""
     wanted = []
     for block in re.split(r"\n[ \t\r]*\n", text):
         if block.strip():
@@ -155,7 +158,7 @@ def test_a_long_stretch_is_cut_at_line_ends() -> None:
 def test_no_document_is_on_both_sides_whatever_the_files(
     tmp_path_factory: pytest.TempPathFactory, one: list[str], other: list[str], first: str, second: str
 ) -> None:
-    """Calibrating on one file and evaluating on another, with paragraphs in common at other places and indents."""
+    """Two files share paragraphs at other places and with other indents; no paragraph is on both sides."""
     folder = tmp_path_factory.mktemp("files")
     shared = [f"  {' '.join(text.split())} " for text in one]
     a = write(folder / f"a.{first}", [{"text": text} for text in one])

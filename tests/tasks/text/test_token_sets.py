@@ -1,4 +1,4 @@
-"""Token sets from files, mixtures and chat templates: windows, keys that cover everything, and a job for templates only."""
+"""Token sets from files, mixtures and templates: windows, complete keys, a job for templates only."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Fault 22: hostile chat templates. They reach nothing of Python, and neither a loop nor gigabytes outlast their limits."""
+"""Fault 22: hostile chat templates reach nothing of Python; time and memory limits end them."""
 
 import hashlib
 import json

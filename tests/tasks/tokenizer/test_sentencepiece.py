@@ -1,7 +1,7 @@
-"""Vocabularies of the sentencepiece family: folder against llama.cpp, with the sentencepiece library as the referee.
+"""Sentencepiece vocabularies: the folder against llama.cpp, with the sentencepiece library as referee.
 
-The vocabulary is learned here, with what Llama 2's and Mistral's have: a piece for each byte, runs of blanks of equal score, and a
-tokenizer.json that puts the merges of those runs into an order.
+The vocabulary is learned here and has the peculiarities of Llama 2's and Mistral's: a piece for each byte, runs of blanks of
+equal score, and a tokenizer.json that orders the merges of those runs.
 """
 
 import io
@@ -197,7 +197,7 @@ def compressed(
 def test_a_model_of_the_family_goes_through_the_command_as_folder_and_as_gguf(
     learned: Path, tmp_path: Path, prefect_url: str
 ) -> None:
-    """Without `tokenizer.model`, opened by transformers' class for Llama, whose rule for a first blank is another: a mark."""
+    """Without `tokenizer.model` transformers' Llama class reads a first blank differently: a mark says so."""
     folder, home = model_of(learned, tmp_path / "mistral"), tmp_path / "home"  # a name that once decided
     (folder / "tokenizer.model").unlink()
     asked = [{"method": "gguf", "type": "Q4_K_M"}]

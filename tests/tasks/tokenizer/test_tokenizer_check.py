@@ -1,7 +1,7 @@
 """The folder's tokenizer against llama.cpp's own, id for id.
 
-Two vocabularies: the real model's, and one learned here without any split, whose tokens run across words,
-digits and blanks. There a wrong split shows at once; the real one has few tokens of two digits.
+Two vocabularies: the real model's, and one learned here without any split, whose tokens run across words, digits and
+blanks. With the learned vocabulary a wrong split shows at once; the real vocabulary has few tokens of two digits.
 """
 
 import importlib.util
