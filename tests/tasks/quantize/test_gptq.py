@@ -49,7 +49,7 @@ def test_a_matrix_left_as_it_was_is_a_fallback_and_a_head_is_not(tmp_path: Path)
     assert not any(tensor.fallback for tensor in tensors.account(tmp_path, tmp_path, "bf16"))
 
 
-def testscrub(tmp_path: Path) -> None:
+def test_scrub(tmp_path: Path) -> None:
     (tmp_path / "quant_log.csv").write_text("layer,time\n")
     settings = {"bits": 4, "meta": {"offload_to_disk_path": "/somewhere/random", "damp": 0.05}}
     (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
