@@ -31,7 +31,7 @@ def screen() -> Console:
 
 
 def fitting(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table | Group:
-    """Return the table of `rows` (cells in rich's markup) with as many columns as fit in `width` characters.
+    """Return the table of `rows` (cells in rich's markup) with the columns that fit in `width` characters.
 
     The caption names the columns that are left out. If even the columns of rank 0 do not fit, each row becomes a paragraph with
     a line for each column. Control characters are not shown.

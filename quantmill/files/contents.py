@@ -130,7 +130,7 @@ def _check_text(data: bytes) -> None:
 
 
 def _check_sentencepiece(data: bytes) -> None:
-    """Raise unless the bytes are a protobuf message with the fields of sentencepiece_model.proto and a piece."""
+    """Raise unless the bytes are a message of sentencepiece_model.proto with at least one piece."""
     at, pieces = 0, 0
     while at < len(data):
         tag, at = _varint(data, at)

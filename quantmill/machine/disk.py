@@ -63,7 +63,7 @@ def told(error: BaseException, otherwise: Path, what: str = "") -> DiskFull:
 
 @contextmanager
 def blamed(place: Path) -> Iterator[None]:
-    """Raise DiskFull for an error in the block if the error, or the disk of `place`, says that the disk is full.
+    """Raise DiskFull for an error in the block if the error says so or the disk of `place` is full.
 
     A QuantmillError passes unchanged. Databases, servers and engines seldom report a full disk as such.
     """
