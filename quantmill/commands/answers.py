@@ -101,7 +101,7 @@ def require_text(arguments: list[str]) -> None:
     for argument in arguments[1:]:
         if any("\ud800" <= sign <= "\udfff" for sign in argument):
             shown = argument.encode("utf-8", "backslashreplace").decode()
-            typer.echo(f"error: {shown}: an argument that is no text in {sys.getfilesystemencoding()}", err=True)
+            typer.echo(f"error: {shown}: an argument that is not text in {sys.getfilesystemencoding()}", err=True)
             sys.exit(RequestError.exit_code)
 
 

@@ -116,7 +116,7 @@ def _read(path: Path, most: int) -> bytes:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise VerificationError(f"such a file holds at most {most} bytes, this one {size}")
+            raise VerificationError(f"{size} bytes; a file of this kind has at most {most}")
         return file.read(size)  # reading up to `most` would allocate more
 
 

@@ -33,7 +33,7 @@ def require_distinct(files: Sequence[FileEntry]) -> None:
         for depth in range(1, len(parts) + 1):
             place = ("/".join(parts[:depth]), depth == len(parts))
             if (known := held.setdefault(place[0].casefold(), place)) != place:
-                raise ValueError(f"{file.path!r} cannot lie beside {known[0]!r}")
+                raise ValueError(f"{file.path!r} collides with {known[0]!r} in a folder")
 
 
 def files_digest(files: tuple[FileEntry, ...]) -> str:

@@ -47,7 +47,7 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         start = file.read(24)
         if start[:4] != b"GGUF":
-            raise VerificationError(f"is no GGUF file: it starts with {start[:4]!r}, not b'GGUF'")
+            raise VerificationError(f"is not a GGUF file: it starts with {start[:4]!r}, not b'GGUF'")
         if len(start) < 24:
             raise VerificationError(f"the GGUF is cut short: {len(start)} bytes")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -72,7 +72,7 @@ class _Reader:
         for _ in range(fields):
             key = self._text(_KEY_BYTES)
             if key in keys:
-                raise VerificationError(f"the GGUF is broken: {key[:80]!r} is there twice")
+                raise VerificationError(f"the GGUF is broken: the key {key[:80]!r} occurs twice")
             keys.add(key)
             self._value(key)
         places = [self._tensor() for _ in range(tensors)]
@@ -84,7 +84,7 @@ class _Reader:
             if start + offset != end:
                 raise VerificationError(f"the GGUF is broken: {name!r} does not follow the tensor before it")
             if end + size > self._size:
-                raise VerificationError(f"the GGUF is cut short: {name} lies after its {self._size} bytes")
+                raise VerificationError(f"the GGUF is cut short: {name} ends after its {self._size} bytes")
             end = self._aligned(end + size)
         if places and self._size > end:
             raise VerificationError(f"the GGUF is broken: {self._size - end} bytes follow its last tensor")
@@ -106,7 +106,7 @@ class _Reader:
     def _bytes(self, most: int) -> bytes:
         (length,) = self._take("<Q")
         if length > most:
-            raise VerificationError(f"the GGUF is broken: a text of {length} bytes where at most {most} may be")
+            raise VerificationError(f"the GGUF is broken: a text has {length} bytes, at most {most} are allowed")
         begin = self._at
         self._skip(length)
         return self._data[begin : self._at]

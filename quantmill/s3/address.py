@@ -11,7 +11,7 @@ from typing import NamedTuple
 PREFIX = "s3://"
 RULE = (
     "s3://bucket/prefix; a bucket's name has 3 to 255 letters, digits, dots, hyphens and underscores,"
-    " a prefix no part that is . or .. and no control sign"
+    " a prefix has no part . or .. and no control characters"
 )
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 

@@ -137,7 +137,7 @@ def one_line(
         if isinstance(error, exceptions.ParamValidationError):
             raise wrong(f"{where}: write it as {address.RULE}") from raised
         if isinstance(error, exceptions.FlexibleChecksumError | exceptions.ChecksumError):
-            raise VerificationError(f"{where}: the bytes that came are not those of the store's checksum") from raised
+            raise VerificationError(f"{where}: the received bytes do not match the store's checksum") from raised
         raise broken(
             f"{where}: the store{_host_of(error)} does not answer, or broke off ({type(error).__name__}); {_GO_ON}"
         ) from raised
@@ -163,7 +163,7 @@ def _refused(
     if code == "NoSuchBucket":
         return wrong(f"{where}: no such bucket ({code}); it must exist before it is used")
     if code in _GONE:
-        return wrong(f"{where}: is not there ({code})")
+        return wrong(f"{where}: does not exist ({code})")
     if code in _CHANGED:
         return wrong(f"{where}: changed while it was read ({code}); start again")
     if code in _WRONG_BYTES:

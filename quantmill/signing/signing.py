@@ -136,7 +136,7 @@ def _open(envelope: bytes) -> Envelope:
     except ValueError as error:
         raise VerificationError("payload or signature is not base64") from error
     if written != envelope:
-        raise VerificationError("not written as it was signed")
+        raise VerificationError("its bytes differ from what the signer wrote")
     return opened
 
 
@@ -154,12 +154,12 @@ def _require_about(payload: bytes, version: StoredManifest) -> None:
     wanted_subjects = {subject["name"]: subject["digest"] for subject in subjects(version)}
     listed = said.get("subject")
     if not isinstance(listed, list) or not all(isinstance(s, dict) and isinstance(s.get("name"), str) for s in listed):
-        raise VerificationError("its subjects are no list of named digests")
+        raise VerificationError("its subjects are not a list of named digests")
     for subject in listed:
         if "digest" not in subject or subject["digest"] != wanted_subjects.pop(subject["name"], None):
-            raise VerificationError(f"it is about another {subject['name'][:200]!r}")
+            raise VerificationError(f"its subject {subject['name'][:200]!r} does not match the version")
     if wanted_subjects:
-        raise VerificationError(f"it says nothing of {next(iter(wanted_subjects))!r}")
+        raise VerificationError(f"it lacks the subject {next(iter(wanted_subjects))!r}")
 
 
 def _is_newer(said: str, wanted: str) -> bool:

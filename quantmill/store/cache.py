@@ -10,7 +10,7 @@ from quantmill.store.objects import OnBytes
 
 
 class BlobCache:
-    """A folder of blobs with a size limit; the oldest blobs are removed first. Its loss costs only downloads."""
+    """A folder of blobs with a size limit; the oldest go first. Its loss costs only downloads."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """Use `folder`, which is created with the first blob."""

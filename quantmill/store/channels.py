@@ -106,7 +106,7 @@ def channels(store: Store, model: str) -> list[Channel]:
     names = [item.key.rpartition("/")[2].removesuffix(".json") for item in store.objects.under(_folder(model))]
     found = [(name, read_channel(store, model, name)) for name in names]
     if lost := [name for name, channel in found if channel is None]:  # nothing ever removes a channel
-        raise StoreError(f"{store.uri}/{_key(model, lost[0])}: is listed, and is not there when it is read")
+        raise StoreError(f"{store.uri}/{_key(model, lost[0])}: is listed, but cannot be read")
     return [channel for _, channel in found if channel]
 
 
@@ -155,7 +155,7 @@ def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> 
             if revoked := store.revocation(model, variant, digest):
                 raise NotFound(
                     f"{model}/{name}: move {wanted} holds {variant}@{digest[:12]}, which was revoked: {revoked.reason};"
-                    " go back to another move, or promote what stands"
+                    " go back to another move, or promote other versions"
                 )
         return known[wanted]
 
@@ -163,7 +163,7 @@ def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> 
 
 
 def drop(store: Store, model: str, name: str, digest: str, reason: str) -> Channel | None:
-    """Take a version out of a channel; its variant goes back to the channel's version before, if any.
+    """Take a version out of a channel; its variant goes back to its last version before, if any.
 
     Revoked versions are skipped. Returns None if the channel does not hold the version.
     """
@@ -216,7 +216,7 @@ def _move(
         if store.objects.swap(key, data, held.tag) if held else store.objects.create(key, data):
             return moved
         time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
-    raise StoreError(f"{model}/{name}: others moved the channel {_ATTEMPTS} times meanwhile; try again")
+    raise StoreError(f"{model}/{name}: other writers moved the channel {_ATTEMPTS} times meanwhile; try again")
 
 
 def _written(move: Move, held: HeldChannel | None, moved: Channel) -> bytes:

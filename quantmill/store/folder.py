@@ -1,4 +1,4 @@
-"""Objects in a folder: files are hard-linked; records go to a temporary file, then are linked or renamed.
+"""Objects in a folder: files are hard-linked; records are temporary files, then linked or renamed.
 
 The store's folder may be a symbolic link. Links below it are refused: a listing that skipped a link would hide its target.
 """
@@ -203,7 +203,7 @@ class FolderObjects:
                     elif not stat.S_ISDIR(state.st_mode):
                         raise _refused(path, state)
             except FileNotFoundError as error:
-                raise StoreError(f"{error.filename}: is gone since the listing began; try again") from error
+                raise StoreError(f"{error.filename}: was removed during the listing; try again") from error
 
     def _listed(self, path: Path, state: os.stat_result) -> Listed:
         changed = max(state.st_mtime, state.st_ctime)  # a hard link keeps the mtime of its source
@@ -245,6 +245,6 @@ class FolderObjects:
 def _refused(path: Path, state: os.stat_result) -> VerificationError:
     if stat.S_ISLNK(state.st_mode):
         return VerificationError(
-            f"{path}: not a plain file or folder but a link, and a store follows none: move or mount here what it leads to"
+            f"{path}: not a plain file or folder but a link, and a store follows no links: move or mount the target here"
         )
     return VerificationError(f"{path}: not a plain file or folder")

@@ -35,5 +35,5 @@ def find_version(store: Store, model: str, text: str, standing: bool = True) -> 
     found = [digest for digest in digests if digest.startswith(start)]
     if len(found) != 1:
         known = ", ".join(digest[:12] for digest in found or digests)
-        raise NotFound(f"{model}/{variant}: {len(found)} versions begin with {start}; there is {known}")
+        raise NotFound(f"{model}/{variant}: {len(found)} versions begin with {start}; known are {known}")
     return variant, found[0]

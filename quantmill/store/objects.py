@@ -57,7 +57,7 @@ def read_listed(objects: "Objects", key: str) -> Held | None:
         if all(listed.key != key for listed in objects.under(key.rpartition("/")[0] + "/")):
             return None
         time.sleep(random.uniform(0, 0.02 * (attempt + 1)))
-    raise StoreError(f"{objects.uri}/{key}: is listed, and is not there when it is read")
+    raise StoreError(f"{objects.uri}/{key}: is listed, but cannot be read")
 
 
 def ignore(_moved: int) -> None:

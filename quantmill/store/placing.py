@@ -36,5 +36,5 @@ def copy_checked(source: Path, target: Path, sha256: str) -> None:
     shutil.copyfile(source, target)
     if keys.file_sha256(target) != sha256:
         target.unlink()
-        raise VerificationError(f"{source}: the copy at {target} is not what was read")
+        raise VerificationError(f"{source}: the copy at {target} has other bytes")
     sync(target)

@@ -205,7 +205,7 @@ class S3Objects:
                 if status_of(error) != 409:
                     raise
             _pause(attempt)
-        raise StoreError(f"{self.uri}/{key}: others kept writing it")
+        raise StoreError(f"{self.uri}/{key}: other writers kept writing the object")
 
     def _write(self, key: str, data: bytes, **condition: str) -> bool:
         from botocore.exceptions import ClientError
@@ -223,7 +223,7 @@ class S3Objects:
                     if status_of(error) != 409:
                         raise
             _pause(attempt)
-        raise StoreError(f"{self.uri}/{key}: others kept writing it")
+        raise StoreError(f"{self.uri}/{key}: other writers kept writing the object")
 
 
 def _is_ours(key: str) -> bool:

@@ -62,7 +62,7 @@ class Upload:
                     abort(self._client, self._at | {"UploadId": upload})  # it will never be completed
             if self._size() == size:
                 return  # another writer was first, or the answer to this writer got lost
-        raise StoreError(f"{path}: others kept ending the upload")
+        raise StoreError(f"{path}: other writers kept completing or aborting the upload")
 
     def _send_parts(self, upload: str, path: Path, sha256: str, on_bytes: OnBytes) -> list[Part]:
         """Read and hash the file once, send the missing parts and return the list of all parts."""

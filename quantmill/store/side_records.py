@@ -74,7 +74,7 @@ def add(objects: Objects, model: str, variant: str, digest: str, kind: str, valu
         data = keys.canonical(made.model_dump(by_alias=True))  # not as pydantic's JSON, in which NaN becomes null
         if objects.create(key, require_modest(data, key)):
             return made
-    raise StoreError(f"{objects.uri}/{key}: others took {_ATTEMPTS} numbers meanwhile; try again")
+    raise StoreError(f"{objects.uri}/{key}: other writers took {_ATTEMPTS} numbers meanwhile; try again")
 
 
 def read(objects: Objects, model: str, variant: str, digest: str) -> tuple[SideRecord, ...]:

@@ -1,4 +1,4 @@
-"""The store: blobs by digest, stage results, manifests and versions on any backend; keys in `layout.py`.
+"""The store: blobs, stage results, manifests and versions on any backend; keys are in `layout.py`.
 
 Order of a publish: blobs (with the stage result, if there is one), manifest, attestation, version pointer, then announcements.
 Readers start from a version pointer or a channel, so they never see an unfinished publish.
@@ -157,7 +157,7 @@ class Store:
         if held is None:
             raise NotFound(f"manifest {digest}: not in {self.uri}")
         if hashlib.sha256(held.data).hexdigest() != digest:
-            raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
+            raise VerificationError(f"manifest {digest}: its bytes do not match the digest")
         return stored.parse_manifest(held.data, f"manifest {digest}")
 
     def attestation(self, digest: str) -> bytes | None:

@@ -55,7 +55,7 @@ def parse_manifest(data: bytes, where: str) -> StoredManifest:
     except ValueError as error:
         raise VerificationError(f"{where}: holds a figure that is NaN or infinite") from error
     if written != data:  # otherwise equal content would have several digests
-        raise VerificationError(f"{where}: not written as manifests are (canonical JSON)")
+        raise VerificationError(f"{where}: not canonical JSON, as manifests must be")
     return StoredManifest(manifest, data)
 
 
