@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Quantmill: compress language models, measure every result, publish what passes.",
 )
-key_commands = typer.Typer(no_args_is_help=True, help="Keys for signing what is published.")
+key_commands = typer.Typer(no_args_is_help=True, help="Keys that sign published versions.")
 app.add_typer(key_commands, name="keys")
 store_commands.add_to(app)
 consumer_commands.add_to(app)
@@ -94,7 +94,7 @@ def create_keys(
 
     pair = signing.create(out, name)
     typer.echo(f"Key {pair.keyid}")
-    typer.echo(f"  sign what is published:   export QUANTMILL_SIGNING_KEY={shlex.quote(str(pair.private.absolute()))}")
+    typer.echo(f"  sign published versions:  export QUANTMILL_SIGNING_KEY={shlex.quote(str(pair.private.absolute()))}")
     typer.echo(
         f"  trust it as a consumer:   export QUANTMILL_KEYRING={shlex.quote(str(pair.public.parent.absolute()))}"
     )

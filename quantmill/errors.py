@@ -168,7 +168,7 @@ class OutOfMemory(JobError):
 class Killed(JobError):
     """The job died of a signal that Quantmill did not send."""
 
-    advice: ClassVar[str] = "run the same command again: finished work is not repeated"
+    advice: ClassVar[str] = "run the same command again: what was finished is not made again"
 
 
 class TimedOut(JobError):

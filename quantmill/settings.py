@@ -51,7 +51,10 @@ class Settings(BaseSettings):
         default=None, description="File that lists the pools for variants; default: this machine runs them."
     )
     notify_url: str = Field(
-        default="", pattern=r"^(https?://.+)?$", repr=False, description="Webhook that is told when a line fails."
+        default="",
+        pattern=r"^(https?://.+)?$",
+        repr=False,
+        description="Webhook that the server calls when a run fails.",
     )
     watchlist: Path | None = Field(
         default=None, description="File that lists watched model sources; default: deployments/watchlist.yaml."
@@ -89,7 +92,7 @@ class Settings(BaseSettings):
     @field_validator("mlflow_uri", mode="before")
     @classmethod
     def _address(cls, place: object) -> str:
-        require_place(_LOGIN.sub("://", str(place)), addresses=True)  # a password may hold any sign
+        require_place(_LOGIN.sub("://", str(place)), addresses=True)  # a password may hold any character
         return str(place)
 
     @field_validator("home", "environments")

@@ -82,7 +82,7 @@ def parse(expression: str) -> tuple[Term, ...]:
         RequestError: a field is unknown, a value does not fit its field, or a term is malformed; the message names it.
     """
     if len(expression) > MAX_LENGTH:
-        raise RequestError(f"--where: {len(expression)} signs; at most {MAX_LENGTH}")
+        raise RequestError(f"--where: {len(expression)} characters; at most {MAX_LENGTH}")
     return tuple(_term(part.strip()) for part in expression.split(",")) if expression.strip() else ()
 
 

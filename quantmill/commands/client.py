@@ -100,7 +100,7 @@ def pull(
     how = (
         f"{chosen.size_bytes / 1e6:.1f} MB in {seconds:.1f} s"
         if new
-        else "current already, looked at but not read again"
+        else "current already, files unchanged and not read again"
     )
     lines = [
         f"Pulled  {model}/{chosen.variant}@{chosen.digest[:12]}{held}: {how}",

@@ -80,7 +80,7 @@ def show(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None)
 def show_channels(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None) -> None:
     """Show a model's channels: what each holds, since when and why."""
     store = existing_store(store_uri)
-    store.variants(model)  # raises where there is no such model
+    store.variants(model)  # raises if there is no such model
     held = moves.channels(store, model)
     _answer_channels(model, held, json_file)
 
@@ -119,7 +119,7 @@ def rollback(
 ) -> None:
     """Go back to what a channel held before; this is a new move, so the sequence number grows."""
     store = existing_store(store_uri)
-    store.variants(model)  # raises where there is no such model
+    store.variants(model)  # raises if there is no such model
     _answer_channels(model, [moves.roll_back(store, model, channel, reason, to or 0)], json_file)
 
 

@@ -19,7 +19,8 @@ def safe_path(path: str) -> str:
     """Return `path` if it is a plain relative file path that every system can hold.
 
     Raises:
-        ValueError: it is absolute, climbs, or holds a backslash, a colon, a control sign or a name Windows reserves.
+        ValueError: the path is absolute or too long, has an empty part, a part that ends with a dot or a blank, a part that
+            Windows reserves, or a character that Windows or a terminal cannot take.
     """
     parts = path.split("/")
     plain = all(part not in ("", ".", "..") and not part.endswith((" ", ".")) for part in parts)
@@ -33,7 +34,7 @@ def safe_name(name: str) -> str:
     """Return `name` if it is a `safe_path` without a folder.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the name is not plain.
     """
     if "/" in name:
         raise ValueError(f"not a plain name: {name!r}")

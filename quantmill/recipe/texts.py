@@ -117,7 +117,7 @@ class MixedText(TextSource):
         default=1.0,
         gt=0,
         le=1e6,
-        description="Weight of the source: its share of the windows is this over the sum of all weights.",
+        description="The share of windows of this source is its weight over the sum of all weights.",
         json_schema_extra={"position": 1},
     )
 

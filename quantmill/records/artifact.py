@@ -59,7 +59,7 @@ class Origin(BaseModel):
     kind: str = Field(description="`gguf` or `folder`.")
     files: tuple[FileEntry, ...] = Field(description="The files at the source.")
     architecture: Architecture = Field(description="From its config or header.")
-    license: str = Field(default="", description="SPDX name, where the source states one.")
+    license: str = Field(default="", description="SPDX name of the licence; empty: the source states none.")
     resolved: str = Field(
         default="", description="What a movable name was resolved to: a commit on a hub, a version in MLflow."
     )

@@ -234,7 +234,7 @@ class RunSummary(BaseModel):
 
 
 class Outcome(BaseModel):
-    """The result of one variant job: artifact and report, or the error and what was made before it."""
+    """The result of one variant job: artifact and report, or the error and the artifact, if made."""
 
     model_config = _FROZEN
 

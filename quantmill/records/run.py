@@ -23,7 +23,7 @@ class Run:
     noise_floor: Mapping[str, float] = field(default_factory=dict)
     """Runtime -> mean KL of the baseline's own weights in that runtime, in nats per token."""
     forbidden: Mapping[str, str] = field(default_factory=dict)
-    """Variant -> why its licence forbids to publish it."""
+    """Variant -> why its licence forbids publishing it."""
     id: str = ""
     """Prefect's id of the flow run, for the provenance."""
     began_at: float | None = None

@@ -84,7 +84,7 @@ class Candidate(BaseModel):
 
 
 def of_summary(variant: VariantSummary) -> Candidate | None:
-    """Return the row of a variant of a run, or None where it was not measured."""
+    """Return the row of a run's variant, or None if the variant was not measured."""
     if not variant.size_bytes or variant.mean_kl is None:
         return None
     figures = variant.model_dump(include=set(Candidate.model_fields))

@@ -163,7 +163,7 @@ def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> 
 
 
 def drop(store: Store, model: str, name: str, digest: str, reason: str) -> Channel | None:
-    """Take a version out of a channel; its variant goes back to its last version before, if any.
+    """Take a version out of a channel; its variant goes back to its previous version, if any.
 
     Revoked versions are skipped. Returns None if the channel does not hold the version.
     """

@@ -188,7 +188,7 @@ class _Marks:
         """Return every digest that a record mentions."""
         if listed not in self._read:
             if listed.key.startswith("manifests/"):
-                self._store.manifest(digest_in(listed.key))  # raises where it is damaged
+                self._store.manifest(digest_in(listed.key))  # raises if the manifest is damaged
             held = read_listed(self._store.objects, listed.key)
             found = _DIGEST.findall(held.data) if held else []
             self._read[listed] = {digest.decode() for digest in found}

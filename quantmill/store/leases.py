@@ -63,7 +63,7 @@ class Leases:
             time.sleep(0.05)
 
     def release(self, digests: Iterable[str]) -> None:
-        """Stop to protect digests: a record names them now, or nobody needs them."""
+        """Stop protecting digests, because a record names them now or nothing needs them."""
         with self._changing:
             self._held.subtract({digest for digest in digests if self._held[digest] > 0})
             self._held = +self._held

@@ -57,8 +57,8 @@ class Sharing:
             except PermissionError as error:
                 if (mode >> 3) & ~mode & 0o7:
                     raise StoreError(
-                        f"{self._root}: its group ({of.st_gid}) is none of this user's, and others could not read what "
-                        f"this user writes there; add the user to the group, or: chmod g+s {self._root}"
+                        f"{self._root}: its group ({of.st_gid}) is none of this user's, and other users could not read "
+                        f"this user's files there; add the user to the group, or: chmod g+s {self._root}"
                     ) from error
             made = path.lstat()
         if stat.S_IMODE(made.st_mode) != mode:
@@ -97,7 +97,7 @@ class Sharing:
 
 
 def _rename_to_new(folder: Path, place: Path) -> None:
-    """Rename a folder to a new name; never replaces an existing folder, where the system allows that.
+    """Rename a folder to a new name; if the system supports renameat2, never replace a folder.
 
     A plain rename would replace an empty folder; a process about to create a file in it would then fail with ENOENT.
 

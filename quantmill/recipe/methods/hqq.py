@@ -12,7 +12,7 @@ class Options(MethodOptions):
     """The options of the hqq package."""
 
     group_size: GroupSize = GROUP_SIZE
-    axis: Literal[0, 1] = choice(1, "1: group weights along the input; 0: along the output.", suffix="axis")
+    axis: Literal[0, 1] = choice(1, "1 groups weights along the input, 0 along the output.", suffix="axis")
 
 
 def stored_bits(bits: int, _kind: str, options: Options) -> float:
