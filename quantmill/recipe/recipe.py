@@ -23,7 +23,7 @@ _PLACE = r"^[^\x00-\x1f]+$"
 
 
 class ModelRequest(BaseModel):
-    """The model to compress."""
+    """A model and its revision."""
 
     model_config = _FORBID
 

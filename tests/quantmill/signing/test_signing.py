@@ -144,7 +144,7 @@ def other(**changes: object) -> Manifest:
     [
         (other(license="MIT"), "its subject '.quantmill/manifest.json' does not match the version"),
         (other(files=FILES[:1]), "its subject '.quantmill/manifest.json' does not match the version"),
-        (other(files=(*FILES, FILES[0].model_copy(update={"path": "more"}))), "another '.quantmill/manifest.json'"),
+        (other(files=(*FILES, FILES[0].model_copy(update={"path": "more"}))), "its subject '.quantmill/manifest.json'"),
     ],
 )
 def test_fault_15_the_signature_of_another_manifest(
