@@ -1,3 +1,3 @@
-"""The contract that Quantmill's factory and the consumers of its artifacts share. It imports no engine."""
+"""The contract that Quantmill's factory shares with the consumers of its artifacts; imports no engine."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The command line: what a consumer can do with a store, and the factory's commands where the checkout is.
+"""The command line: the consumers' commands and, in a checkout, the factory's commands.
 
 Errors are one line on standard error. Exit codes: 0 done, 2 the request is wrong, 3 no variant was accepted, 4 an artifact
 failed verification, 1 anything else.
@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Quantmill: compress language models, measure every result, publish what passes.",
 )
-key_commands = typer.Typer(no_args_is_help=True, help="Keys for signing what is published.")
+key_commands = typer.Typer(no_args_is_help=True, help="Keys that sign published versions.")
 app.add_typer(key_commands, name="keys")
 store_commands.add_to(app)
 consumer_commands.add_to(app)
@@ -57,7 +57,7 @@ def _root(
 
 @app.command(epilog="Example: quantmill methods --json methods.json")
 def methods(json_file: JsonFile = None) -> None:
-    """List every method: bits, options, who loads it, calibration, training, and whether it is usable here or why not."""
+    """List every method: bits, options, loaders, calibration, training, and whether it can run here."""
     rows = [
         row.model_dump(mode="json") | {"usable": not (why := obstacle(row)), "obstacle": why}
         for row in METHODS.values()
@@ -84,21 +84,24 @@ def create_keys(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", callback=a_place, help="Folder for the pair.")] = Path(
         "keys"
     ),
-    name: Annotated[str, typer.Option("--name", help="What the two files are called.")] = "quantmill",
+    name: Annotated[str, typer.Option("--name", help="Name of the two files.")] = "quantmill",
 ) -> None:
-    """Make a key pair for signing: DIR/NAME.private.pem, for this user alone, and DIR/keyring/NAME.pem for consumers."""
+    """Make a key pair for signing published versions.
+
+    DIR/NAME.private.pem is readable by this user alone; DIR/keyring/NAME.pem is for consumers.
+    """
     from quantmill import signing
 
     pair = signing.create(out, name)
     typer.echo(f"Key {pair.keyid}")
-    typer.echo(f"  sign what is published:   export QUANTMILL_SIGNING_KEY={shlex.quote(str(pair.private.absolute()))}")
+    typer.echo(f"  sign published versions:  export QUANTMILL_SIGNING_KEY={shlex.quote(str(pair.private.absolute()))}")
     typer.echo(
         f"  trust it as a consumer:   export QUANTMILL_KEYRING={shlex.quote(str(pair.public.parent.absolute()))}"
     )
 
 
 def obstacle(row: Method) -> str:
-    """Return why a method cannot run here, or nothing."""
+    """Return why a method cannot run in this installation; empty: it can."""
     for package in row.engines:
         try:
             importlib.metadata.version(package)
@@ -108,7 +111,7 @@ def obstacle(row: Method) -> str:
 
 
 def _add_factory() -> None:
-    """Add the commands of the entry point `quantmill.commands` where its module is beside this package: in a checkout."""
+    """Add the factory's commands (entry point `quantmill.commands`) if this package is part of a checkout."""
     root = Path(__file__).resolve().parent.parent
     for point in importlib.metadata.entry_points(group="quantmill.commands"):
         if (root / point.module.partition(".")[0]).is_dir() and (root / "pyproject.toml").is_file():

@@ -8,29 +8,29 @@
     │   ├── SettingsError                a QUANTMILL_* variable
     │   ├── NotEnoughSpace               the disk, checked before the start
     │   └── NotFound                     a model or variant that the store does not hold
-    ├── VerificationError             4  bytes are not what their digest says
+    ├── VerificationError             4  bytes do not match their digest
     ├── DiskFull                      1  a disk or a quota was used up while the command worked
-    ├── DownloadError                 1  a source's server did not answer, or broke off; the same command goes on
+    ├── DownloadError                 1  a source's server did not answer, or broke off; run the same command to resume
     ├── StoreError                    1  the store cannot do what was asked
     │   ├── BlobMissing
     │   └── LayoutTooNew              a record was written by a newer release
-    ├── RegistrationError             1  MLflow did not take the run; what was accepted is published all the same
-    ├── SigningError                  1  the process with the signing key failed; that version is not published
+    ├── RegistrationError             1  MLflow did not take the run; the accepted variants are published all the same
+    ├── SigningError                  1  the process with the signing key failed; the version is not published
     ├── ServerError                   1  the embedded Prefect server did not start
     ├── EnvironmentFailed             1  an environment could not be made, or does not work
     └── JobError                      1  a job's process failed; the variant is `failed`, the others go on
         ├── EngineError                  the engine raised; carries its last lines
-        ├── EngineMismatch               installed versions are not the locked ones
-        ├── EnvironmentNotReady          the job's environment is not made on this machine, or was changed
+        ├── EngineMismatch               installed versions differ from the locked versions
+        ├── EnvironmentNotReady          the job's environment does not exist on this machine, or was changed
         ├── ProcessorMismatch            the worker's processor is not of the class that its pool states
         ├── OutOfMemory
-        ├── Killed                       by a signal that was not ours
+        ├── Killed                       by a signal that Quantmill did not send
         ├── TimedOut
-        ├── Stopped                      the run was told to stop; nothing starts after that
-        ├── TokenizerMismatch            an artifact tokenizes unlike its source
-        ├── ConversionMismatch           a GGUF's logits are not those of the model that it was made of
-        ├── TraceMismatch                logits recomputed from a trace are not the model's
-        ├── NotCached                    a job would have to run where only finished work was asked for
+        ├── Stopped                      the run was told to stop; no further job starts
+        ├── TokenizerMismatch            an artifact tokenizes text differently from its source
+        ├── ConversionMismatch           a GGUF's logits differ from those of the model that it was converted from
+        ├── TraceMismatch                logits recomputed from a trace differ from the model's
+        ├── NotCached                    only finished work was asked for, and this job has not run yet
         └── Gibberish                    NaN or Inf, worse than unigrams, or one repeated token
 
 Messages are one line: what, where, what is allowed. Exit code 3 is no error: the run ended and no variant was accepted.
@@ -40,7 +40,7 @@ from typing import ClassVar
 
 
 class QuantmillError(Exception):
-    """The root; `exit_code` is what the command line ends with, `advice` what a reader may try."""
+    """The root of all errors: `exit_code` is the command line's exit status, `advice` says what to try."""
 
     exit_code: ClassVar[int] = 1
     advice: ClassVar[str] = ""
@@ -77,13 +77,16 @@ class NotFound(RequestError):
 
 
 class VerificationError(QuantmillError):
-    """Bytes are not what their digest says."""
+    """Bytes do not match their digest."""
 
     exit_code: ClassVar[int] = 4
 
 
 class DiskFull(QuantmillError):
-    """A disk or a quota was used up while the command worked; `disk.py` makes the message, with place and free bytes."""
+    """A disk or a quota was used up while the command worked.
+
+    `machine/disk.py` makes the message: the path and the bytes that are free.
+    """
 
     advice: ClassVar[str] = (
         "make room there (`quantmill gc` removes what a store does not need), then run the same command again"
@@ -91,7 +94,7 @@ class DiskFull(QuantmillError):
 
 
 class DownloadError(QuantmillError):
-    """A source's server did not answer, or broke off; the same command goes on with what is missing."""
+    """A source's server did not answer, or broke off; the same command fetches what is missing."""
 
 
 class StoreError(QuantmillError):
@@ -103,17 +106,17 @@ class BlobMissing(StoreError):
 
 
 class LayoutTooNew(StoreError):
-    """A record has a layout that this release does not know yet; what is current stays in use."""
+    """A record has a layout that this release does not know yet; the current version stays in use."""
 
     advice: ClassVar[str] = "install a newer quantmill where this is read"
 
 
 class RegistrationError(QuantmillError):
-    """MLflow did not take the run; what was accepted is published, and the registration waits in the outbox."""
+    """MLflow did not take the run; accepted variants are published, the registration waits in the outbox."""
 
 
 class SigningError(QuantmillError):
-    """The process that holds the signing key failed; the version that it was to sign is not published."""
+    """The process that holds the signing key failed; the version is not published."""
 
 
 class ServerError(QuantmillError):
@@ -121,7 +124,7 @@ class ServerError(QuantmillError):
 
 
 class EnvironmentFailed(QuantmillError):
-    """An environment could not be made from its lock, or what was made does not work; the message names the log."""
+    """An environment could not be made from its lock, or does not work; the message names the log."""
 
 
 class JobError(QuantmillError):
@@ -135,19 +138,19 @@ class EngineError(JobError):
 
 
 class EngineMismatch(JobError):
-    """The installed version of a package is not the locked one."""
+    """The installed version of a package differs from the locked version."""
 
     advice: ClassVar[str] = "run `make -B .venv/installed`, which installs the lock"
 
 
 class EnvironmentNotReady(JobError):
-    """The environment that a job runs in is not made on this machine, or is no longer as its lock says."""
+    """The job's environment does not exist on this machine, or no longer matches its lock."""
 
     advice: ClassVar[str] = "run `quantmill environments create NAME` on the machine that runs the job"
 
 
 class ProcessorMismatch(JobError):
-    """The processor is not of the class that the job was planned for: the engine would make other bytes."""
+    """The processor is not of the job's planned class: the engine would make other bytes."""
 
     advice: ClassVar[str] = (
         "state the class of the pool's workers as `processor` in the file that QUANTMILL_POOLS names"
@@ -155,7 +158,7 @@ class ProcessorMismatch(JobError):
 
 
 class OutOfMemory(JobError):
-    """The job needed more memory than there is."""
+    """The job needed more memory than the machine has."""
 
     advice: ClassVar[str] = (
         "take fewer or shorter calibration windows, a smaller batch_size, one variant at a time, or more memory"
@@ -163,7 +166,7 @@ class OutOfMemory(JobError):
 
 
 class Killed(JobError):
-    """The job died of a signal that was not sent by Quantmill."""
+    """The job died of a signal that Quantmill did not send."""
 
     advice: ClassVar[str] = "run the same command again: what was finished is not made again"
 
@@ -175,23 +178,26 @@ class TimedOut(JobError):
 
 
 class Stopped(JobError):
-    """The run was told to stop: the job was ended, or was not started. The same command goes on with what is missing."""
+    """The run was told to stop: the job was ended, or was not started.
+
+    The same command does only the work that is missing.
+    """
 
 
 class TokenizerMismatch(JobError):
-    """An artifact tokenizes text, or renders a chat, unlike its source."""
+    """An artifact tokenizes text, or renders a chat, differently from its source."""
 
     advice: ClassVar[str] = "take the original model's folder as the source in place of a GGUF"
 
 
 class ConversionMismatch(JobError):
-    """llama.cpp computes something else of the converted model than transformers does of its source."""
+    """The logits of the converted model in llama.cpp differ from those of its source in transformers."""
 
     advice: ClassVar[str] = "take another method: no GGUF of this model computes what its config.json says"
 
 
 class TraceMismatch(JobError):
-    """Logits recomputed from a baseline trace are not the logits of the model."""
+    """Logits recomputed from a baseline trace differ from the logits of the model."""
 
     advice: ClassVar[str] = (
         "the model changes its logits after the head in a way that is not known here: please report it"
@@ -199,7 +205,7 @@ class TraceMismatch(JobError):
 
 
 class NotCached(JobError):
-    """A job would have to run where only finished work was asked for."""
+    """Only finished work was asked for, and this job has not run yet."""
 
 
 class Gibberish(JobError):
@@ -209,13 +215,16 @@ class Gibberish(JobError):
 
 
 def with_advice(name: str, message: str) -> str:
-    """Return a message about the error whose class is called `name`, with what a reader may try."""
+    """Return the message with the advice of the error class called `name` appended."""
     advice = type(error_named(name, "")).advice
     return f"{message}; try this: {advice}" if advice else message
 
 
 def error_named(name: str, message: str) -> QuantmillError:
-    """Return the error whose class is called `name`, as a job reports it; an unknown name becomes an `EngineError`."""
+    """Return an error of the class called `name`; an unknown name gives an `EngineError`.
+
+    Jobs report an error by its class name and message.
+    """
     classes: list[type[QuantmillError]] = [QuantmillError]
     for known in classes:
         if known.__name__ == name:

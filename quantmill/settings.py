@@ -23,13 +23,15 @@ _LOGIN = re.compile(r"://[^/\s]*@")
 
 
 class Settings(BaseSettings):
-    """Where things lie and how jobs run; every field is a QUANTMILL_* variable."""
+    """Folders, addresses and limits; every field is a QUANTMILL_* environment variable."""
 
     model_config = SettingsConfigDict(env_prefix="QUANTMILL_", frozen=True, extra="ignore", env_ignore_empty=True)
 
-    home: Path = Field(default=Path(".quantmill"), description="Everything of an embedded run lies here.")
+    home: Path = Field(default=Path(".quantmill"), description="Folder of everything that an embedded run writes.")
     store: str = Field(default="", description="The store: a folder, or s3://bucket/prefix; default: HOME/store.")
-    cache_gb: float = Field(default=20.0, ge=0, description="Blobs of a bucket's store that are kept in HOME/cache.")
+    cache_gb: float = Field(
+        default=20.0, ge=0, description="Size limit of HOME/cache, which keeps blobs of a store in a bucket."
+    )
     mlflow_uri: str = Field(default="", description="MLflow tracking URI; default: SQLite in HOME/mlflow.")
     job_timeout_s: float = Field(default=6 * 3600.0, gt=0, description="A job that runs longer is stopped.")
     stage_days: float = Field(default=90.0, gt=0, description="Days after which a stage result no longer counts.")
@@ -37,42 +39,47 @@ class Settings(BaseSettings):
         default=1, ge=1, le=64, description="Jobs at once on this machine; a measurement always runs alone."
     )
     speed_s: float = Field(
-        default=20.0, gt=0, description="Seconds for a variant's speed and generations, loading not counted."
+        default=20.0, gt=0, description="Seconds to measure a variant's speed and generations, without loading."
     )
     busy_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="Share of the machine from which other work makes a speed `busy`; 1: it never does.",
+        description="Share of the machine used by other work above which a speed is marked `busy`; 1: never.",
     )
     pools: Path | None = Field(
-        default=None, description="File that lists the pools that variants run on; default: this machine."
+        default=None, description="File that lists the pools for variants; default: this machine runs them."
     )
     notify_url: str = Field(
-        default="", pattern=r"^(https?://.+)?$", repr=False, description="Webhook that is told of lines that failed."
+        default="",
+        pattern=r"^(https?://.+)?$",
+        repr=False,
+        description="Webhook that the server calls when a run fails.",
     )
     watchlist: Path | None = Field(
-        default=None, description="File that lists where base models land; default: deployments/watchlist.yaml."
+        default=None, description="File that lists watched model sources; default: deployments/watchlist.yaml."
     )
-    python: Path | None = Field(default=None, description="Interpreter of the jobs; default: the running one.")
+    python: Path | None = Field(
+        default=None, description="Python interpreter of the jobs; default: the running interpreter."
+    )
     environments: Path | None = Field(
         default=None,
-        description="Folder of the environments, which several homes may share; default: HOME/environments.",
+        description="Folder of the environments; several homes may share it; default: HOME/environments.",
     )
     threads: int = Field(default=0, ge=0, description="Threads of an engine; 0: as many as there are processors.")
     signing_key: Path | None = Field(
-        default=None, description="Private key, PEM, that what is published is signed with; default: unsigned."
+        default=None, description="Private key (PEM) that signs published versions; default: unsigned."
     )
     keyring: Path | None = Field(
         default=None,
-        description="Folder of public keys, PEM, whose signatures are trusted; default: none is asked for.",
+        description="Folder of trusted public keys (PEM); default: signatures are not checked.",
     )
     licenses: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(
             "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "unlicense", "cc0-1.0", "cc-by-4.0", "own",
         ),
-        description="Licences under which variants are published, by comma; `own`: a source on a disk, in a bucket or in"
-        " MLflow that states none; `*`: any.",
+        description="Licences under which variants are published, separated by commas; `own`: a source on a disk, in a"
+        " bucket or in MLflow that states no licence; `*`: any.",
     )  # fmt: skip
 
     debug: bool = Field(default=False, description="Show the traceback of an unexpected error.")
@@ -85,7 +92,7 @@ class Settings(BaseSettings):
     @field_validator("mlflow_uri", mode="before")
     @classmethod
     def _address(cls, place: object) -> str:
-        require_place(_LOGIN.sub("://", str(place)), addresses=True)  # a password may hold any sign
+        require_place(_LOGIN.sub("://", str(place)), addresses=True)  # a password may hold any character
         return str(place)
 
     @field_validator("home", "environments")
@@ -137,38 +144,41 @@ class Settings(BaseSettings):
 
     @property
     def engine_threads(self) -> int:
-        """The number of threads that an engine gets."""
+        """Return the number of threads that an engine gets."""
         return self.threads or len(os.sched_getaffinity(0))
 
     @property
     def environments_folder(self) -> Path:
-        """The absolute path of the folder that environments are made in."""
+        """Return the absolute path of the folder of environments."""
         return (self.environments or self.home / "environments").absolute()
 
     @property
     def tracking_uri(self) -> str:
-        """Where MLflow is: the server that is named, without its login, else SQLite under the home."""
+        """Return MLflow's tracking URI: the configured server without its login, else SQLite under the home."""
         uri = self.mlflow_uri or sqlite_uri(self.home.absolute() / "mlflow" / "mlflow.db")
         parts = urlsplit(uri)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
 
     @property
     def tracking_login(self) -> dict[str, str]:
-        """The login of the server's URI as the variables that MLflow's client reads: it shows the URI in its messages."""
+        """Return the login of `mlflow_uri` as the environment variables that MLflow's client reads.
+
+        The login is kept out of the URI because the client shows the URI in its messages.
+        """
         parts = urlsplit(self.mlflow_uri)
         login = {"MLFLOW_TRACKING_USERNAME": parts.username, "MLFLOW_TRACKING_PASSWORD": parts.password}
         return {name: unquote(value) for name, value in login.items() if value}
 
     @property
     def store_uri(self) -> str:
-        """Where the store is: an s3:// address, or the absolute path of a folder."""
+        """Return the store's URI: an s3:// address, or the absolute path of a folder."""
         return self.store if "://" in self.store else str(Path(self.store or self.home / "store").absolute())
 
 
 def _require_known(environment: Mapping[str, str]) -> None:
-    """Raise SettingsError where a QUANTMILL_* variable is none of ours: misspelt, it would switch off what it asks for.
+    """Raise SettingsError for an unknown QUANTMILL_* variable: a misspelt variable would have no effect.
 
-    `QUANTMILL_PULLED` is what `watch` gives its command; Kubernetes adds variables for a service called `quantmill`.
+    `watch` sets `QUANTMILL_PULLED` for its command; Kubernetes adds variables for a service called `quantmill`.
     """
     known = [f"QUANTMILL_{field.upper()}" for field in Settings.model_fields]
     for name, value in sorted((name.upper(), value) for name, value in environment.items()):
@@ -184,7 +194,7 @@ def load_settings() -> Settings:
     """Return the settings in force.
 
     Raises:
-        SettingsError: a variable holds a value that is not allowed, or is none of ours.
+        SettingsError: a variable is unknown, or holds a value that is not allowed.
     """
     _require_known(os.environ)
     try:

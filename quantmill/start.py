@@ -1,10 +1,10 @@
-"""Where the command `quantmill` begins: Ctrl-C while the command line is still being imported ends it without a traceback."""
+"""The entry point of the command `quantmill`: Ctrl-C during the imports ends it without a traceback."""
 
 import sys
 
 
 def main() -> None:
-    """Import the command line and run it; a stop on the way ends with status 130."""
+    """Import the command line and run it; Ctrl-C ends it with status 130."""
     try:
         from quantmill import cli
 

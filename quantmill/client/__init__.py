@@ -1,4 +1,4 @@
-"""The consumer's side: versions are chosen, pulled, verified and watched."""
+"""The consumer's side of a store: choose, pull, verify and watch versions."""
 
 from quantmill.client.client import Resolved, pull, resolve, verify
 

@@ -1,4 +1,4 @@
-"""The consumer's side of a store: choose a version, pull it, verify what lies on the disk.
+"""The consumer's side of a store: choose a version, pull it, verify the pulled files.
 
     from quantmill.client import pull, resolve, verify
     from quantmill.store.places import open_store
@@ -7,7 +7,7 @@
     chosen = resolve(store, "my-model", channel="stable", where="runtime=llama.cpp,memory<12GB", best="quality")
     folder = pull(store, chosen, Path("model"))
 
-What is pulled is an ordinary folder, which needs nothing of ours to be loaded. `pulled.py` says how it lies on the disk.
+A pulled version is an ordinary folder, which loads without Quantmill. `pulled.py` describes its layout on the disk.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -36,18 +36,20 @@ _READS_AT_ONCE = 8
 
 
 class Resolved(BaseModel):
-    """The version that a request came to."""
+    """The version that `resolve` chose for a request."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = Field(description="The model's name.")
     variant: str = Field(description="The variant's name.")
     digest: str = Field(description="Digest of the manifest: the version.")
-    manifest: Manifest = Field(description="What it is, with its files.")
-    channel: str = Field(default="", description="The channel that holds it; empty: the newest version was asked for.")
+    manifest: Manifest = Field(description="The version's manifest.")
+    channel: str = Field(default="", description="The channel that holds it; empty: chosen among the newest versions.")
     seq: int = Field(default=0, description="The channel's sequence number; 0: no channel.")
-    move: str = Field(default="", description="Digest of what the channel holds at that number.")
-    data: bytes = Field(repr=False, exclude=True, description="The manifest as it is stored: the digest is theirs.")
+    move: str = Field(default="", description="Digest of the channel's move with that number.")
+    data: bytes = Field(
+        repr=False, exclude=True, description="The stored bytes of the manifest, which give its digest."
+    )
 
     @property
     def stored(self) -> StoredManifest:
@@ -69,24 +71,24 @@ def resolve(
     variant: str = "",
     hardware: str = "",
 ) -> Resolved:
-    """Return the version that serves a request best; versions that were revoked are not handed out.
+    """Return the version that serves a request best; never a revoked version.
 
-    With a `channel` it is one that the channel holds, without one the newest of its variant. Of several that meet `where`
-    (see `where.py`) it is the one that is `best`. The fastest is looked for among speeds of one class of machine: that whose
-    name holds `hardware`, by default this machine's GPU or processor. A variant that is named needs no comparison.
+    The candidates are the channel's versions or, without a `channel`, the newest version of each variant. Of those that meet
+    `where` (see `where.py`) the version that is `best` is chosen. Speeds are compared within one class of machine: the class whose
+    name contains `hardware`, by default the name of this machine's GPU or processor. A named `variant` needs no comparison.
 
     Raises:
         RequestError: the expression is malformed; nothing was read.
-        NotFound: there is no such model, channel or variant, or none meets the request; the line names what there is. No speed
-            was measured on such hardware while the machine was quiet; the line lists the classes that there are.
-        VerificationError: a record of the store is not what its digest says, or says something else than it should.
-        LayoutTooNew: a newer release wrote a record that is needed, in a layout that is not known here.
+        NotFound: there is no such model, channel or variant, or no version meets the request; the message lists the choices. Or no
+            speed was measured on such hardware on a quiet machine; the message lists the classes.
+        VerificationError: a record of the store does not match its digest, or is of another version.
+        LayoutTooNew: a newer release wrote a needed record in a layout that this release does not know.
     """
     terms = parse(where)
     if best not in GOALS:
         raise RequestError(f"--best: {best!r}: allowed are {', '.join(GOALS)}")
     held = None
-    if channel is not None:  # an empty name is a mistake: not the newest version, which nobody promoted
+    if channel is not None:  # an empty name is a mistake and must not select unpromoted versions
         held = read_held(store, model, channel)
         if held is None:
             known = ", ".join(c.name for c in channels(store, model)) or "no channel"
@@ -97,7 +99,7 @@ def resolve(
     asked = {name: digest for name, digest in digests.items() if variant in ("", name)}
     stored = _standing(store, model, asked)
     if not stored:
-        raise NotFound(f"{model}: no version{_in(channel)} stands; {_why_none(store, model, asked)}")
+        raise NotFound(f"{model}: no version{_in(channel)} can be pulled; {_why_none(store, model, asked)}")
     chosen = _choose(model, [version.manifest for version in stored.values()], terms, best, hardware)
     return Resolved(
         model=model,
@@ -114,22 +116,22 @@ def resolve(
 def pull(
     store: Store, resolved: Resolved, to: Path, keyring: Keyring | None = None, on_bytes: OnBytes = ignore
 ) -> Path:
-    """Make a version the current one of the folder `to`, every byte checked, and return its own folder below it.
+    """Pull a version into the folder `to`, check every byte, make it current and return its folder.
 
-    `to/current` is swapped in one step once all is there; until then, and on any error, what was current stays. What an
-    earlier attempt brought is not fetched again. A version that is current already is looked at, not read: names, sizes
-    and times must be those of when it was read (`verify` reads it).
+    `to/current` is swapped in one step after all files are there; before that, and after any error, the version that was current
+    stays current. Files from an earlier attempt are not fetched again. If the version is current already, its files are not read
+    again: their names, sizes and times must be unchanged since they were read (`verify` reads them).
 
     Args:
-        store: Where the version lies.
+        store: The store that holds the version.
         resolved: The version.
-        to: A new or empty folder, or one that this model was pulled into before.
-        keyring: Keys whose signatures are trusted; with one, an unsigned version is refused. Without, none is checked.
-        on_bytes: Called with the number of bytes that moved; they sum up to `resolved.size_bytes`.
+        to: A new or empty folder, or a folder that this model was pulled into before.
+        keyring: Trusted keys; a version without their signature is refused. None: no signature is checked.
+        on_bytes: Called with the number of bytes that moved; the numbers sum up to `resolved.size_bytes`.
 
     Raises:
-        VerificationError: bytes or signature are not right, or the channel went back to an older state than was seen here.
-        RequestError: `to` holds something else, or the disk has no room.
+        VerificationError: bytes or signature are wrong, or the channel is at an older state than `to` has seen.
+        RequestError: `to` holds other files or another model, or the disk has no room.
         DiskFull: the disk ran full meanwhile.
         StoreError: the store does not answer, or another pull is at work in `to`.
     """
@@ -153,14 +155,14 @@ def pull(
 
 
 def verify(path: Path, keyring: Keyring | None = None) -> Manifest:
-    """Return the manifest of what lies at `path`, after every byte of it was read.
+    """Read every byte of the version at `path`, check it and return its manifest.
 
-    `path` is a folder that was pulled into (what is current there is verified), one version's folder, or a copy of it.
-    It must hold just the manifest's files: no other file, link, device or folder. In a copy that is not named after its
-    version, the manifest itself is known to be right only by a signature.
+    `path` is a folder that was pulled into (its current version is verified), a version's folder, or a copy of a version's folder.
+    The folder must hold exactly the manifest's files: no other file, link, device or folder. If a copy is not named by the
+    version's digest, only a signature proves that the manifest is right.
 
     Raises:
-        VerificationError: what is wrong, with the file's name.
+        VerificationError: a file is wrong, missing or not in the manifest, or the signature is wrong.
     """
     tree = version_folder(path)
     version, envelope = read_records(tree)
@@ -175,7 +177,7 @@ def verify(path: Path, keyring: Keyring | None = None) -> Manifest:
 
 
 def _newest(store: Store, model: str) -> dict[str, str]:
-    """Return variant -> its newest version that was not revoked, or its newest where none stands."""
+    """Return variant -> digest of its newest version that is not revoked, else of its newest version."""
     variants = store.variants(model)
 
     def newest(variant: str) -> str:
@@ -187,7 +189,10 @@ def _newest(store: Store, model: str) -> dict[str, str]:
 
 
 def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, StoredManifest]:
-    """Return variant -> stored manifest of the versions that were not revoked, each checked against its digest and its name."""
+    """Return variant -> stored manifest of the versions that are not revoked.
+
+    Each manifest is checked against its digest and its name.
+    """
 
     def read(item: tuple[str, str]) -> StoredManifest | None:
         variant, digest = item
@@ -204,7 +209,7 @@ def _standing(store: Store, model: str, digests: dict[str, str]) -> dict[str, St
 
 
 def _choose(model: str, manifests: list[Manifest], terms: tuple[Term, ...], goal: Goal, hardware: str) -> str:
-    """Return the variant that meets all terms and is best."""
+    """Return the best of the variants that meet all terms."""
     rows = [of_manifest(manifest) for manifest in manifests]
     if fitting := [row for row in rows if all(term.holds(row) for term in terms)]:
         if goal == "speed" and len(rows) > 1:
@@ -214,7 +219,7 @@ def _choose(model: str, manifests: list[Manifest], terms: tuple[Term, ...], goal
 
 
 def _misses(rows: list[Candidate], terms: tuple[Term, ...]) -> list[str]:
-    """Return for each variant which term it misses first, and what it has there."""
+    """Return for each variant its value for the first term that it does not meet."""
     first = [(row, next(term for term in terms if not term.holds(row))) for row in rows]
     return [f"{row.name}: {term.told(row)}" for row, term in first]
 
@@ -229,7 +234,10 @@ def _in(channel: str | None) -> str:
 
 
 def _require_forward(place: Place, resolved: Resolved) -> None:
-    """Raise where a channel is at an older state than was seen here: a rollback attack looks like this."""
+    """Raise VerificationError if the channel is at an older state than the folder has seen.
+
+    A rollback attack would show such a state.
+    """
     seen = place.state().seen.get(resolved.channel)
     if seen is None:
         return
@@ -237,4 +245,4 @@ def _require_forward(place: Place, resolved: Resolved) -> None:
     if resolved.seq < seen.seq:
         raise VerificationError(f"{what} is older than {seen.seq}, which was seen in {place.root}")
     if resolved.seq == seen.seq and resolved.move != seen.move:
-        raise VerificationError(f"{what} holds something else than was seen in {place.root}")
+        raise VerificationError(f"{what} has other content than was seen in {place.root}")

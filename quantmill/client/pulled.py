@@ -1,15 +1,15 @@
-"""The folder that versions are pulled into, as it lies on the disk.
+"""The layout of a folder that versions are pulled into.
 
-    DIR/current -> store/<manifest digest>     what is served; swapped in one step
-    DIR/previous -> store/<manifest digest>    what was current before
-    DIR/model.gguf -> store/<digest>/FILE      the GGUF file of what is served, under a name that stays; none where there are several
-    DIR/store/<manifest digest>/               a version: its files, and what it is known by in `.quantmill/`
-    DIR/.staging/<manifest digest>/            a version on its way
-    DIR/state.json                             what was seen and checked: `State`
-    DIR/.revoked                               the revoked version that the command of `watch --run-revoked` ended well for
-    DIR/.lock                                  held by whoever changes any of this
+    DIR/current -> store/<manifest digest>     the current version; swapped in one step
+    DIR/previous -> store/<manifest digest>    the version that was current before
+    DIR/model.gguf -> store/<digest>/FILE      a fixed name for the current version's GGUF file, if it has exactly one
+    DIR/store/<manifest digest>/               a version: its files, and its manifest and attestation in `.quantmill/`
+    DIR/.staging/<manifest digest>/            a version that is being pulled
+    DIR/state.json                             the record `State`
+    DIR/.revoked                               the revoked version for which `watch --run-revoked` has succeeded
+    DIR/.lock                                  the lock of the process that changes the folder
 
-Every step is a rename, so that a kill leaves either what was or what comes, and the next pull goes on from there.
+Every step is a rename: a kill leaves either the old or the new state, and the next pull resumes.
 """
 
 import os
@@ -36,30 +36,30 @@ _SLACK_BYTES = 64 << 20
 
 
 class Seen(BaseModel):
-    """What a channel held when it was last pulled from."""
+    """The state of a channel at the last pull from it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seq: int = Field(ge=1, description="Its sequence number.")
-    move: str = Field(description="Digest of the whole move: one number is one content.")
+    seq: int = Field(ge=1, description="The channel's sequence number.")
+    move: str = Field(description="Digest of the whole move: a sequence number always means the same content.")
 
 
 class State(BaseModel):
-    """What a pulled folder remembers from one pull to the next."""
+    """The record that a pulled folder keeps from one pull to the next."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model: str = Field(description="The model that is pulled here.")
-    seen: dict[str, Seen] = Field(default={}, description="Channel -> what it held: an older state is refused.")
-    checked: dict[str, Stamps] = Field(default={}, description="Version -> its files as they were when all was read.")
-    told: str = Field(default="", description="The version that the command of `watch` last ended well for.")
+    model: str = Field(description="The model that is pulled into the folder.")
+    seen: dict[str, Seen] = Field(default={}, description="Channel -> its last state; older states are refused.")
+    checked: dict[str, Stamps] = Field(default={}, description="Version -> its files' stamps when all bytes were read.")
+    told: str = Field(default="", description="The version for which the command of `watch` last succeeded.")
 
 
 class Place:
-    """One such folder."""
+    """A folder that versions of one model are pulled into."""
 
     def __init__(self, root: Path) -> None:
-        """Look at the folder `root`; nothing is written before it is claimed."""
+        """Use the folder `root`; nothing is written before `claimed`."""
         self.root = root.absolute()
 
     def tree(self, digest: str) -> Path:
@@ -67,21 +67,21 @@ class Place:
         return self.root / "store" / digest
 
     def staging(self, digest: str) -> Path:
-        """Return the folder of a version on its way."""
+        """Return the folder of a version that is being pulled."""
         return self.root / ".staging" / digest
 
     @property
     def current(self) -> str:
-        """The digest of the version that is served; empty: none yet."""
+        """The digest of the current version; empty: there is none yet."""
         return self._linked("current")
 
     @contextmanager
     def claimed(self, model: str) -> Iterator[None]:
-        """Hold the folder, made where it is missing, for changes by this process alone.
+        """Hold the folder's lock for changes by this process; a missing folder is created.
 
         Raises:
-            RequestError: it holds something that no pull left there, or another model.
-            StoreError: another pull is at work there.
+            RequestError: the folder holds files that no pull made, or another model.
+            StoreError: another pull is at work in the folder.
         """
         if self.root.exists() and not self.root.is_dir():
             raise RequestError(f"--to: {self.root}: must be a folder")
@@ -102,19 +102,19 @@ class Place:
             yield
 
     def state(self) -> State:
-        """Return what is remembered.
+        """Return the folder's record.
 
         Raises:
             VerificationError: the record is damaged.
         """
         try:
-            # A newer release may have pulled here: what it wrote beyond this is passed over.
+            # Ignores fields of newer releases.
             return State.model_validate_json((self.root / _STATE).read_bytes(), extra="ignore")
         except ValidationError as error:
             raise VerificationError(f"{self.root / _STATE}: damaged; pull into an empty folder") from error
 
     def write(self, state: State) -> None:
-        """Remember a state."""
+        """Write the folder's record."""
         temporary = self.root / f".{_STATE}"
         temporary.write_bytes(keys.canonical(state))
         sync(temporary)
@@ -122,12 +122,12 @@ class Place:
         sync(self.root)
 
     def is_untouched(self, digest: str) -> bool:
-        """Return whether a version lies there with the names, sizes and times that it had when every byte was read."""
+        """Return whether names, sizes and times of a version's files are unchanged since they were read."""
         tree = self.tree(digest)
         return tree.is_dir() and stamps(tree) == self.state().checked.get(digest)
 
     def require_room(self, missing_bytes: int) -> None:
-        """Raise NotEnoughSpace where so many bytes more would fill the disk."""
+        """Raise NotEnoughSpace if the disk has no room for `missing_bytes` more bytes."""
         free = shutil.disk_usage(self.root).free
         if missing_bytes and free < missing_bytes + _SLACK_BYTES:
             raise NotEnoughSpace(
@@ -135,7 +135,10 @@ class Place:
             )
 
     def land(self, digest: str) -> None:
-        """Make what was staged the tree of its version; where that tree was damaged, put the staged files into it."""
+        """Rename the staging folder to the version's folder, or move its files into an existing folder.
+
+        An existing folder is a damaged version that the staged files repair.
+        """
         staged, tree = self.staging(digest), self.tree(digest)
         files, folders = walk(staged)
         for path in files:
@@ -157,10 +160,10 @@ class Place:
         sync(self.root)
 
     def swap(self, digest: str) -> None:
-        """Serve a version; what was served becomes `previous`, and older ones go.
+        """Make a version current; the current version becomes `previous`, and older versions are removed.
 
-        `model.gguf` never dangles: it names a version's own folder, is moved after `current`, and goes before a version without
-        such a file is served. After a kill in between it names what is `previous`.
+        `model.gguf` never dangles: it links into a version's own folder, is moved after `current`, and is removed before a version
+        without a single GGUF file becomes current. After a kill in between it links into the `previous` version.
         """
         file = self._gguf(digest)
         if not file:
@@ -179,7 +182,7 @@ class Place:
             self.write(state.model_copy(update={"checked": {d: s for d, s in state.checked.items() if d in kept}}))
 
     def clear_staging(self, but: str) -> None:
-        """Drop what was staged of other versions: it was given up, and the disk may be needed."""
+        """Remove the staging folders of all versions except `but`, to free disk space."""
         staging = self.root / ".staging"
         for path in sorted(staging.iterdir()) if staging.exists() else ():
             if path.name != but:
@@ -187,7 +190,7 @@ class Place:
 
     def _is_ours(self) -> bool:
         names = {path.name for path in self.root.iterdir()} if self.root.exists() else set()
-        return _STATE in names or names <= {_LOCK, f".{_STATE}"}  # the latter: killed before it had a state
+        return _STATE in names or names <= {_LOCK, f".{_STATE}"}  # no state: a pull was killed before it wrote one
 
     def _linked(self, name: str) -> str:
         link = self.root / name
@@ -200,12 +203,15 @@ class Place:
 
     @property
     def told_revoked(self) -> str:
-        """The revoked version that the command for that ended well for; a file of its own, since older releases read the state."""
+        """The revoked version for which `--run-revoked` has succeeded; empty: none.
+
+        It is a file of its own, because older releases could not read a state with a new field.
+        """
         path = self.root / _REVOKED
         return path.read_text().strip() if path.exists() else ""
 
     def tell_revoked(self, digest: str) -> None:
-        """Remember that the command for revoked versions ended well."""
+        """Record that `--run-revoked` succeeded for a revoked version."""
         temporary = self.root / f"{_REVOKED}.new"
         temporary.write_text(digest)
         sync(temporary)
@@ -213,7 +219,10 @@ class Place:
         sync(self.root)
 
     def _gguf(self, digest: str) -> str:
-        """Return the path of a version's GGUF file; empty where it has none, or several, which a server finds by their names."""
+        """Return the path of a version's only GGUF file; empty: it has none, or several.
+
+        A server finds several files by their own names.
+        """
         found = [file.path for file in read_records(self.tree(digest))[0].manifest.files if file.path.endswith(".gguf")]
         return found[0] if len(found) == 1 else ""
 
@@ -230,10 +239,10 @@ class Place:
 
 
 def version_folder(path: Path) -> Path:
-    """Return the folder of the version that `path` means: what is current there, or `path` where nothing is pulled into it.
+    """Return the folder of the current version in `path`, or `path` if nothing was pulled into it.
 
     Raises:
-        VerificationError: what is current there is no version of that place.
+        VerificationError: `current` is not a link to a version in `path`.
     """
     place = Place(path)
     pulled_into = (path / _STATE).is_file() and place.current

@@ -1,4 +1,4 @@
-"""Brings a version's files: those that are at hand from there, the others from the store, and each byte checked."""
+"""Stages a version's files: reuses equal local files, fetches the others, checks every byte."""
 
 import shutil
 import threading
@@ -19,15 +19,17 @@ _FILES_AT_ONCE = 4
 
 
 class _Stopped(Exception):
-    """Ends a thread whose work nobody wants any more."""
+    """Ends a thread whose work is no longer needed."""
 
 
 def bring(store: Store, version: StoredManifest, attestation: bytes | None, place: Place, on_bytes: OnBytes) -> None:
-    """Have a version's folder whole in its place. What an earlier attempt brought is used, and so are equal files there.
+    """Complete a version's folder below `place`.
+
+    Files from an earlier attempt, and equal files of other versions in `place`, are reused.
 
     Raises:
-        VerificationError: the store's bytes are not the manifest's, a file is of a kind that no model needs
-            (`contents.py`), or the version's folder holds something else too.
+        VerificationError: the store's bytes do not match the manifest, a file has a format that no model needs
+            (`contents.py`), or the version's folder holds a file that the manifest does not list.
     """
     manifest, digest = version.manifest, version.digest
     tree, staged = place.tree(digest), place.staging(digest)
@@ -45,7 +47,7 @@ def bring(store: Store, version: StoredManifest, attestation: bytes | None, plac
     place.require_room(sum(entry.size_bytes for entry in missing))
     _fetch(store, missing, staged, on_bytes)
     for path in unlisted(staged, manifest):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)  # what a killed fetch left
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)  # left by a killed fetch
     for entry in wanted:
         contents.check_file(staged / entry.path, entry.path)
     write_records(staged, version, attestation)
@@ -53,14 +55,17 @@ def bring(store: Store, version: StoredManifest, attestation: bytes | None, plac
 
 
 def _is_at_hand(entry: FileEntry, target: Path, place: Place, on_bytes: OnBytes) -> bool:
-    """Return whether a file is there already: staged before, or in another version's folder, from where it is linked or copied."""
+    """Return whether a file is in the staging folder, after a look for an equal file of another version.
+
+    An equal file is linked or copied into the staging folder.
+    """
     if not holds(target, entry):
         target.parent.mkdir(parents=True, exist_ok=True)
         for path in _equal_files(entry, place):
             target.unlink(missing_ok=True)
             try:
                 target.hardlink_to(path)
-            except OSError:  # a file system without hard links, or one with too many to this file
+            except OSError:  # no hard links here, or too many of this file
                 shutil.copyfile(path, target)
             if holds(target, entry):
                 break
@@ -82,7 +87,7 @@ def _equal_files(entry: FileEntry, place: Place) -> Iterator[Path]:
 
 
 def _fetch(store: Store, entries: list[FileEntry], folder: Path, on_bytes: OnBytes) -> None:
-    """Fetch files in parallel, the largest first; where one fails or Ctrl-C comes, the others stop too."""
+    """Fetch files in parallel, the largest first; after an error or Ctrl-C all fetches stop."""
     stop = threading.Event()
 
     def count(moved: int) -> None:

@@ -1,4 +1,4 @@
-"""The folder of one version: just the manifest's files and, in `.quantmill/`, what it is known by."""
+"""The folder of one version: the manifest's files and, in `.quantmill/`, manifest and attestation."""
 
 import os
 import stat
@@ -22,24 +22,24 @@ Stamps = dict[str, tuple[int, int]]
 
 
 def read_records(tree: Path) -> tuple[StoredManifest, bytes | None]:
-    """Return the manifest that lies in a version's folder, and its attestation, unchecked, where there is one.
+    """Return the manifest in a version's folder, and its attestation (unchecked) or None.
 
     Raises:
-        LayoutTooNew: a newer release wrote it, in a layout that is not known here.
-        VerificationError: there is no manifest, it is damaged, or it is another than the folder's name says.
+        LayoutTooNew: a newer release wrote the manifest in a layout that this release does not know.
+        VerificationError: the manifest is missing or damaged, or does not match the folder's name.
     """
     path = tree / MANIFEST_PATH
     data = _record(path)
     if data is None:
-        raise VerificationError(f"{path}: missing; what is verified is a folder that `quantmill pull` made")
+        raise VerificationError(f"{path}: missing; only a folder that `quantmill pull` made can be verified")
     version = parse_manifest(data, str(path))
     if len(tree.name) == _DIGEST_LENGTH and version.digest != tree.name:
-        raise VerificationError(f"{path}: its bytes are not those of the version")
+        raise VerificationError(f"{path}: its bytes do not match the version's digest")
     return version, _record(tree / ATTESTATION_PATH)
 
 
 def write_records(tree: Path, version: StoredManifest, attestation: bytes | None) -> None:
-    """Write what a version is known by into its folder."""
+    """Write manifest and attestation into a version's folder."""
     folder = (tree / MANIFEST_PATH).parent
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in ((MANIFEST_PATH, version.data), (ATTESTATION_PATH, attestation)):
@@ -49,19 +49,19 @@ def write_records(tree: Path, version: StoredManifest, attestation: bytes | None
 
 
 def damaged(tree: Path, entries: Iterable[FileEntry]) -> list[FileEntry]:
-    """Return the entries whose bytes do not lie below `tree`: every byte is read."""
+    """Return the entries whose files below `tree` are missing or wrong; reads every byte."""
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
         return [entry for entry, right in pool.map(lambda e: (e, holds(tree / e.path, e)), entries) if not right]
 
 
 def holds(path: Path, entry: FileEntry) -> bool:
-    """Return whether a plain file at `path` has just the bytes that the entry names."""
+    """Return whether `path` is a plain file with exactly the entry's bytes."""
     plain = path.is_file() and not path.is_symlink()
     return plain and path.stat().st_size == entry.size_bytes and keys.file_sha256(path) == entry.sha256
 
 
 def require_listing(tree: Path, manifest: Manifest) -> None:
-    """Raise VerificationError where a file is missing, or something lies there that the manifest does not name."""
+    """Raise VerificationError if a file is missing, or the folder holds a path that the manifest lacks."""
     if more := unlisted(tree, manifest):
         raise VerificationError(f"{more[0]}: not in the manifest")
     for entry in manifest.files:
@@ -73,7 +73,7 @@ def unlisted(tree: Path, manifest: Manifest) -> list[Path]:
     """Return the files and folders below `tree` that are not the version's.
 
     Raises:
-        VerificationError: something there is neither: a link, a device, a pipe.
+        VerificationError: a path is neither a file nor a folder but a link, a device or a pipe.
     """
     files, folders = walk(tree)
     named = {PurePosixPath(entry.path) for entry in manifest.files} | set(map(PurePosixPath, _RECORDS))
@@ -84,10 +84,10 @@ def unlisted(tree: Path, manifest: Manifest) -> list[Path]:
 
 
 def walk(tree: Path) -> tuple[list[Path], list[Path]]:
-    """Return the files and folders below `tree`, by path; no link is followed.
+    """Return the files and folders below `tree`, by path; links are not followed.
 
     Raises:
-        VerificationError: something there is neither: a link, a device, a pipe.
+        VerificationError: a path is neither a file nor a folder but a link, a device or a pipe.
     """
     files: list[Path] = []
     folders: list[Path] = []
@@ -99,7 +99,7 @@ def walk(tree: Path) -> tuple[list[Path], list[Path]]:
 
 
 def stamps(tree: Path) -> Stamps:
-    """Return the size and time of every file below `tree`."""
+    """Return the size and the modification time of every file below `tree`."""
     states = {path.relative_to(tree).as_posix(): path.stat() for path in walk(tree)[0]}
     return {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
 

@@ -1,9 +1,9 @@
-"""Keeps a folder at what a channel holds: what runs beside an inference server.
+"""Follows a channel into a folder, beside an inference server.
 
-A round reads the channel and pulls where it moved. The command is called after a version became current, with its folder in
-`QUANTMILL_PULLED`; what counts is that it ended with 0. Until then each round calls it again, also after a restart, so a server
-hears of every version at least once. A store that does not answer, or holds what is refused, costs nothing but time:
-what is current stays, and the next round comes later, up to sixteen times `every`.
+A round reads the channel and pulls if the channel moved. After a version became current, the command is called with the version's
+folder in `QUANTMILL_PULLED`. Each round calls the command again until it ends with 0, also after a restart, so a server is told of
+every version at least once. If the store does not answer, or a version is refused, the current version stays and the next round
+comes later, after up to sixteen times `every`.
 """
 
 import random
@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 
 class Watch:
-    """What is watched, where it goes, and what is called."""
+    """Keeps one folder at the state of one channel, and calls a command after each change."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Watch:
     ) -> None:
         """Check the request; nothing is read yet.
 
-        `limit_s`: seconds that a command may take; None: as long as it takes.
+        `limit_s`: seconds that a command may take; None: no limit.
 
         Raises:
             RequestError: the expression or a command is malformed.
@@ -63,7 +63,7 @@ class Watch:
         self._keyring, self._every_s, self._say = keyring, every_s, say
 
     def run(self) -> None:
-        """Watch until KeyboardInterrupt comes; it ends the command too, and is passed on."""
+        """Run rounds until KeyboardInterrupt, which also ends the command and is raised again."""
         failures = 0
         while True:
             try:
@@ -73,13 +73,15 @@ class Watch:
             except (QuantmillError, OSError) as error:
                 failures += 1
                 self._say(f"{type(error).__name__}: {' '.join(str(error).split())}")
-            time.sleep(pause_s(self._every_s, failures) * random.uniform(0.9, 1.1))  # or many consumers ask at once
+            time.sleep(
+                pause_s(self._every_s, failures) * random.uniform(0.9, 1.1)
+            )  # keeps many consumers from asking at once
 
     def round(self) -> Resolved:
-        """Pull what the channel holds now and, where it is new, call the command.
+        """Pull the channel's version, call the command if it has not succeeded for it, and return the version.
 
         Raises:
-            QuantmillError: see `resolve` and `pull`; or the command failed, and is called again in the next round.
+            QuantmillError: see `resolve` and `pull`; or the command failed, and the next round calls it again.
         """
         place = Place(self._to)
         if before := place.current:
@@ -100,7 +102,7 @@ class Watch:
         return chosen
 
     def _mind_revocation(self, place: Place, digest: str) -> None:
-        """Say that the version that is served was revoked, in every round, and call the command for that until it ends well."""
+        """Report in every round that the current version was revoked; call `--run-revoked` until it succeeds."""
         variant = read_records(place.tree(digest))[0].manifest.name.removeprefix(f"{self._model}/")
         revoked = self._store.revocation(self._model, variant, digest)
         if revoked is None:
@@ -113,13 +115,13 @@ class Watch:
             self._say(f"called {shlex.join(self._run_revoked)}")
 
     def _require_format(self, place: Place, before: str, chosen: Resolved) -> None:
-        """Raise RequestError where the format would change: the server that reads the folder could not go on."""
+        """Raise RequestError if the format would change, because the server could not load the new format."""
         served = read_records(place.tree(before))[0].manifest.variant["format"]
         found = chosen.manifest.variant["format"]
         if served != found:
             raise RequestError(
-                f"{chosen.variant}@{chosen.digest[:12]}: its format is {found}, {served} is served; --any-format lets it"
-                " change, --where format=... or --variant keeps it"
+                f"{chosen.variant}@{chosen.digest[:12]}: its format is {found}, the current format is {served};"
+                " --any-format lets it change, --where format=... or --variant keeps it"
             )
 
 
@@ -131,5 +133,5 @@ def _words(option: str, command: str) -> list[str]:
 
 
 def pause_s(every_s: float, failures: int) -> float:
-    """Return how long to wait after so many rounds that failed in a row."""
+    """Return the seconds to wait after `failures` failed rounds in a row."""
     return every_s * min(LONGEST, 2.0 ** max(0, min(failures, LONGEST) - 1))

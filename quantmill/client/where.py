@@ -1,7 +1,7 @@
-"""Where-expressions: what a consumer asks of a variant, `format=gguf,size<120MB,kl<0.1,memory<=12GB`.
+"""Where-expressions: a consumer's conditions, such as `format=gguf,size<120MB,kl<0.1,memory<=12GB`.
 
-Terms stand between commas and must all hold. A term is a field, one of `= != < <= > >=`, and a value: words for `name`,
-`method`, `format`, `runtime` and `mark` (`=` and `!=` only), numbers for the rest, with a unit for `size` and `memory`.
+Commas separate the terms, which must all hold. A term is a field, one of `= != < <= > >=`, and a value: a word for `name`,
+`method`, `format`, `runtime` and `mark` (`=` and `!=` only), a number for the others, with a unit for `size` and `memory`.
 """
 
 import math
@@ -42,13 +42,13 @@ class Term(NamedTuple):
     """One condition."""
 
     text: str
-    """As it was written."""
+    """The term as the user wrote it."""
     field: str
     compare: str
     value: str | float
 
     def holds(self, candidate: Candidate) -> bool:
-        """Return whether the candidate meets it; a figure that was not recorded meets nothing."""
+        """Return whether the candidate meets the term; a figure that was not recorded meets no term."""
         if self.field == "runtime":
             return (self.value in candidate.runtimes) == (self.compare == "=")
         if self.field == "mark":
@@ -57,7 +57,7 @@ class Term(NamedTuple):
         return found is not None and COMPARISONS[self.compare](found, self.value)
 
     def of(self, candidate: Candidate) -> Any:
-        """Return what the candidate has where the term looks."""
+        """Return the candidate's value of the term's field."""
         if self.field == "runtime":
             return ", ".join(candidate.runtimes)
         if self.field == "mark":
@@ -65,7 +65,7 @@ class Term(NamedTuple):
         return getattr(candidate, (NUMBERS | BYTES).get(self.field, self.field))
 
     def told(self, candidate: Candidate) -> str:
-        """Return the same in words."""
+        """Return the candidate's value of the term's field in words."""
         found = self.of(candidate)
         if found is None:
             return f"{self.field} is not recorded"
@@ -76,18 +76,18 @@ class Term(NamedTuple):
 
 
 def parse(expression: str) -> tuple[Term, ...]:
-    """Return the terms of an expression; none of an empty one.
+    """Return the terms of an expression; an empty expression has none.
 
     Raises:
-        RequestError: a field is not known, a value does not fit its field, or a term is no term; the line names it.
+        RequestError: a field is unknown, a value does not fit its field, or a term is malformed; the message names it.
     """
     if len(expression) > MAX_LENGTH:
-        raise RequestError(f"--where: {len(expression)} signs; at most {MAX_LENGTH}")
+        raise RequestError(f"--where: {len(expression)} characters; at most {MAX_LENGTH}")
     return tuple(_term(part.strip()) for part in expression.split(",")) if expression.strip() else ()
 
 
 def asked_program(expression: str) -> str:
-    """Return the program of an expression's last `runtime=`; empty: none is asked for."""
+    """Return the program of an expression's last `runtime=` term; empty: there is none."""
     return next((str(t.value) for t in reversed(parse(expression)) if (t.field, t.compare) == ("runtime", "=")), "")
 
 

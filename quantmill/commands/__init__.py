@@ -1,3 +1,3 @@
-"""The commands of the wheel, and what all commands share."""
+"""The commands of the wheel, and the functions that all commands share."""
 
 __all__ = ["answers", "client", "collect", "store", "tables", "watch"]

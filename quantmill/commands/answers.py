@@ -1,4 +1,4 @@
-"""What commands share: the store that is asked for, answers as a table or as JSON, and what is told of an OSError."""
+"""Shared by commands: the choice of the store, answers as table or JSON, and the text of an OSError."""
 
 import json
 import sys
@@ -19,10 +19,10 @@ from quantmill.store.store import Store
 
 
 def configured_store(uri: str = "") -> Store:
-    """Return the store that was asked for, else the one that the settings name.
+    """Return the store of `--store`, else the store of the settings.
 
     Raises:
-        RequestError: what was asked for is no place.
+        RequestError: `uri` is neither a path nor an address.
     """
     settings = load_settings()
     if uri:
@@ -31,27 +31,27 @@ def configured_store(uri: str = "") -> Store:
 
 
 def existing_store(uri: str = "") -> Store:
-    """Return that store for a command that reads: a folder that is not there is no empty store.
+    """Return the configured store for a command that reads; the store's folder must exist.
 
     Raises:
         NotFound: the store's folder does not exist.
-        RequestError: what was asked for is no place.
+        RequestError: `uri` is neither a path nor an address.
     """
     store = configured_store(uri)
     place = Path(store.uri)
     if (
         "://" not in store.uri and not place.is_dir() and not place.is_symlink()
-    ):  # of a link the store says where it leads
+    ):  # the store itself reports a dangling link
         named = "--store" if uri else "QUANTMILL_STORE"
         raise NotFound(f"{named}: {store.uri}: there is no such folder; the first `quantmill compress` makes the store")
     return store
 
 
 def a_place(parameter: typer.CallbackParam, value: Path | None) -> Path | None:
-    """Return the path that an option or argument names, as it is.
+    """Return the path of an option or argument unchanged, after a check.
 
     Raises:
-        RequestError: it begins with `~`, names a variable, or is an address.
+        RequestError: the path begins with `~`, names a variable, or is an address.
     """
     if value is not None:
         _require_place(parameter.opts[0] if parameter.opts[0].startswith("-") else str(parameter.metavar), str(value))
@@ -76,7 +76,7 @@ ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A model that `q
 
 
 def answer(shown: Table | Group | str, document: Any, json_file: Path | None) -> None:
-    """Print a table or lines, or the document where `-` asks for it there; write the document where a file is named."""
+    """Print the answer, and write the document to `--json FILE`; `--json -` prints only the document."""
     check_json_file(json_file)
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if json_file is not None and str(json_file) == "-":
@@ -88,22 +88,25 @@ def answer(shown: Table | Group | str, document: Any, json_file: Path | None) ->
 
 
 def check_json_file(json_file: Path | None) -> None:
-    """Raise RequestError where the document could not be written, before anything runs."""
+    """Raise RequestError if `--json` names a file that could not be written, before anything runs."""
     if json_file is not None and (json_file.is_dir() or not json_file.absolute().parent.is_dir()):
         raise RequestError(f"--json: {json_file}: must be a file in a folder that exists, or - for the screen")
 
 
 def require_text(arguments: list[str]) -> None:
-    """End the command with status 2 where an argument is no text in the locale's encoding: it could not even be printed."""
+    """End the command with status 2 if an argument is not text in the locale's encoding.
+
+    Such an argument could not even be printed.
+    """
     for argument in arguments[1:]:
         if any("\ud800" <= sign <= "\udfff" for sign in argument):
             shown = argument.encode("utf-8", "backslashreplace").decode()
-            typer.echo(f"error: {shown}: an argument that is no text in {sys.getfilesystemencoding()}", err=True)
+            typer.echo(f"error: {shown}: an argument that is not text in {sys.getfilesystemencoding()}", err=True)
             sys.exit(RequestError.exit_code)
 
 
 def told(error: OSError) -> str:
-    """Return an OSError in a line. Of two names the second counts: what is copied, renamed or linked goes there."""
+    """Return an OSError as one line; of two paths the message names the second, the target."""
     place = error.filename if error.filename2 is None else error.filename2
     words = error.strerror or " ".join(str(error).split()) or type(error).__name__
     return words if place is None else f"{place}: {words}"

@@ -1,4 +1,4 @@
-"""Commands of those who use what was published: pull, verify."""
+"""The consumers' commands `pull` and `verify`."""
 
 import shlex
 import time
@@ -23,7 +23,10 @@ from quantmill.signing import Keyring
 To = Annotated[
     Path,
     typer.Option(
-        "--to", metavar="DIR", callback=a_place, help="A new folder, or one that this model was pulled into before."
+        "--to",
+        metavar="DIR",
+        callback=a_place,
+        help="A new folder, or a folder that this model was pulled into before.",
     ),
 ]
 KeyringFolder = Annotated[
@@ -32,7 +35,7 @@ KeyringFolder = Annotated[
         "--keyring",
         metavar="DIR",
         callback=a_place,
-        help="Public keys; what they did not sign is refused. [QUANTMILL_KEYRING]",
+        help="Folder of public keys; versions without their signature are refused. [QUANTMILL_KEYRING]",
     ),
 ]
 Where = Annotated[
@@ -41,16 +44,16 @@ Where = Annotated[
         "--where", metavar="EXPR", help=f"Conditions, as format=gguf,memory<12GB. Fields: {', '.join(FIELDS)}."
     ),
 ]
-Best = Annotated[Goal, typer.Option("--best", help="Which of several that would do.")]
+Best = Annotated[Goal, typer.Option("--best", help="How to choose among several matching versions.")]
 Hardware = Annotated[
     str,
     typer.Option(
         "--hardware",
         metavar="NAME",
-        help="--best speed: measured on this GPU or processor, or a part of its name. [this machine's]",
+        help="For --best speed: name of the GPU or processor, or a part of it. [this machine's]",
     ),
 ]
-Variant = Annotated[str, typer.Option("--variant", metavar="NAME", help="This variant and no other.")]
+Variant = Annotated[str, typer.Option("--variant", metavar="NAME", help="Only this variant.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -70,15 +73,17 @@ def pull(
     where: Where = None,
     best: Best = "quality",
     hardware: Hardware = "",
-    channel: Annotated[str | None, typer.Option("--channel", metavar="NAME", help="What this channel holds.")] = None,
+    channel: Annotated[
+        str | None, typer.Option("--channel", metavar="NAME", help="Choose among this channel's versions.")
+    ] = None,
     store_uri: StoreUri = "",
     keyring_folder: KeyringFolder = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Fetch a version into a folder, every byte checked; DIR/current is swapped once all is there.
+    """Fetch a version into a folder and check every byte; DIR/current is swapped once all files are there.
 
-    Without --channel the newest version of each variant is looked at. The same command again fetches what is missing, and
-    nothing where DIR is up to date.
+    Without --channel the command considers the newest version of each variant. The same command again fetches only what is
+    missing, and nothing if DIR is up to date.
     """
     check_json_file(json_file)
     keyring = chosen_keyring(keyring_folder)
@@ -95,7 +100,7 @@ def pull(
     how = (
         f"{chosen.size_bytes / 1e6:.1f} MB in {seconds:.1f} s"
         if new
-        else "current already, looked at but not read again"
+        else "current already, files unchanged and not read again"
     )
     lines = [
         f"Pulled  {model}/{chosen.variant}@{chosen.digest[:12]}{held}: {how}",
@@ -114,14 +119,16 @@ def pull(
 def verify(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="DIR", callback=a_place, help="Where something was pulled to, or a copy of a version."),
+        typer.Argument(
+            metavar="DIR", callback=a_place, help="A folder that a model was pulled into, or a copy of a version."
+        ),
     ],
     keyring_folder: KeyringFolder = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Read every byte of what was pulled and compare: files, names, manifest and, with a keyring, the signature.
+    """Check every byte of a pulled version: files, names, manifest and, with a keyring, the signature.
 
-    Ends with 4 where anything is wrong; the line names the file.
+    The exit status is 4 if anything is wrong; the message names the file.
     """
     check_json_file(json_file)
     if not folder.is_dir():
@@ -145,13 +152,13 @@ def verify(
 
 
 def chosen_keyring(folder: Path | None) -> Keyring | None:
-    """Return the public keys of a folder, else those that the settings name; None: no signature is asked for."""
+    """Return the keyring of a folder, else the settings' keyring; None: signatures are not checked."""
     place = folder or load_settings().keyring
     return Keyring.load(place) if place else None
 
 
 def _signature(tree: Path, keyring: Keyring | None) -> tuple[str | None, str]:
-    """Return the key that signed what lies in a version's folder, None where nobody was asked, and the same in words."""
+    """Return the key id that signed a version's folder (None without a keyring), and the result in words."""
     version, attestation = read_records(tree)
     if keyring:
         key = signing.verify(attestation, version, keyring)

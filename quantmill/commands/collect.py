@@ -1,4 +1,4 @@
-"""The command `gc`: remove what nothing needs from a store."""
+"""The command `gc`: remove unneeded objects from a store."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from quantmill.store.collect import KINDS, Rules
 
 _DEFAULT = Rules()
 BESIDE: dict[str, Callable[[Rules, bool], list[tuple[str, int]]]] = {}
-"""Kind -> what removes the unneeded things of that kind that a checkout keeps beside the store; names and bytes come back.
+"""Kind -> function that removes unneeded things outside the store, and returns their names and bytes.
 
-The second argument is `--dry-run`: then nothing is removed.
+A checkout registers its functions here. The second argument is `--dry-run`: the function then removes nothing.
 """
 
 
@@ -25,23 +25,25 @@ def add_to(app: typer.Typer) -> None:
 
 
 def collect_garbage(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be removed, and remove nothing.")] = False,
     grace_hours: Annotated[
         float,
-        typer.Option("--grace", min=1, metavar="HOURS", help="Nothing younger is removed; twice the longest publish."),
+        typer.Option(
+            "--grace", min=1, metavar="HOURS", help="Keep everything younger; at least twice the longest publish."
+        ),
     ] = _DEFAULT.grace_s / 3600,
     retention_days: Annotated[
-        float, typer.Option(min=0, metavar="DAYS", help="Versions that no channel ever named are kept so long.")
+        float, typer.Option(min=0, metavar="DAYS", help="How long to keep versions that no channel's history names.")
     ] = _DEFAULT.retention_s / 86400,
     newest: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Versions of each variant that are kept whatever their age.")
+        int, typer.Option(min=1, metavar="N", help="Number of newest versions of each variant to keep at any age.")
     ] = _DEFAULT.newest,
     store_uri: StoreUri = "",
     json_file: JsonFile = None,
 ) -> None:
-    """Remove what nothing needs: expired stage results, old versions that no channel names, blobs without either.
+    """Remove unneeded objects: expired stage results, old versions that no channel names, unused blobs.
 
-    In a checkout also environments of other locks than today's that no job used within the retention.
+    In a checkout, also remove environments whose lock has changed and that no job used within the retention.
     """
     store, rules = existing_store(store_uri), Rules(grace_hours * 3600, retention_days * 86400, newest)
     garbage = collect.find(store, rules) if dry_run else collect.collect(store, rules)

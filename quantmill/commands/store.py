@@ -1,4 +1,4 @@
-"""Commands about what a store holds and which of it counts: list, show, channels, promote, rollback, revoke."""
+"""Commands about a store's versions and channels: list, show, channels, promote, rollback, revoke."""
 
 import datetime
 from collections.abc import Callable, Sequence
@@ -19,16 +19,19 @@ from quantmill.store.named import find_version
 from quantmill.store.side_records import SideRecord
 from quantmill.store.store import Store
 
-Version = Annotated[str, typer.Argument(metavar="VARIANT[@DIGEST]", help="A version, by default the newest.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why, in words; it stays in the channel's history.")]
+Version = Annotated[str, typer.Argument(metavar="VARIANT[@DIGEST]", help="A version; default: the newest.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, in words; the channel's history keeps it.")]
 ChannelName = Annotated[str, typer.Option("--channel", metavar="NAME", help="The channel, such as `stable`.")]
 
 _RANKS = {
     "size_bytes": 0, "bits_per_weight": 8, "perplexity": 2, "mean_kl": 0, "top1_agreement": 7, "decode_tokens_per_s": 4,
 }  # fmt: skip
-"""Figure -> the higher, the sooner its column goes where the screen is too narrow."""
+"""Figure -> rank of its column: columns of the highest rank are left out first on a narrow screen."""
 AFTER_REVOKE: list[Callable[[Store, str], str]] = []
-"""What is called with store and model after a version was revoked, and returns a line for the screen: the factory tells MLflow."""
+"""Functions to call with store and model after a version was revoked; each returns a line for the screen.
+
+The factory registers one that tells MLflow.
+"""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,9 +60,9 @@ def list_models(store_uri: StoreUri = "", json_file: JsonFile = None) -> None:
 
 
 def show(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None) -> None:
-    """Show a model's versions: figures, who signed them, which channels hold them, which were revoked.
+    """Show a model's versions: figures, signers, channels that hold them, and revocations.
 
-    Of each variant the newest version, and older ones that a channel holds.
+    The list has the newest version of each variant, and the older versions that a channel holds.
     """
     store = existing_store(store_uri)
     names, held = store.variants(model), moves.channels(store, model)
@@ -77,7 +80,7 @@ def show(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None)
 def show_channels(model: ModelName, store_uri: StoreUri = "", json_file: JsonFile = None) -> None:
     """Show a model's channels: what each holds, since when and why."""
     store = existing_store(store_uri)
-    store.variants(model)  # raises where there is no such model
+    store.variants(model)  # raises if there is no such model
     held = moves.channels(store, model)
     _answer_channels(model, held, json_file)
 
@@ -85,14 +88,17 @@ def show_channels(model: ModelName, store_uri: StoreUri = "", json_file: JsonFil
 def promote(
     model: ModelName,
     versions: Annotated[
-        list[str], typer.Argument(metavar="VARIANT[@DIGEST]...", help="By default the newest that stands.")
+        list[str], typer.Argument(metavar="VARIANT[@DIGEST]...", help="Versions; default: the newest not revoked.")
     ],
     channel: ChannelName,
     reason: Reason,
     store_uri: StoreUri = "",
     json_file: JsonFile = None,
 ) -> None:
-    """Make versions current in a channel, which is made where there is none; its other variants stay as they are."""
+    """Make versions current in a channel; the channel's other variants stay unchanged.
+
+    A channel that does not exist is created.
+    """
     store = existing_store(store_uri)
     wanted = dict(find_version(store, model, text) for text in versions)
     _answer_channels(model, [moves.promote(store, model, channel, wanted, reason)], json_file)
@@ -103,23 +109,27 @@ def rollback(
     channel: ChannelName,
     reason: Reason,
     to: Annotated[
-        int | None, typer.Option(min=1, metavar="SEQ", help="The move to go back to; default: the last but one.")
+        int | None,
+        typer.Option(
+            min=1, metavar="SEQ", help="Sequence number of the move to go back to; default: the last but one."
+        ),
     ] = None,
     store_uri: StoreUri = "",
     json_file: JsonFile = None,
 ) -> None:
-    """Let a channel hold what it held before. That is a move of its own: the sequence number grows."""
+    """Go back to what a channel held before; this is a new move, so the sequence number grows."""
     store = existing_store(store_uri)
-    store.variants(model)  # raises where there is no such model
+    store.variants(model)  # raises if there is no such model
     _answer_channels(model, [moves.roll_back(store, model, channel, reason, to or 0)], json_file)
 
 
 def revoke(
     model: ModelName, version: Version, reason: Reason, store_uri: StoreUri = "", json_file: JsonFile = None
 ) -> None:
-    """Withdraw a version for good: nobody can pull it any more, and every channel goes back to the one before.
+    """Withdraw a version for good: nobody can pull it, and every channel goes back to the version before.
 
-    Without @DIGEST it is the newest version, also where that one was revoked before: the same command twice does it once.
+    Without @DIGEST the command revokes the newest version, even if that is revoked already: running it twice has no further
+    effect.
     """
     store = existing_store(store_uri)
     variant, digest = find_version(store, model, version, standing=False)
@@ -136,7 +146,7 @@ def revoke(
 
 
 def _latest(store: Store, model: str, variant: str) -> dict[str, Any]:
-    """Return a variant's newest version with what was measured."""
+    """Return the row of a variant's newest version."""
     return _row(store, model, variant, store.versions(model, variant)[-1].manifest)
 
 
@@ -162,7 +172,7 @@ def _side_record(record: SideRecord) -> dict[str, Any]:
 
 
 def _signer(attestation: bytes | None) -> str | None:
-    """Return the key that an attestation names, unchecked: `pull` and `verify` check it against a keyring."""
+    """Return the key id that an attestation claims; only `pull` and `verify` check it against a keyring."""
     from quantmill.signing import claimed_key
 
     try:

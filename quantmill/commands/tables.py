@@ -1,4 +1,4 @@
-"""Tables that fit the screen: names stay whole, and columns go, the least needed first."""
+"""Tables that fit the screen: names are never cut; the least needed columns are left out first."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ _PIPE_WIDTH = 160
 
 
 class Column(NamedTuple):
-    """A column: the higher its rank, the sooner it goes where the screen is too narrow; 0 always stays."""
+    """A column; columns of the highest rank are left out first on a narrow screen, rank 0 always stays."""
 
     title: str
     rank: int = 0
@@ -20,21 +20,21 @@ class Column(NamedTuple):
 
 
 def printable(text: str) -> str:
-    """Return a text on one line, with a blank for every sign that would steer a terminal."""
+    """Return a text on one line, with a blank for every control character."""
     return "".join(sign if sign.isprintable() else " " for sign in text)
 
 
 def screen() -> Console:
-    """Return the console; where nobody says how wide it is (a pipe, a log), wide enough for a table."""
+    """Return the console; in a pipe or a log its width is 160, wide enough for a table."""
     console = Console()
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 
 def fitting(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table | Group:
-    """Return the table of `rows` (cells in rich's markup) with as many columns as fit in `width` signs.
+    """Return the table of `rows` (cells in rich's markup) with the columns that fit in `width` characters.
 
-    What is left out is named below the table. Where not even the columns that always stay fit, each row is a paragraph with
-    a line for each column. Signs that would steer a terminal are not shown.
+    The caption names the columns that are left out. If even the columns of rank 0 do not fit, each row becomes a paragraph with
+    a line for each column. Control characters are not shown.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [
@@ -57,7 +57,7 @@ def fitting(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]
 
 
 def _paragraphs(title: str, columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Group:
-    """Return each row as lines below its first cell; what is empty is left out."""
+    """Return each row as lines below its first cell; empty cells are left out."""
     lines = [Text(title, style="italic")]
     for row in rows:
         lines += [Text(), Text.from_markup(row[0])]

@@ -1,4 +1,4 @@
-"""The command `watch`: follows a channel for as long as it runs."""
+"""The command `watch`: follows a channel until it is stopped."""
 
 import re
 import signal
@@ -34,20 +34,19 @@ def watch(
     command: Annotated[
         str,
         typer.Option(
-            "--run", metavar="COMMAND", help="Called after a change with its folder in QUANTMILL_PULLED; no shell."
+            "--run", metavar="COMMAND", help="Called after a change, with the new folder in QUANTMILL_PULLED; no shell."
         ),
     ] = "",
     run_revoked: Annotated[
         str,
-        typer.Option(
-            "--run-revoked", metavar="COMMAND", help="Called once where the version that is served was revoked."
-        ),
+        typer.Option("--run-revoked", metavar="COMMAND", help="Called once if the current version was revoked."),
     ] = "",
     limit: Annotated[
-        str, typer.Option("--limit", metavar="TIME", help="A command that takes longer is ended, with its children.")
+        str,
+        typer.Option("--limit", metavar="TIME", help="Time limit of a command; it is then ended with its children."),
     ] = "10m",
     any_format: Annotated[
-        bool, typer.Option("--any-format", help="Let the format change, as from GGUF to safetensors.")
+        bool, typer.Option("--any-format", help="Allow the format to change, for example from GGUF to safetensors.")
     ] = False,
     variant: Variant = "",
     where: Where = None,
@@ -56,10 +55,11 @@ def watch(
     store_uri: StoreUri = "",
     keyring_folder: KeyringFolder = None,
 ) -> None:
-    """Follow a channel: pull whenever it moves, then call a command. Runs until SIGTERM, SIGHUP or Ctrl-C, and ends with 0.
+    """Follow a channel: pull whenever the channel moves, then call a command.
 
-    Where the store does not answer, what is current stays, and the next look comes later (up to 16 times --every). A command
-    that fails, or takes longer than --limit, is called again in the next round, also after a restart, until it ends with 0.
+    `watch` runs until SIGTERM, SIGHUP or Ctrl-C and then ends with status 0. While the store does not answer, the current
+    version stays, and `watch` asks less often (up to 16 times --every). A command that fails, or takes longer than --limit, is
+    called again in the next round, also after a restart, until its exit status is 0.
     """
     watched = Watch(
         existing_store(store_uri), model, channel, to, where=",".join(where or ()), best=best, variant=variant, hardware=hardware,
@@ -67,7 +67,9 @@ def watch(
         any_format=any_format, every_s=_seconds("--every", every), say=_log,
     )  # fmt: skip
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # ends as Ctrl-C does, also where a script's & ignores that
+        signal.signal(
+            number, signal.default_int_handler
+        )  # ends like Ctrl-C, even if a shell's `&` made the process ignore SIGINT
     try:
         _log(f"watching {model}/{channel} every {every}")
         watched.run()
@@ -83,5 +85,5 @@ def _seconds(option: str, text: str) -> float:
 
 
 def _log(line: str) -> None:
-    with suppress(OSError):  # a log on a full disk keeps nobody from being served
+    with suppress(OSError):  # a full disk under the log must not stop the watch
         print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {printable(line)}", file=sys.stderr, flush=True)  # noqa: T201  a log

@@ -1,7 +1,7 @@
-"""Which files may be in a model's folder, decided by what is in them: weights, JSON, text, a SentencePiece vocabulary.
+"""Checks the contents of a model's files: weights, JSON, text, a SentencePiece vocabulary.
 
-A name only says which check a file must pass; a pickle, a program or an archive passes none of them, whatever it is called. What
-passes can be opened without running anything. It may still be a bad model: nobody can tell from outside.
+A file's name only decides which check the file must pass; a pickle, a program or an archive passes none of them. A file that
+passes can be opened without running code from it. The checks say nothing about the model's quality.
 """
 
 import json
@@ -24,15 +24,15 @@ ALLOWED = "*.safetensors, *.gguf, *.json, *.txt, *.md, *.jinja, *.model (Sentenc
 
 
 def check_file(path: Path, name: str, incoming: bool = False) -> None:
-    """Return if the bytes of `path` are of a kind that the file `name` may be.
+    """Raise unless the bytes of `path` have the format that the name `name` stands for.
 
     Args:
-        path: where the bytes lie.
-        name: the path in the model's folder.
-        incoming: of a source, whose references to code are taken out on the way in; elsewhere they are refused.
+        path: the file to read.
+        name: the file's path in the model's folder.
+        incoming: whether the file is of a source: references to code are then allowed, because taking in removes them.
 
     Raises:
-        VerificationError: they are not; the message names the file.
+        VerificationError: the bytes have another format; the message names the file.
     """
     try:
         safe_path(name)
@@ -46,7 +46,7 @@ def check_file(path: Path, name: str, incoming: bool = False) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Return if every file below a folder passes `check_file`, and there is nothing but files and folders."""
+    """Raise VerificationError unless a folder holds only files that pass `check_file`, and folders."""
     try:
         for path, state in walk.below(folder):
             name = path.relative_to(folder).as_posix()
@@ -76,7 +76,11 @@ def _check(path: Path, name: PurePosixPath, incoming: bool) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, or raise VerificationError where it is none, or larger or deeper than models have."""
+    """Return the JSON object in a file.
+
+    Raises:
+        VerificationError: the file holds no JSON object, or one that is too large or too deep for a model.
+    """
     data = _read(path, JSON_BYTES)
     if sum(map(data.count, (b"[", b"{", b","))) > _MARKS:
         raise VerificationError(f"a JSON file has at most {_MARKS} brackets and commas")
@@ -103,7 +107,7 @@ def _refers_to_code(document: dict[str, Any]) -> bool:
     while waiting:
         held = waiting.pop()
         if isinstance(held, dict) and "auto_map" in held and not isinstance(held["auto_map"], int):
-            return True  # a number: a token of that name in a vocabulary
+            return True  # a number would be the id of a token called auto_map
         waiting += [part for part in _parts(held) if isinstance(part, dict | list)]
     return False
 
@@ -112,8 +116,8 @@ def _read(path: Path, most: int) -> bytes:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise VerificationError(f"such a file holds at most {most} bytes, this one {size}")
-        return file.read(size)  # of a limit more would be allocated
+            raise VerificationError(f"{size} bytes; a file of this kind has at most {most}")
+        return file.read(size)  # reading up to `most` would allocate more
 
 
 def _check_text(data: bytes) -> None:
@@ -126,7 +130,7 @@ def _check_text(data: bytes) -> None:
 
 
 def _check_sentencepiece(data: bytes) -> None:
-    """Raise unless the bytes are a protobuf message of the fields of sentencepiece_model.proto, pieces among them."""
+    """Raise unless the bytes are a message of sentencepiece_model.proto with at least one piece."""
     at, pieces = 0, 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -141,7 +145,7 @@ def _check_sentencepiece(data: bytes) -> None:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return a number of at most five bytes and where it ends."""
+    """Return a varint of at most five bytes and the index of the byte after it."""
     number = 0
     for shift in range(0, 35, 7):
         if at >= len(data):

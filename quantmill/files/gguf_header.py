@@ -1,7 +1,8 @@
-"""What a GGUF file says it holds, believed only where its tensors lie in the file, end to end.
+"""Reads the header of a GGUF file, and rejects it unless its tensors fill the file without gaps.
 
-The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Stricter than that page where llama.cpp is: dimensions, names,
-no arrays of arrays, tensors in the order of their places without a hole. Nothing is allocated by a count that the file states.
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Like llama.cpp, this reader is stricter than that page: it
+limits dimensions and names, allows no arrays of arrays, and wants tensors in the order of their offsets without gaps. It never
+allocates memory by a count that the file states.
 """
 
 import math
@@ -29,24 +30,24 @@ BLOCKS = {
 
 
 class Header(NamedTuple):
-    """What a header was found to say."""
+    """The parts of a GGUF header that are used here."""
 
     tensors: dict[str, tuple[int, ...]]
     """Name -> shape, the fastest dimension first."""
     chat_template: str
-    """Empty: none."""
+    """The chat template; empty: none."""
 
 
 def read_header(path: Path) -> Header:
-    """Return a GGUF's tensors and chat template. No tensor is read.
+    """Return the tensors and the chat template from a GGUF's header; reads no tensor.
 
     Raises:
-        VerificationError: the header is none, is cut short, or its tensors do not lie in the file.
+        VerificationError: the file has no valid header, is cut short, or its tensors do not fill it.
     """
     with path.open("rb") as file:
         start = file.read(24)
         if start[:4] != b"GGUF":
-            raise VerificationError(f"is no GGUF file: it starts with {start[:4]!r}, not b'GGUF'")
+            raise VerificationError(f"is not a GGUF file: it starts with {start[:4]!r}, not b'GGUF'")
         if len(start) < 24:
             raise VerificationError(f"the GGUF is cut short: {len(start)} bytes")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -54,7 +55,7 @@ def read_header(path: Path) -> Header:
 
 
 class _Reader:
-    """A place in the header, and what was read before it."""
+    """A position in the header, and the state of the parser."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data, self._at, self._size = data, 0, len(data)
@@ -71,7 +72,7 @@ class _Reader:
         for _ in range(fields):
             key = self._text(_KEY_BYTES)
             if key in keys:
-                raise VerificationError(f"the GGUF is broken: {key[:80]!r} is there twice")
+                raise VerificationError(f"the GGUF is broken: the key {key[:80]!r} occurs twice")
             keys.add(key)
             self._value(key)
         places = [self._tensor() for _ in range(tensors)]
@@ -83,7 +84,7 @@ class _Reader:
             if start + offset != end:
                 raise VerificationError(f"the GGUF is broken: {name!r} does not follow the tensor before it")
             if end + size > self._size:
-                raise VerificationError(f"the GGUF is cut short: {name} lies after its {self._size} bytes")
+                raise VerificationError(f"the GGUF is cut short: {name} ends after its {self._size} bytes")
             end = self._aligned(end + size)
         if places and self._size > end:
             raise VerificationError(f"the GGUF is broken: {self._size - end} bytes follow its last tensor")
@@ -105,7 +106,7 @@ class _Reader:
     def _bytes(self, most: int) -> bytes:
         (length,) = self._take("<Q")
         if length > most:
-            raise VerificationError(f"the GGUF is broken: a text of {length} bytes where at most {most} may be")
+            raise VerificationError(f"the GGUF is broken: a text has {length} bytes, at most {most} are allowed")
         begin = self._at
         self._skip(length)
         return self._data[begin : self._at]
@@ -148,7 +149,7 @@ class _Reader:
         return _SCALARS[kind]
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
-        """Return a tensor's name, shape, place among the tensors and length in bytes."""
+        """Return a tensor's name, shape, offset and length in bytes."""
         name = self._text(_NAME_BYTES)
         (dimensions,) = self._take("<I")
         if not 1 <= dimensions <= _DIMENSIONS:

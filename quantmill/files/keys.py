@@ -1,4 +1,4 @@
-"""Canonical JSON and the keys made from it; no other module makes one.
+"""Canonical JSON and the keys made from it; no other module makes keys.
 
 A key is the sha256 of canonical JSON: object keys sorted, no white space, UTF-8, no NaN (the subset of RFC 8785 that
 strings, integers, booleans and the shortest form of floats need).

@@ -1,4 +1,4 @@
-"""Paths and addresses: which names every system can hold, what a place may be, what makes bytes last."""
+"""Paths and addresses: portable names, the check of a path or address that a user gives, and sync."""
 
 import errno
 import os
@@ -19,7 +19,8 @@ def safe_path(path: str) -> str:
     """Return `path` if it is a plain relative file path that every system can hold.
 
     Raises:
-        ValueError: it is absolute, climbs, or holds a backslash, a colon, a control sign or a name Windows reserves.
+        ValueError: the path is absolute or too long, has an empty part, a part that ends with a dot or a blank, a part that
+            Windows reserves, or a character that Windows or a terminal cannot take.
     """
     parts = path.split("/")
     plain = all(part not in ("", ".", "..") and not part.endswith((" ", ".")) for part in parts)
@@ -33,7 +34,7 @@ def safe_name(name: str) -> str:
     """Return `name` if it is a `safe_path` without a folder.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the name is not plain.
     """
     if "/" in name:
         raise ValueError(f"not a plain name: {name!r}")
@@ -41,12 +42,13 @@ def safe_name(name: str) -> str:
 
 
 def require_place(text: str, addresses: bool = False) -> str:
-    """Return the text of a place as it is: a path, or an address such as s3://bucket/prefix where `addresses` are allowed.
+    """Return `text` unchanged if it is a path or, with `addresses`, an address such as s3://bucket/prefix.
 
-    Nothing is expanded here, and a mistyped address would become a folder in the folder that the command runs in.
+    The check is needed because nothing expands `~` or variables later, and because a mistyped address would become a folder
+    below the working directory.
 
     Raises:
-        ValueError: it begins with `~`, names a variable, or is an address or half of one where a path is meant.
+        ValueError: the text begins with `~`, names a variable, or looks like an address that is not allowed here.
     """
     if text.startswith("~"):
         raise ValueError("must be a whole path: ~ is not expanded here")
@@ -59,10 +61,10 @@ def require_place(text: str, addresses: bool = False) -> str:
 
 
 def sqlite_uri(path: Path, driver: str = "") -> str:
-    """Return the address of an SQLite file for SQLAlchemy, whatever signs its absolute path has.
+    """Return the SQLAlchemy URL of an SQLite file with any absolute path.
 
-    A `?` would begin the address's options, so such a path is written as an SQLite URI. The name of a driver keeps MLflow from
-    making a folder called `file:` where it runs.
+    A `?` would begin the URL's options, so a path with `?` is written as an SQLite URI. The driver's name in that URL keeps
+    MLflow from making a folder called `file:` in its working directory.
     """
     if "?" not in str(path):
         return f"sqlite{driver and f'+{driver}'}:///{path}"
@@ -70,9 +72,9 @@ def sqlite_uri(path: Path, driver: str = "") -> str:
 
 
 def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on the disk before anything is built on them.
+    """Flush a file's bytes, or a folder's names, to the disk.
 
-    File systems such as FUSE's and CIFS know no sync of a folder (EINVAL): there its names are as safe as the server keeps them.
+    FUSE, CIFS and other file systems cannot sync a folder (EINVAL); there the server decides how safe the names are.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -1,6 +1,6 @@
-"""What a safetensors file says it holds, believed only where it describes just the file's bytes.
+"""Reads the header of a safetensors file, and rejects it unless it describes exactly the file's bytes.
 
-The format: https://github.com/safetensors/safetensors#format - eight bytes of length, a JSON header, then the tensors end to end.
+The format: https://github.com/safetensors/safetensors#format - eight bytes of length, a JSON header, then the tensors without gaps.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from quantmill.errors import VerificationError
 
 HEADER_BYTES = 100 << 20
-_MARKS = 2_000_000  # brackets and commas: what a parsed header's memory goes by; a tensor has eight
+_MARKS = 2_000_000  # brackets and commas, which bound the memory of a parsed header; a tensor has eight
 _DIMENSIONS = 16
 _LARGEST = 1 << 63
 BITS = {
@@ -29,10 +29,10 @@ class Tensor(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Tensor]:
-    """Return tensor name -> type and shape. No tensor is read.
+    """Return tensor name -> type and shape from a file's header; reads no tensor.
 
     Raises:
-        VerificationError: the header is none, or its tensors are not just the bytes that follow it, end to end.
+        VerificationError: the file has no valid header, or its tensors do not fill the rest of the file without gaps.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -54,13 +54,13 @@ def read_header(path: Path) -> dict[str, Tensor]:
             raise VerificationError("not a safetensors file: its tensors overlap or leave a hole")
         end = last
     if end != size - 8 - length:
-        raise VerificationError(f"not a safetensors file: its tensors take {end} bytes, {size - 8 - length} are there")
+        raise VerificationError(f"not a safetensors file: its tensors take {end} bytes, it has {size - 8 - length}")
     return tensors
 
 
 def _parse(header: bytes) -> dict[str, Any]:
     if header[:1] != b"{" or sum(map(header.count, (b"[", b"{", b","))) > _MARKS:
-        raise VerificationError("not a safetensors file: its header is no JSON object of a model's size")
+        raise VerificationError("not a safetensors file: its header is not a JSON object, or is too large for a model")
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -76,15 +76,15 @@ def _parse(header: bytes) -> dict[str, Any]:
 
 
 def _tensor(name: str, entry: object) -> tuple[Tensor, tuple[int, int]]:
-    """Return a tensor and where its bytes begin and end."""
+    """Return a tensor and the begin and end of its bytes."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise VerificationError(f"not a safetensors file: {name[:80]!r} is no tensor")
+        raise VerificationError(f"not a safetensors file: {name[:80]!r} is not a tensor")
     dtype, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         raise VerificationError(f"not a safetensors file: {name[:80]!r} is of unknown type {str(dtype)[:40]!r}")
     for values, most in ((shape, _DIMENSIONS), (span, 2)):
         if not isinstance(values, list) or len(values) > most or not all(type(v) is int and v >= 0 for v in values):
-            raise VerificationError(f"not a safetensors file: {name[:80]!r} has no shape and place")
+            raise VerificationError(f"not a safetensors file: {name[:80]!r} has no valid shape and offsets")
     bits = math.prod(shape) * BITS[dtype]
     if len(span) != 2 or bits % 8 or max(*shape, bits, *span) >= _LARGEST or span[1] - span[0] != bits // 8:
         raise VerificationError(f"not a safetensors file: {name[:80]!r} does not take the bytes that its shape needs")

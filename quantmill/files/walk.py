@@ -1,4 +1,4 @@
-"""Lists what is below a folder and hides nothing: what cannot be read is an error, and links are shown as links."""
+"""Lists everything below a folder: an unreadable folder is an error, and links are listed as links."""
 
 import os
 import re
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def below(folder: Path, passing: re.Pattern[str] | None = None) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield everything below a folder, folders before their contents, by path, each with its `lstat`.
+    """Yield every path below a folder with its `lstat`, in order, folders before their contents.
 
-    No link is followed. A file that is removed meanwhile is passed over, and so are folders whose names match `passing`.
-    (`Path.rglob` and `Path.glob` pass over folders that cannot be read, without a word.)
+    Links are not followed. Paths that were removed since the listing, and folders whose names match `passing`, are skipped.
+    (`Path.rglob` and `Path.glob` silently skip folders that cannot be read.)
 
     Raises:
-        OSError: a folder cannot be read, or is gone since its name was read; `filename` names it.
+        OSError: a folder cannot be read, or was removed before its content was listed; `filename` names the folder.
     """
     for path in sorted(folder.iterdir()):
         try:
@@ -29,7 +29,9 @@ def below(folder: Path, passing: re.Pattern[str] | None = None) -> Iterator[tupl
 
 
 def plain_files(folder: Path, refusal: Callable[[Path], Exception]) -> list[Path]:
-    """Return the files below a folder, by path; what is neither a file nor a folder raises what `refusal` returns.
+    """Return the files below a folder, by path.
+
+    `refusal` makes the error to raise for a path that is neither a file nor a folder.
 
     Raises:
         OSError: see `below`.

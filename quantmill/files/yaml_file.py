@@ -1,4 +1,7 @@
-"""A YAML file of the installation (pools, deployments, the watch list) -> its checked content; every mistake is one line."""
+"""Reads and checks a YAML file of the installation; a mistake becomes a one-line error.
+
+Such files are the pools, the deployments and the watch list.
+"""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +15,7 @@ _Content = TypeVar("_Content", bound=BaseModel)
 
 
 def read_yaml(path: Path, kind: type[_Content]) -> _Content:
-    """Return what a file holds; see `checked`.
+    """Return the checked content of a YAML file; see `checked`.
 
     Raises:
         RequestError: the file cannot be read, or a field holds a value that is not allowed.
@@ -25,7 +28,9 @@ def read_yaml(path: Path, kind: type[_Content]) -> _Content:
 
 
 def checked(path: Path, content: Any, kind: type[_Content]) -> _Content:
-    """Return what was read from a file as a `kind`; validators find the file's folder as `folder` in their context.
+    """Return the content of a file as a `kind`.
+
+    Validators find the file's folder as `folder` in their context.
 
     Raises:
         RequestError: a field holds a value that is not allowed.
@@ -40,5 +45,5 @@ def checked(path: Path, content: Any, kind: type[_Content]) -> _Content:
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
-    """Return where a field stands, as one writes it: `variants[0].bits`."""
+    """Return the path of a field as users write it: `variants[0].bits`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")

@@ -1,4 +1,4 @@
-"""The machine: its class, its disks, locks between processes, commands that end with their children."""
+"""The machine: its class, full disks, locks between processes, commands that end with their children."""
 
 from quantmill.machine.classes import class_of, gpus, processor
 from quantmill.machine.command import call

@@ -1,4 +1,7 @@
-"""The class of a machine, within which figures of speed compare: device name, threads, arithmetic. Asks no engine."""
+"""The class of a machine: device name, threads, arithmetic. Speeds compare within one class.
+
+This module imports no engine.
+"""
 
 import os
 import platform
@@ -7,23 +10,23 @@ from typing import NamedTuple
 
 
 class MachineClass(NamedTuple):
-    """What a figure of speed belongs to."""
+    """The class of a machine that a speed was measured on."""
 
     hardware: str
-    """The processor with its number of cores, or the GPU; empty: not known here."""
+    """The processor with its number of cores, or the GPU; empty: unknown."""
     threads: int
     arithmetic: str
-    """What the device multiplies fast in: `bfloat16` or `float32`."""
+    """The type in which the device multiplies fast: `bfloat16` or `float32`."""
 
     def __str__(self) -> str:
-        """Return it as a person reads it."""
+        """Return the class as text for people."""
         return f"{self.hardware or 'unknown hardware'}, {self.threads} threads, {self.arithmetic}"
 
 
 def class_of(device: str, threads: int, arithmetic: str) -> MachineClass:
-    """Return this machine's class for jobs on `device` (`cpu`, `cuda`, `cuda:N`) with so many threads.
+    """Return this machine's class for jobs on `device` (`cpu`, `cuda`, `cuda:N`) with `threads` threads.
 
-    `arithmetic`: what the processor multiplies fast in.
+    `arithmetic`: the type in which the processor multiplies fast.
     """
     if device == "cpu":
         return MachineClass(processor(), threads, arithmetic)
@@ -39,7 +42,7 @@ def processor(told: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def gpus(driver: Path = Path("/proc/driver/nvidia/gpus")) -> tuple[str, ...]:
-    """Return the names of NVIDIA's GPUs by the driver, in the order of their bus addresses."""
+    """Return the names of the NVIDIA GPUs from the driver's files, in the order of their bus addresses."""
     told = (_lines(path) for path in sorted(driver.glob("*/information")))
     return tuple(line.partition(":")[2].strip() for lines in told for line in lines if line.startswith("Model:"))
 

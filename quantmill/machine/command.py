@@ -1,4 +1,4 @@
-"""Calls a command that must not outlive us: in a session of its own, with a time limit, ended with all its children."""
+"""Calls a command with a time limit and ends it with all its children."""
 
 import os
 import shlex
@@ -16,17 +16,18 @@ _LOOK_S = 0.05
 def call(command: Sequence[str], environment: Mapping[str, str], limit_s: float | None, option: str) -> None:
     """Call a command and wait until it ends.
 
-    Its children end with it: the command has a process group of its own, which gets SIGTERM and, ten seconds later, SIGKILL where
-    the limit is over or where we are stopped. A SIGKILL of ours leaves the group; systemd and containers end it then.
+    The command runs in a session and process group of its own. After the time limit, or when this process is stopped, the group
+    gets SIGTERM and ten seconds later SIGKILL. If this process is killed with SIGKILL, the group lives on until systemd or the
+    container ends it.
 
     Args:
         command: The program and its arguments; no shell.
-        environment: What is added to ours.
-        limit_s: Seconds that it may take; None: as long as it takes.
-        option: The name of the option that names it, for messages.
+        environment: Variables added to this process's environment.
+        limit_s: Seconds that the command may take; None: no limit.
+        option: The command line option that names the command, for messages.
 
     Raises:
-        QuantmillError: it ended with another code than 0, or took longer than the limit.
+        QuantmillError: the command's exit status is not 0, or the command took longer than the limit.
     """
     words = f"{option}: {shlex.join(command)}"
     process = subprocess.Popen(command, env=os.environ | environment, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -45,7 +46,7 @@ def call(command: Sequence[str], environment: Mapping[str, str], limit_s: float 
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the command's whole group; a second signal to us does not cut this short."""
+    """End the command's whole group; further signals to this process are ignored meanwhile."""
     before = {
         number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
@@ -62,7 +63,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _is_there(process: "subprocess.Popen[bytes]") -> bool:
-    """Return whether any process of the group is left; the command itself is reaped on the way."""
+    """Reap the command if it has ended and return whether any process of its group is left."""
     process.poll()
     try:
         os.killpg(process.pid, 0)

@@ -1,4 +1,4 @@
-"""Full disks: told apart from other errors, in one line with the place and what is free there."""
+"""Full disks: recognized among other errors and reported in one line with the path and the free bytes."""
 
 import errno
 import os
@@ -13,12 +13,12 @@ _WORDS = (
     "no space left on device",
     "disk quota exceeded",
     "database or disk is full",
-)  # engines and SQLite pass on words
+)  # engines and SQLite report a text, not an errno
 _LITTLE_BYTES = 1 << 20
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one that led to it, says that a disk or a quota is full."""
+    """Return whether an error, or one of its causes, says that a disk or a quota is full."""
     seen = set[int]()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -29,7 +29,10 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def has_no_room(place: Path) -> bool:
-    """Return whether less than 1 MiB is free where `place` is: what failed there for no stated reason failed for this one."""
+    """Return whether the disk of `place` has less than 1 MiB free.
+
+    A full disk is then taken as the reason for an error that states no reason.
+    """
     try:
         state = _state(place)
         return state.f_bavail * state.f_frsize < _LITTLE_BYTES
@@ -38,9 +41,9 @@ def has_no_room(place: Path) -> bool:
 
 
 def disk_full(place: Path, what: str = "") -> DiskFull:
-    """Return the error that says that the disk with `place` ran full; `what` says which work ended by it.
+    """Return the error that says that the disk of `place` ran full; `what` names the failed work.
 
-    The bytes that are free now can be more than a few: what was half written is removed before anybody looks.
+    The message may state many free bytes, because half-written files have been removed by now.
     """
     with suppress(OSError):
         state = _state(place)
@@ -51,7 +54,7 @@ def disk_full(place: Path, what: str = "") -> DiskFull:
 
 
 def told(error: BaseException, otherwise: Path, what: str = "") -> DiskFull:
-    """Return the error of a full disk that another error stands for, with the place that it names, or `otherwise`."""
+    """Return the DiskFull for another error, with the path that the error names, else `otherwise`."""
     named = getattr(error, "filename2", None) or getattr(error, "filename", None)
     if getattr(error, "errno", None) == errno.EDQUOT:
         what = f"the user's quota is used up{what and f'; {what}'}"
@@ -60,9 +63,9 @@ def told(error: BaseException, otherwise: Path, what: str = "") -> DiskFull:
 
 @contextmanager
 def blamed(place: Path) -> Iterator[None]:
-    """Raise DiskFull for whatever ends the block with an error that is not ours, while the disk with `place` has no room.
+    """Raise DiskFull for an error in the block if the error says so or the disk of `place` is full.
 
-    Databases, servers and engines seldom say that a full disk is why they failed.
+    A QuantmillError passes unchanged. Databases, servers and engines seldom report a full disk as such.
     """
     try:
         yield
@@ -76,7 +79,7 @@ def blamed(place: Path) -> Iterator[None]:
 
 @contextmanager
 def room_at(place: Path) -> Iterator[None]:
-    """Raise DiskFull, naming `place`, for an OSError of the block that says so; other errors pass."""
+    """Raise DiskFull with `place` for an OSError in the block that reports a full disk; others pass."""
     try:
         yield
     except OSError as error:
@@ -86,7 +89,7 @@ def room_at(place: Path) -> Iterator[None]:
 
 
 def _state(place: Path) -> os.statvfs_result:
-    """Return the figures of the disk with `place`, which need not exist."""
+    """Return the `statvfs` of the disk of `place`, which need not exist."""
     place = place.absolute()
     while not place.exists() and place != place.parent:
         place = place.parent

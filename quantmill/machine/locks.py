@@ -1,7 +1,7 @@
-"""Locks between processes: held on an open file, and gone with whoever holds them.
+"""Locks between processes, on open files: the system releases a lock when its holder ends.
 
-NFS turns `flock` into a lock of its own, which an exclusive holder must have opened for writing and a shared one for reading:
-files are opened for both.
+NFS turns `flock` into a lock of its own: an exclusive lock needs a file opened for writing, a shared lock a file opened for
+reading. So files are opened for both.
 """
 
 import fcntl
@@ -13,11 +13,13 @@ from pathlib import Path
 
 @contextmanager
 def held(path: Path, *, shared: bool = False, wait: bool = True, create: bool = True) -> Iterator[int]:
-    """Hold the lock of a file, which is made where it is missing and keeps its bytes; lends its descriptor.
+    """Hold the lock of a file during the block, and lend the file's descriptor.
+
+    A missing file is created; the content of an existing file is kept.
 
     Raises:
-        BlockingIOError: somebody else holds it, and `wait` is off.
-        FileNotFoundError: there is no such file, and `create` is off.
+        BlockingIOError: another process holds the lock, and `wait` is off.
+        FileNotFoundError: the file does not exist, and `create` is off.
     """
     handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o666)
     try:
@@ -29,12 +31,12 @@ def held(path: Path, *, shared: bool = False, wait: bool = True, create: bool = 
 
 @contextmanager
 def folder_held(folder: Path) -> Iterator[None]:
-    """Keep other processes from a folder, which is made where it is missing, while this one works in it."""
+    """Hold the lock of a folder during the block; a missing folder is created."""
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder / ".lock"):
         yield
 
 
 def share(handle: int) -> None:
-    """Turn an exclusive lock, held by this descriptor of an open file or a copy of it, into a shared one."""
+    """Turn the exclusive lock of an open file, given by a descriptor or its copy, into a shared lock."""
     fcntl.flock(handle, fcntl.LOCK_SH)

@@ -1,3 +1,3 @@
-"""What a user asks for: a recipe, its texts, its variants, and the methods and sources that they may name."""
+"""The user's request: a recipe with texts and variants, and the facts of methods and sources."""
 
 __all__ = ["layer_rules", "methods", "packing", "programs", "recipe", "recipe_file", "schemes", "texts"]

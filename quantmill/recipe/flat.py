@@ -1,4 +1,7 @@
-"""The options of all methods as one flat list: requests and variants have a field for each, made here of the methods' classes."""
+"""The options of all methods as one flat list, made from the methods' option classes.
+
+Variant requests and variants have a field for each of them.
+"""
 
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -8,11 +11,11 @@ from quantmill.recipe.options import Option, OptionValue, values_of
 
 
 class FlatOption(NamedTuple):
-    """An option as a field that all methods share."""
+    """An option as a field of requests and variants, shared by all methods that have it."""
 
     name: str
     plain: Any
-    """The type of one value: a `Literal` of all values that some method allows, else int, float or str."""
+    """The type of one value: a `Literal` of the values that any method allows, else int, float, bool or str."""
     title: str
     description: str
     examples: list[Any] | None
@@ -20,7 +23,9 @@ class FlatOption(NamedTuple):
 
 @cache
 def flat_options() -> tuple[FlatOption, ...]:
-    """Return every option of every method once: those of several methods first, where a variant is made last.
+    """Return every option of every method once, in the order of the form.
+
+    Options of many methods come first; options that do not change a variant's name come last.
 
     Raises:
         ImportError: two methods declare an option with different types.
@@ -55,7 +60,7 @@ def _flat(name: str, owners: list[str]) -> FlatOption:
 
 
 def _whose(name: str, owners: list[str]) -> str:
-    """Return the methods that have an option, and the types where not all have it, as a description begins."""
+    """Return the start of an option's description: the methods, and the types, that have the option."""
     words = [METHODS[owner].label for owner in owners]
     kinds = [kind for owner in owners if (option := METHODS[owner].option(name)) for kind in option.types]
     return f"{', '.join(words)}{' ' + ', '.join(kinds) if kinds else ''}: "

@@ -1,4 +1,7 @@
-"""Rules for single layers: a regular expression over the checkpoint's module names, and a bit width. One meaning for all methods."""
+"""Rules that give single layers another bit width; they mean the same for all methods.
+
+A rule is a regular expression over the checkpoint's module names and a bit width.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,26 +12,26 @@ from quantmill.errors import RecipeError
 
 _MATCH_SIGNS = 200
 _REPEATS = 3
-_PLAIN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^:=!<)]?", re.DOTALL)  # escapes, sets, how groups open
+_PLAIN = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^:=!<)]?", re.DOTALL)  # escapes, sets, openings of groups
 _REPEAT = re.compile(r"(?:[*+?]|\{[\d,]+\})[?+]?")
 _GROUP_REPEAT = re.compile(r"\)(?:[*+]|\{[\d,]+\})")
 
 
 class LayerRule(BaseModel):
-    """Layers that get another bit width than the rest of their variant."""
+    """A rule that gives layers another bit width than the rest of the variant."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     match: str = Field(
         min_length=1,
         max_length=_MATCH_SIGNS,
-        description="Regular expression, searched in names such as model.layers.0.mlp.down_proj.",
+        description="Regular expression that is searched in names such as model.layers.0.mlp.down_proj.",
         title="Layers",
         examples=["down_proj"],
         json_schema_extra={"position": 0},
     )
     bits: int = Field(
-        description="Bit width of these layers; 16: left as they are.", examples=[8], json_schema_extra={"position": 1}
+        description="Bit width of these layers; 16: not quantized.", examples=[8], json_schema_extra={"position": 1}
     )
 
     @field_validator("match")
@@ -41,7 +44,7 @@ class LayerRule(BaseModel):
         return match
 
     def require_quick(self) -> None:
-        """Raise ValueError where searching a name could take for ever: nothing can stop that once it has begun."""
+        """Raise ValueError if a search with the expression could run for ever, which nothing could stop."""
         plain = _PLAIN.sub("x", self.match)
         if _GROUP_REPEAT.search(plain) or len(_REPEAT.findall(plain)) > _REPEATS:
             raise ValueError(
@@ -49,16 +52,16 @@ class LayerRule(BaseModel):
             )
 
     def require_bits(self, method: str, allowed: tuple[int, ...]) -> None:
-        """Raise ValueError where a method cannot give a layer this width."""
+        """Raise ValueError if a method cannot give a layer this bit width."""
         if self.bits not in allowed:
             raise ValueError(f"layers: {method} supports {', '.join(map(str, allowed))} bits, got {self.bits}")
 
 
 def choose_bits(rules: Sequence[LayerRule], names: Iterable[str]) -> dict[str, int]:
-    """Return module name -> bits for the layers that a rule matches; the first rule that does decides.
+    """Return module name -> bits for the layers that a rule matches; the first matching rule decides.
 
     Raises:
-        RecipeError: a rule matches no layer that an earlier one left.
+        RecipeError: a rule matches no layer, or only layers that earlier rules match.
     """
     chosen: dict[str, int] = {}
     used = set()

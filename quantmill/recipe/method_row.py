@@ -1,4 +1,4 @@
-"""What a method's module states: the facts of one method. A fact that is missing fails when `quantmill.recipe` is imported."""
+"""The facts of one method, stated by its module; if a fact is missing, importing the module fails."""
 
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -12,11 +12,11 @@ from quantmill.recipe.programs import Loads
 
 AS_IT_IS: Literal["as it is"] = "as it is"
 StoredBits = Callable[[int, str, Any], float]
-"""(nominal bits, type, the method's options) -> bits of a quantized weight on disk, with its share of scales and zero points."""
+"""(nominal bits, type, the method's options) -> bits of a quantized weight on disk, scales and zero points included."""
 
 
 class Memory(BaseModel):
-    """About how much memory the job holds that quantizes: what a pool is chosen by."""
+    """The estimated memory of a quantization job, by which a pool is chosen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,30 +30,30 @@ class Method(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z][a-z0-9]*$", description="Its name in recipes, module names and keys.")
-    position: int = Field(exclude=True, description="Its place in tables and menus.")
+    position: int = Field(exclude=True, description="Its position in tables and menus.")
     label: str = Field(exclude=True, description="Its name in sentences.")
-    title: str = Field(description="What it does, in a line.")
+    title: str = Field(description="One line about the method.")
     source: str = Field(description="The paper or the code that defines it.")
     bits: tuple[int, ...] = Field(default=(), description="Bit widths that a recipe may name.")
-    types: tuple[str, ...] = Field(default=(), description="Named types, where a bit width does not say enough.")
+    types: tuple[str, ...] = Field(default=(), description="Named types, if a bit width is not enough.")
     bits_of_type: dict[str, int] = Field(default={}, exclude=True, description="Type -> nominal bit width.")
     unmade_types: tuple[str, ...] = Field(
         default=(), exclude=True, description="Types that a recipe may not name yet; `unmade_why` says why."
     )
-    unmade_why: str = Field(default="", exclude=True, description="What those types lack.")
-    default_bits: tuple[int, ...] = Field(default=(), exclude=True, description="Widths of a request without any.")
+    unmade_why: str = Field(default="", exclude=True, description="What the types in `unmade_types` lack.")
+    default_bits: tuple[int, ...] = Field(default=(), exclude=True, description="Bit widths of a request without any.")
     default_types: tuple[str, ...] = Field(default=(), exclude=True, description="Types of a request without any.")
-    type_of_bits: dict[int, str] = Field(default={}, exclude=True, description="Bits -> the type that they mean.")
-    choices: type[MethodOptions] = Field(exclude=True, description="What else a recipe may choose.")
+    type_of_bits: dict[int, str] = Field(default={}, exclude=True, description="Bit width -> the type that it means.")
+    choices: type[MethodOptions] = Field(exclude=True, description="The class of its options.")
     calibrated: bool = Field(default=False, description="Whether the calibration set changes its result.")
-    needs: tuple[str, ...] = Field(default=(), description="Stages that are made before it: `conversion` to GGUF.")
+    needs: tuple[str, ...] = Field(default=(), description="Stages that must come before it: `conversion` to GGUF.")
     format: Format | Literal["as it is"] = Field(default="safetensors", description="The artifact's file format.")
     runtime: str = Field(default="transformers", description="The library that loads the artifact.")
     runtime_of_mixed: str = Field(
-        default="", exclude=True, description="The library where layers differ in width; empty: `runtime`."
+        default="", exclude=True, description="The library if layers differ in bit width; empty: `runtime`."
     )
     runtime_of_experts: str = Field(
-        default="", exclude=True, description="The library of models with experts; empty: `runtime`."
+        default="", exclude=True, description="The library for models with experts; empty: `runtime`."
     )
     engines: tuple[str, ...] = Field(description="Packages whose locked versions are part of the key.")
     environment: str = Field(
@@ -64,57 +64,59 @@ class Method(BaseModel):
     unasked_modules: dict[str, str] = Field(
         default={},
         exclude=True,
-        description="Module that transformers imports unasked -> package of the jobs that need it.",
+        description="Module that transformers always imports -> package whose jobs need the module.",
     )
-    revision: int = Field(default=1, description="Raised when our module makes other bytes from the same input.")
+    revision: int = Field(default=1, description="Number to raise when the method's module makes other bytes.")
     thread_dependent: bool = Field(default=False, description="Its tensors depend on the number of threads.")
     processor_dependent: bool = Field(default=False, description="Its tensors depend on the processor's class.")
     arithmetics: tuple[ComputeType, ...] = Field(
-        default=(), description="Arithmetic that its engine can be told to work in; empty: the engine's own."
+        default=(), description="Types of arithmetic that its engine accepts; empty: the engine chooses."
     )
     devices: tuple[str, ...] = Field(default=("cpu", "cuda"), description="Device classes that it quantizes on.")
     leaves_experts: bool = Field(
         default=False,
         exclude=True,
-        description="Whether the experts of a layer stay as they are: only linear layers change.",
+        description="Whether the experts of a layer are not quantized: only linear layers change.",
     )
-    deterministic: bool = Field(description="Equal input gave equal bytes when it was tested.")
-    programs: tuple[Loads, ...] = Field(exclude=True, description="Who loads which of its variants, with evidence.")
-    fine_tuning: str = Field(description="How an artifact can be trained further, or no.")
+    deterministic: bool = Field(description="Equal input gave equal bytes in a test.")
+    programs: tuple[Loads, ...] = Field(exclude=True, description="Which programs load its variants, with evidence.")
+    fine_tuning: str = Field(description="How an artifact can be trained further, or `no`.")
     rule_bits: tuple[int, ...] = Field(default=(), description="Bit widths that a rule of `layers` may name.")
     stored_bits: StoredBits = Field(exclude=True, description="Bits of a quantized weight on disk.")
-    memory: Memory = Field(exclude=True, description="What its jobs hold in memory.")
+    memory: Memory = Field(exclude=True, description="Estimated memory of its jobs.")
     cost: Callable[[Any], float] = Field(
         exclude=True,
-        description="Its options -> time of a variant on SmolLM2-135M over that of nf4, measuring included.",
+        description="Its options -> time of a variant on SmolLM2-135M over the time of nf4, measuring included.",
     )
     quant_method: str = Field(
         default="",
         exclude=True,
-        description="`quant_method` in the config.json of its checkpoints; empty: none is read.",
+        description="`quant_method` in the config.json of its checkpoints; empty: none is recognized.",
     )
     read_packing: Callable[[Mapping[str, Any]], Packing] | None = Field(
-        default=None, exclude=True, description="Reads `quantization_config` of its checkpoints; None: `read_groups`."
+        default=None,
+        exclude=True,
+        description="Function that reads `quantization_config` of its checkpoints; None: `read_groups`.",
     )
     plain_backend: str = Field(
         default="",
         exclude=True,
-        description="transformers' backend whose layers keep the stored packing, so that it can be unpacked; empty: its own.",
+        description="transformers' backend with layers in the stored packing, for unpacking; empty: its default.",
     )
     unpacks_whole: bool = Field(
-        default=False, exclude=True, description="Whether transformers unpacks a whole model by `dequantize`."
+        default=False, exclude=True, description="Whether transformers can unpack a whole model with `dequantize`."
     )
 
-    @computed_field(description="What else a recipe may choose.")  # type: ignore[prop-decorator]
+    @computed_field(description="Its options.")  # type: ignore[prop-decorator]
     @cached_property
     def options(self) -> tuple[Option, ...]:
-        """The row of facts of each option."""
+        """The facts of each option."""
         return facts_of(self.choices)
 
     @computed_field(description="Programs that load its artifacts, in words.")  # type: ignore[prop-decorator]
     @cached_property
     def loaders(self) -> tuple[str, ...]:
-        """The programs that were seen to load its artifacts; `in part`: only some of its variants."""
+        """The programs that were seen to load its artifacts; `in part` means only some of its variants."""
         if not self.programs:
             return ("what loads its method's",)
         promised = [rule for rule in self.programs if rule.is_promise]
@@ -123,7 +125,7 @@ class Method(BaseModel):
 
     @property
     def widths(self) -> tuple[str, ...]:
-        """The types or bit widths that a recipe may name, as tables print them."""
+        """The types or bit widths that a recipe may name, for tables."""
         return tuple(kind for kind in self.types or map(str, self.bits) if kind not in self.unmade_types)
 
     def has(self, option: Option, kind: str | None) -> bool:
@@ -135,31 +137,31 @@ class Method(BaseModel):
         return next((option for option in self.options if option.name == name), None)
 
     def nominal_bits(self, kind: str) -> int:
-        """Return the nominal bit width of one of its types: 4 for `Q4_K_M`, 8 for `int8`."""
+        """Return the nominal bit width of a type: 4 for `Q4_K_M`, 8 for `int8`."""
         return self.bits_of_type[kind]
 
     def packing_of(self, said: Mapping[str, Any]) -> Packing:
-        """Return how `quantization_config` of one of its checkpoints says that the weights are packed."""
+        """Return the packing that `quantization_config` of one of its checkpoints states."""
         return self.read_packing(said) if self.read_packing else read_groups(self.name, said)
 
     def runtime_of(self, mixed: bool, experts: int) -> str:
-        """Return the library that loads a variant of a model with so many experts a layer."""
+        """Return the library that loads a variant of a model with `experts` experts per layer."""
         own = (self.runtime_of_mixed if mixed else "") or (self.runtime_of_experts if experts else "")
         return own or self.runtime
 
 
 def grouped_bits(bits: int, _kind: str, options: Any) -> float:
-    """Return a weight's bits where a group holds a 16-bit scale and a zero point of the weights' width."""
+    """Return a weight's bits if each group has a 16-bit scale and a zero point of the weights' width."""
     return bits + ((16 + bits) / options.group_size if options.group_size > 0 else 0)
 
 
 def _in_words(rules: list[Loads]) -> str:
-    """Return a program's name with what it needs, and whether it takes only some of a method's variants."""
+    """Return a program's name, with its needs and `in part` if it takes only some of a method's variants."""
     first = rules[0]
     name = f"{first.title} with {first.needs}" if first.needs else first.title
     return f"{name} in part" if all(rule.conditions for rule in rules) else name
 
 
 def steady(cost: float) -> Callable[[Any], float]:
-    """Return the cost of a method whose options do not change it."""
+    """Return the cost function of a method whose options do not change the cost."""
     return lambda _: cost

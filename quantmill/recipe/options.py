@@ -1,4 +1,4 @@
-"""What a method lets its user choose beside bits and type: a class of options for each method, and a row of facts for each field."""
+"""The options of a method beside bits and type: a class for each method, and facts of each field."""
 
 import re
 import types
@@ -18,20 +18,20 @@ _GROUPS = "group_size"
 
 
 class MethodOptions(BaseModel):
-    """The choices of one method, checked. A method's module has a subclass; `choice` declares each field."""
+    """The options of one method; the method's module has a subclass whose fields `choice` declares."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def require(self, bits: int, layers: Sequence[LayerRule]) -> None:
-        """Raise ValueError where the choices contradict each other, the bits or the rules for single layers."""
+        """Raise ValueError if the options contradict each other, the bits or the layer rules."""
 
     def cheaper(self) -> tuple[Self, str] | None:
-        """Return options that need less memory and what they give up, or None: nothing can be given up."""
+        """Return options that need less memory, and the change in words; None: there are none."""
         return None
 
 
 class Option(BaseModel):
-    """The facts of one choice, as `quantmill methods` prints them."""
+    """The facts of one option, as `quantmill methods` prints them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,10 +44,10 @@ class Option(BaseModel):
     maximum: float = Field(default=1.0, description="The greatest value of a number.")
     whole: bool = Field(default=False, description="Whether a number must be whole.")
     pattern: str = Field(default="", description="The regular expression of a text.")
-    words: str = Field(default="", description="What texts fit the pattern, in words.")
-    named: bool = Field(default=True, description="Whether a variant's name tells a value other than the default.")
+    words: str = Field(default="", description="The pattern in words.")
+    named: bool = Field(default=True, description="Whether a variant's name states a value other than the default.")
     types: tuple[str, ...] = Field(default=(), description="The method's types that have the option; empty: all.")
-    suffix: str = Field(default="", description="What a value other than the default adds to the variant's name.")
+    suffix: str = Field(default="", description="Part of the variant's name for a value other than the default.")
 
     def accepts(self, value: object) -> bool:
         """Return whether the option allows `value`."""
@@ -59,7 +59,7 @@ class Option(BaseModel):
         return isinstance(value, kinds) and not isinstance(value, bool) and self.minimum <= value <= self.maximum
 
     def allows(self) -> str:
-        """Return in words what the option allows."""
+        """Return the allowed values in words."""
         if self.pattern:
             return self.words
         if self.allowed:
@@ -67,7 +67,7 @@ class Option(BaseModel):
         return f"a {'whole ' if self.whole else ''}number from {self.minimum:g} to {self.maximum:g}"
 
     def label(self, value: OptionValue) -> str:
-        """Return what a value other than the default adds to the variant's name."""
+        """Return the part of the variant's name that states a value."""
         if isinstance(value, bool):
             return self.suffix
         if self.name == _GROUPS:
@@ -76,11 +76,11 @@ class Option(BaseModel):
 
     @property
     def always_named(self) -> bool:
-        """Whether a variant's name tells the default too, before other options: weights that share a scale."""
+        """Whether a variant's name states even the default, before other options: true for `group_size`."""
         return self.name == _GROUPS
 
     def is_told(self, value: OptionValue) -> bool:
-        """Return whether the variant's name tells `value`."""
+        """Return whether the variant's name states `value`."""
         return self.always_named or (self.named and value != self.default)
 
 
@@ -99,14 +99,14 @@ def choice(
     """Declare an option of a method.
 
     Args:
-        default: its value where a request does not name it.
-        help_: what it does, as form and schema say it.
-        title: its title in the form; empty: its name.
-        suffix: what another value adds to the variant's name.
-        types: the method's types that have it; empty: all.
-        named: whether the variant's name tells another value.
-        words: what texts its pattern allows, in words.
-        example: a value to show.
+        default: the value if a request does not name the option.
+        help_: the description in form and schema.
+        title: the title in the form; empty: the option's name.
+        suffix: the part of the variant's name for another value than the default.
+        types: the method's types that have the option; empty: all.
+        named: whether the variant's name states another value than the default.
+        words: the pattern in words.
+        example: an example value.
         limits: pydantic's `ge`, `le` and `pattern`.
     """
     extra: Any = {"suffix": suffix, "types": list(types), "named": named, "words": words, "in_form": title}
@@ -114,20 +114,20 @@ def choice(
     return Field(default=default, description=help_, examples=examples, json_schema_extra=extra, **limits)
 
 
-GROUP_SIZE = choice(64, "Weights that share a scale; -1: a whole row.")
+GROUP_SIZE = choice(64, "Number of weights that share a scale; -1: a whole row.")
 SYMMETRIC = choice(True, "Symmetric grid, without a zero point.", title="Symmetric grid", suffix="asym")
-DEVICE_MAP = choice(None, "How layers are spread over several GPUs; empty: on the recipe's device.", named=False)
-"""Options that several methods have. A method that allows fewer values narrows the type."""
+DEVICE_MAP = choice(None, "How layers are spread over several GPUs; empty: all on the recipe's device.", named=False)
+"""Options of several methods; a method that allows fewer values narrows the type."""
 
 
 @cache
 def facts_of(choices: type[MethodOptions]) -> tuple[Option, ...]:
-    """Return the row of facts of each option that a class declares, in order."""
+    """Return the facts of each option that a class declares, in order."""
     return tuple(_facts(name, field) for name, field in choices.model_fields.items())
 
 
 def values_of(annotation: Any) -> tuple[Any, tuple[OptionValue, ...]]:
-    """Return the plain type of an option (int, float, bool, str) and the values that it lists; none: any of the type."""
+    """Return the plain type of an option (int, float, bool, str) and its listed values; empty: any value."""
     if get_origin(annotation) in (Union, types.UnionType):
         (annotation,) = (part for part in get_args(annotation) if part is not type(None))
     if get_origin(annotation) is Literal:

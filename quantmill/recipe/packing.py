@@ -1,4 +1,4 @@
-"""How the weights of a finished checkpoint are packed: what its config or its GGUF header says."""
+"""How the weights of a quantized checkpoint are packed, from its config or its GGUF header."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -13,19 +13,19 @@ _LARGEST_GROUP = 1 << 20
 
 
 class Packing(BaseModel):
-    """How a checkpoint that was quantized already is packed, and by which method's libraries it is loaded."""
+    """The packing of a quantized checkpoint, and the method whose libraries load it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: str = Field(pattern=r"^[a-z][a-z0-9]*$", description="The method whose libraries load it.")
+    method: str = Field(pattern=r"^[a-z][a-z0-9]*$", description="The method whose libraries load the checkpoint.")
     bits: int = Field(ge=1, le=64, description="Nominal bit width.")
-    type: str = Field(default="", pattern=r"^\w*$", description="`nf4`, `Q4_K_M`; empty: the bits say enough.")
+    type: str = Field(default="", pattern=r"^\w*$", description="`nf4`, `Q4_K_M`; empty: the bit width is enough.")
     group_size: int = Field(default=0, description="Weights that share a scale; -1: a whole row; 0: not stated.")
-    mixed: bool = Field(default=False, description="Whether single layers have another width.")
+    mixed: bool = Field(default=False, description="Whether single layers have another bit width.")
 
     @property
     def label(self) -> str:
-        """What it adds to a variant's name: `gptq-4bit-g64`, `bitsandbytes-nf4`, `q4_k_m`."""
+        """Its part of a variant's name: `gptq-4bit-g64`, `bitsandbytes-nf4`, `q4_k_m`."""
         if self.method == "gguf":
             return self.type.lower()
         group = {0: "", -1: "-grow"}.get(self.group_size, f"-g{self.group_size}")
@@ -33,7 +33,7 @@ class Packing(BaseModel):
 
     @property
     def scheme(self) -> str:
-        """What its matrices are, in the words of an artifact's account."""
+        """Its name as the `scheme` of an artifact's tensors."""
         return self.type or self.method
 
     @property
@@ -43,10 +43,10 @@ class Packing(BaseModel):
 
 
 def read_groups(method: str, said: Mapping[str, Any]) -> Packing:
-    """Return how `quantization_config` says that the weights are packed, for methods whose groups share a scale.
+    """Return the packing that `quantization_config` states, for methods with groups that share a scale.
 
     Raises:
-        SourceError: it states no bits, or a group size that cannot be.
+        SourceError: the config states no valid bit width, or an impossible group size.
     """
     bits, group = said.get("bits"), said.get("group_size")
     if type(bits) is not int or not 1 <= bits <= _WIDEST:

@@ -1,6 +1,6 @@
-"""Which programs load which variants: rules with their evidence. A method's module holds the rules of its variants.
+"""Rules that say which programs load which variants, with evidence; each method's module has some.
 
-A rule names a program and the variants that the program takes. What no rule allows, nobody promises.
+A rule names a program and the variants that the program loads. Quantmill promises nothing beyond the rules.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,46 +12,49 @@ Device = Literal["cpu", "cuda"]
 
 
 class Facts(NamedTuple):
-    """What decides who loads a variant. None: nobody recorded it, as of some checkpoints that were quantized elsewhere."""
+    """The facts of a variant that decide which programs load it; None: not recorded.
+
+    Some checkpoints that were quantized elsewhere do not state all facts.
+    """
 
     bits: int
     kind: str = ""
     """The named type: `nf4`, `Q4_K_M`."""
     symmetric: bool | None = None
     act_order: bool | None = False
-    """Whether columns are quantized by falling activation while groups of them share a scale (GPTQ's `desc_act`)."""
+    """Whether columns are quantized in order of falling activation and have groups (GPTQ's `desc_act`)."""
     group_size: int | None = 0
     mixed: bool = False
-    """Whether single layers have another width."""
+    """Whether single layers have another bit width."""
     packing: str = ""
-    """How AutoRound packs: its `export_format`."""
+    """AutoRound's `export_format`."""
     opened_by: str = ""
-    """The library that opened the variant while it was measured; empty: as the method's row says."""
+    """The library that the variant was measured with; empty: not known."""
 
 
 class Loads(BaseModel):
-    """A rule: a program loads the variants that fit every condition; an empty condition fits all."""
+    """A rule: the program loads the variants that meet every condition; an empty condition always holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     program: str = Field(description="The program, as `--where runtime=` names it.")
-    version: str = Field(description="The program's version that the evidence is of.")
-    evidence: Literal["ran", "read"] = Field(description="Whether it ran here, or its source or documents were read.")
-    date: str = Field(pattern=r"^20\d\d-\d\d$", description="When, as year and month.")
-    devices: tuple[Device, ...] = Field(default=("cpu", "cuda"), description="Where it computes.")
-    needs: str = Field(default="", description="What must be added to the program or the machine.")
+    version: str = Field(description="The version of the program in the evidence.")
+    evidence: Literal["ran", "read"] = Field(description="The program ran here, or its source or documents were read.")
+    date: str = Field(pattern=r"^20\d\d-\d\d$", description="Year and month of the evidence.")
+    devices: tuple[Device, ...] = Field(default=("cpu", "cuda"), description="Devices that the program computes on.")
+    needs: str = Field(default="", description="What the program or the machine needs in addition.")
     plugin: bool = Field(default=False, description="Whether `needs` is a package that the program does not bring.")
     bits: tuple[int, ...] = Field(default=(), description="Nominal bit widths.")
     kind: tuple[str, ...] = Field(default=(), description="Named types.")
     symmetric: tuple[bool, ...] = Field(default=(), description="Whether the grid is symmetric.")
     act_order: tuple[bool, ...] = Field(default=(), description="Whether columns are reordered and have groups.")
     group_size: tuple[int, ...] = Field(default=(), description="Weights that share a scale; -1: a whole row.")
-    mixed: tuple[bool, ...] = Field(default=(), description="Whether single layers have another width.")
-    packing: tuple[str, ...] = Field(default=(), description="AutoRound's formats.")
-    opened_by: tuple[str, ...] = Field(default=(), description="The library that opened it while it was measured.")
+    mixed: tuple[bool, ...] = Field(default=(), description="Whether single layers have another bit width.")
+    packing: tuple[str, ...] = Field(default=(), description="AutoRound's export formats.")
+    opened_by: tuple[str, ...] = Field(default=(), description="Libraries that the variant was measured with.")
 
     def refuses(self, facts: Facts) -> str:
-        """Return the first condition that a variant does not fit, in words; empty: it fits all."""
+        """Return the first condition that a variant does not meet, in words; empty: it meets all."""
         for name in Facts._fields:
             allowed, found = getattr(self, name), getattr(facts, name)
             if allowed and found not in allowed:
@@ -61,7 +64,7 @@ class Loads(BaseModel):
 
     @property
     def is_promise(self) -> bool:
-        """Whether `--where runtime=` and tables rely on the rule: it ran here, and the program brings all that it needs."""
+        """Whether `--where runtime=` and tables use the rule: the program ran here and needs no plugin."""
         return self.evidence == "ran" and not self.plugin
 
     @property
@@ -71,13 +74,13 @@ class Loads(BaseModel):
 
     @property
     def conditions(self) -> list[str]:
-        """What a variant must be, in words; a library that measured it is no property of the method's variants."""
+        """The conditions in words, except the library of the measurement, which is no property of a variant."""
         named = [name for name in Facts._fields if name != "opened_by"]
         return [_condition(name, allowed) for name in named if (allowed := getattr(self, name))]
 
     @property
     def place(self) -> str:
-        """The program with its version, the device and what it needs, as cards and tables print them."""
+        """The program with version, device and needs, for cards and tables."""
         where = "" if self.devices == get_args(Device) else {"cpu": "on processors", "cuda": "on GPUs"}[self.devices[0]]
         return " ".join(filter(None, (self.title, self.version, where, self.needs and f"with {self.needs}")))
 
@@ -88,14 +91,14 @@ class Loads(BaseModel):
 
 
 def programs_for(rules: Iterable[Loads], facts: Facts) -> tuple[str, ...]:
-    """Return the programs that were seen to load such a variant, without a plugin."""
+    """Return the programs that were seen to load a variant with these facts, without a plugin."""
     return tuple(dict.fromkeys(rule.program for rule in rules if rule.is_promise and not rule.refuses(facts)))
 
 
 def facts_of(variant: Mapping[str, Any], opened_by: str = "") -> Facts:
-    """Return what decides who loads a variant: of the choices that its manifest or `canonical()` names.
+    """Return the facts of a variant from the choices in its manifest or its `canonical()`.
 
-    Of a checkpoint that was quantized elsewhere only its packing is known.
+    For a checkpoint that was quantized elsewhere only the packing is known.
     """
     packing = variant.get("packing")
     if isinstance(packing, Mapping):

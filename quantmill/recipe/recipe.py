@@ -1,4 +1,4 @@
-"""What a user asks for: the recipe. Its variants are in `variants`."""
+"""The recipe: model, texts, variants, gates and publication that a user asks for."""
 
 import re
 from typing import get_args
@@ -18,12 +18,12 @@ MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,95}")
 _FORBID = ConfigDict(frozen=True, extra="forbid")
 _NUMBERS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)  # no `true` for 1, no `.inf`
 LEAST_SCORED = 256
-"""Tokens that are scored at least: of 2 windows of 32 tokens an unquantized model fails the rules on gibberish in 94 % of draws."""
+"""The least number of scored tokens: with 2 windows of 32 tokens, an unquantized model counts as gibberish in 94 % of draws."""
 _PLACE = r"^[^\x00-\x1f]+$"
 
 
 class ModelRequest(BaseModel):
-    """Which model to compress."""
+    """A model and its revision."""
 
     model_config = _FORBID
 
@@ -37,7 +37,7 @@ class ModelRequest(BaseModel):
     revision: str = Field(
         default="",
         description="".join(f"{row.prefix}: {row.revision}. " for row in SCHEMES.values() if row.revision)
-        + "Elsewhere: the sha256 that the source's digest must start with; empty: take what is there.",
+        + "Elsewhere: the first digits of the source's digest (sha256); empty: any.",
         pattern=r"^([A-Za-z0-9_][A-Za-z0-9_/+-]*(\.[A-Za-z0-9_/+-]+)*)?$",
         max_length=128,
         examples=["main"],
@@ -46,7 +46,7 @@ class ModelRequest(BaseModel):
 
     @property
     def remote(self) -> bool:
-        """Whether its bytes must be fetched to this machine before work."""
+        """Whether its bytes must be downloaded to this machine before work."""
         row = scheme_of(self.source)
         return row is not None and row.remote
 
@@ -95,7 +95,7 @@ class GatePolicy(BaseModel):
 
 
 class PublishRequest(BaseModel):
-    """Under which name accepted variants are published, and which channel is moved to them."""
+    """The name under which accepted variants are published, and the channel to move."""
 
     model_config = _FORBID
 
@@ -109,7 +109,7 @@ class PublishRequest(BaseModel):
     )
     channel: str = Field(
         default="",
-        description="The channel, such as stable, that is moved to the accepted variants; empty: none.",
+        description="The channel to move to the accepted variants, such as stable; empty: none.",
         pattern=r"^([a-z0-9][a-z0-9._-]{0,63})?$",
         title="Channel",
         examples=["stable"],
@@ -117,7 +117,7 @@ class PublishRequest(BaseModel):
     )
     approval: bool = Field(
         default=False,
-        description="Wait before publishing until somebody resumes the run in the dashboard; only for runs of a server.",
+        description="Before publishing, wait until somebody resumes the run in the dashboard; only for runs of a server.",
         title="Wait for an approval",
         json_schema_extra={"position": 2},
     )
@@ -132,20 +132,20 @@ class PublishRequest(BaseModel):
 
 
 class Recipe(BaseModel):
-    """One model, the text it is calibrated and measured on, the variants wanted, the gates and where to publish."""
+    """One model, its calibration and evaluation texts, the wanted variants, the gates and publication."""
 
     model_config = _FORBID
 
     model: ModelRequest = Field(description="The model to compress.", title="Model", json_schema_extra={"position": 0})
     calibration: TokenRequest = Field(
         default=TokenRequest(samples=32, seed=0),
-        description="Text that calibrated methods see.",
+        description="Text for methods that calibrate.",
         title="Calibration",
         json_schema_extra={"position": 4},
     )
     evaluation: TokenRequest = Field(
         default=TokenRequest(samples=16, seed=1),
-        description="Text that every result is measured on; it shares no window with the calibration.",
+        description="Text for all measurements; it shares no window with the calibration.",
         title="Evaluation",
         json_schema_extra={"position": 5},
     )
@@ -153,18 +153,21 @@ class Recipe(BaseModel):
         min_length=1, description="The variants to make.", json_schema_extra={"position": 1}
     )
     gates: GatePolicy = Field(
-        default=GatePolicy(), description="What a variant must reach.", title="Gates", json_schema_extra={"position": 3}
+        default=GatePolicy(),
+        description="Limits for accepted variants.",
+        title="Gates",
+        json_schema_extra={"position": 3},
     )
     publish: PublishRequest = Field(
         default=PublishRequest(),
-        description="Where accepted variants go.",
+        description="How accepted variants are published.",
         title="Publish",
         json_schema_extra={"position": 2},
     )
     device: str = Field(
         default="auto",
         pattern=r"^(auto|cpu|cuda(:\d{1,2})?)$",
-        description="Where engines work: auto (CUDA where there is any), cpu, cuda or cuda:N.",
+        description="Device of the engines: auto (CUDA if there is a GPU), cpu, cuda or cuda:N.",
         examples=["auto", "cpu", "cuda:1"],
         json_schema_extra={"position": 6},
     )
@@ -176,7 +179,7 @@ class Recipe(BaseModel):
             for spec in request.expand():
                 if spec.name in seen:
                     raise ValueError(
-                        f"variants[{index}]: {spec.name} is asked for already in variants[{seen[spec.name]}]"
+                        f"variants[{index}]: {spec.name} is already requested in variants[{seen[spec.name]}]"
                     )
                 seen[spec.name] = index
         return self
@@ -200,7 +203,7 @@ class Recipe(BaseModel):
         """Return the variants in the recipe's order.
 
         Args:
-            linear_inputs: the input widths of the model's quantized linear layers, once its config is known.
+            linear_inputs: the input widths of the model's quantized linear layers; empty: not known yet.
 
         Raises:
             RecipeError: a group size does not divide a layer's input width.
@@ -221,7 +224,11 @@ class Recipe(BaseModel):
 
 
 def default_model_name(source: str) -> str:
-    """Return the name that a source is published under by default: in lower case, other characters as `-`."""
+    """Return the default published name: the source's name in lower case, other characters as `-`.
+
+    Raises:
+        RecipeError: no name can be made from the source.
+    """
     row = scheme_of(source)
     called = (row.model_name if row else last_part)(source).lower().removesuffix(".gguf")
     name = re.sub(r"[^a-z0-9._-]+", "-", called).lstrip("._-")[:96]

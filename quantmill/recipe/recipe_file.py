@@ -1,4 +1,4 @@
-"""A recipe file (YAML) and `--set` values -> a checked `Recipe`; every mistake is one line that names the field."""
+"""Reads a recipe file (YAML) with `--set` values; a mistake becomes one line that names the field."""
 
 import re
 import reprlib
@@ -18,7 +18,7 @@ _MAX_BYTES = 1 << 20
 
 
 def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
-    """Return the recipe in a YAML file, with `model.source=...`-like overrides applied on top.
+    """Return the recipe in a YAML file, with overrides such as `model.source=...` applied.
 
     Raises:
         RecipeError: the file cannot be read, is not YAML, or a field holds a value that is not allowed.
@@ -45,7 +45,7 @@ def read_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
 
 
 def parse_recipe(data: Any) -> Recipe:
-    """Return the recipe that plain data describes; see `read_recipe` for what is raised."""
+    """Return the recipe in plain data; raises RecipeError as `read_recipe` does."""
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
@@ -55,7 +55,7 @@ def parse_recipe(data: Any) -> Recipe:
 
 
 def editor_schema() -> dict[str, Any]:
-    """Return the recipe's JSON schema for editors of YAML, in which a list of one may be written as its value."""
+    """Return the recipe's JSON schema for YAML editors; it allows a single value in place of a list."""
     schema = Recipe.model_json_schema()
     for field in schema["$defs"]["VariantRequest"]["properties"].values():
         if field.get("type") == "array":
@@ -65,7 +65,7 @@ def editor_schema() -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without aliases, which can make gigabytes of a kilobyte, and without a key that stands twice."""
+    """A YAML loader that rejects duplicate keys, and aliases, which can turn a kilobyte into gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -75,12 +75,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise yaml.YAMLError(f"the key {min(twice)} stands twice")
+            raise yaml.YAMLError(f"the key {min(twice)} occurs twice")
         return super().construct_mapping(node, deep)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
-    """Set `a.b.0.c=value` in `data`; the value is read as YAML."""
+    """Apply an override such as `a.b.0.c=value` to `data`; the value is read as YAML."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"--set {override}: write it as KEY=VALUE, for example --set model.source=./model")
@@ -92,7 +92,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
             at = at[int(key)] if isinstance(at, list) else at.setdefault(key, {})
         at[int(last) if isinstance(at, list) else last] = value
     except (TypeError, ValueError, IndexError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise RecipeError(f"--set {override[:80]}: the recipe has no such place, or the value is not YAML") from error
+        raise RecipeError(f"--set {override[:80]}: the recipe has no such field, or the value is not YAML") from error
 
 
 def _one_line(error: ValidationError) -> str:

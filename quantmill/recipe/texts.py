@@ -1,4 +1,4 @@
-"""Which text is cut into token windows: one source, or several with weights. Part of the recipe."""
+"""The texts of a recipe that are cut into token windows: one source, or several with weights."""
 
 import re
 from fractions import Fraction
@@ -13,11 +13,11 @@ _PLACE = r"^[^\x00-\x1f]+$"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _LATER = ("field", "chat_template", "subset", "split", "revision", "mix")
-"""Fields that came after the first release of keys: left out of every digest while they hold their default."""
+"""Fields newer than the first keys: a field at its default is left out, so that old digests stay valid."""
 
 
 class TextSource(BaseModel):
-    """Where text lies and what of it is read."""
+    """A source of text, and which part of it is read."""
 
     model_config = _NUMBERS
 
@@ -25,28 +25,28 @@ class TextSource(BaseModel):
         default="builtin",
         pattern=_PLACE,
         max_length=4096,
-        description="builtin, the text that Python itself carries; a .jsonl, .jsonl.gz or .parquet file of rows;"
-        " any other path: a UTF-8 text file; dataset://org/name for a data set of the Hugging Face hub.",
+        description="builtin: text that comes with Python; a .jsonl, .jsonl.gz or .parquet file of rows;"
+        " any other path: a UTF-8 text file; dataset://org/name: a data set on the Hugging Face hub.",
         json_schema_extra={"position": 0},
     )
     field: str = Field(
         default="",
         max_length=200,
         pattern=r"^[^\x00-\x1f]*$",
-        description="Rows: the field that holds text or messages; empty: text, else messages.",
+        description="For rows: the field with the text or the messages; empty: text, else messages.",
         examples=["text"],
         json_schema_extra={"position": 4},
     )
     chat_template: bool = Field(
         default=False,
-        description="Wrap each plain document as a user message in the model's chat template; messages always are.",
+        description="Wrap plain documents as user messages in the model's chat template; messages are always wrapped.",
         json_schema_extra={"position": 5},
     )
     subset: str = Field(
         default="",
         max_length=200,
         pattern=r"^[^\x00-\x1f]*$",
-        description="Data sets: the configuration; empty: the only one.",
+        description="For data sets: the configuration; empty: the only configuration.",
         examples=["wikitext-2-raw-v1"],
         json_schema_extra={"position": 6},
     )
@@ -54,20 +54,20 @@ class TextSource(BaseModel):
         default="train",
         max_length=200,
         pattern=r"^\w+(\.\w+)*$",
-        description="Data sets: which split is read.",
+        description="For data sets: the split to read.",
         json_schema_extra={"position": 7},
     )
     revision: str = Field(
         default="",
         max_length=200,
-        description="Data sets: the commit, 40 hex digits.",
+        description="For data sets: the commit, 40 hex digits.",
         examples=["b08601e04326c79dfdd32d625aee71d232d685c3"],
         json_schema_extra={"position": 8},
     )
 
     @property
     def kind(self) -> TextKind:
-        """How the source is read; a file's name says it."""
+        """The format of the source, from its name."""
         if self.source == "builtin" or self.source.startswith(DATASET):
             return "builtin" if self.source == "builtin" else "dataset"
         name = self.source.lower()
@@ -76,17 +76,19 @@ class TextSource(BaseModel):
 
     @property
     def in_rows(self) -> bool:
-        """Whether it is read row by row, each with fields."""
+        """Whether the source consists of rows with fields."""
         return self.kind not in ("builtin", "text")
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> "TextSource":
         if self.field and not self.in_rows:
-            raise ValueError(f"field: {self.source} has no fields; those are for .jsonl, .parquet and {DATASET}")
+            raise ValueError(
+                f"field: {self.source} has no fields; .jsonl, .jsonl.gz, .parquet and {DATASET} have fields"
+            )
         if self.kind != "dataset":
             for name in ("subset", "split", "revision"):
                 if getattr(self, name) != type(self).model_fields[name].default:
-                    raise ValueError(f"{name}: only a source {DATASET}org/name has it")
+                    raise ValueError(f"{name}: allowed only for a source {DATASET}org/name")
         elif not _NAME.fullmatch(self.source.removeprefix(DATASET)):
             raise ValueError(f"source: {self.source}: write it as {DATASET}org/name")
         elif not _COMMIT.fullmatch(self.revision):
@@ -107,7 +109,7 @@ class MixedText(TextSource):
     source: str = Field(
         pattern=_PLACE,
         max_length=4096,
-        description="As the source of a request that has just one.",
+        description="The source, in the same forms as a single source.",
         examples=["./text.txt"],
         json_schema_extra={"position": 0},
     )
@@ -115,36 +117,36 @@ class MixedText(TextSource):
         default=1.0,
         gt=0,
         le=1e6,
-        description="Its share of the windows, over the sum of all weights.",
+        description="The share of windows of this source is its weight over the sum of all weights.",
         json_schema_extra={"position": 1},
     )
 
 
 class Share(NamedTuple):
-    """What one source gives to a token set."""
+    """One source's share of a token set."""
 
     field: str
-    """The place in the request, for messages: empty, or `mix[1].`."""
+    """The path of the source's fields in the request, for messages: empty, or `mix[1].`."""
     text: TextSource
     windows: int
 
 
 class TokenRequest(TextSource):
-    """Which text to cut into token windows, and how many."""
+    """The text to cut into token windows, and the number and length of the windows."""
 
     samples: int = Field(
-        default=16, ge=1, le=65536, description="How many windows of tokens are cut.", json_schema_extra={"position": 1}
+        default=16, ge=1, le=65536, description="Number of token windows.", json_schema_extra={"position": 1}
     )
     sequence_length: int = Field(
         default=512, ge=8, le=131072, description="Tokens in a window.", json_schema_extra={"position": 2}
     )
     seed: int = Field(
-        default=0, ge=0, lt=2**63, description="Which windows are drawn.", json_schema_extra={"position": 3}
+        default=0, ge=0, lt=2**63, description="Seed that draws the windows.", json_schema_extra={"position": 3}
     )
     mix: list[MixedText] = Field(
         default=[],
         max_length=64,
-        description="Several sources with weights, in place of the one above.",
+        description="Several sources with weights, in place of `source`.",
         json_schema_extra={"position": 9},
     )
 
@@ -153,13 +155,13 @@ class TokenRequest(TextSource):
         if self.mix and self.source != "builtin":
             raise ValueError(f"mix: give source or mix, not both; source is {self.source}")
         if self.mix and self.chat_template:
-            raise ValueError("chat_template: in a mix each source says it for itself")
+            raise ValueError("chat_template: in a mix, set it for each source")
         for share in self.shares if self.mix else ():
             if not share.windows and isinstance(share.text, MixedText):
                 total = sum(entry.weight for entry in self.mix)
                 raise ValueError(
-                    f"{share.field}weight: {share.text.weight:g} of {total:g} is none of {self.samples} samples;"
-                    " raise it, take more samples or leave the source out"
+                    f"{share.field}weight: {share.text.weight:g} of {total:g} gives 0 of {self.samples} samples;"
+                    " raise the weight, take more samples or leave the source out"
                 )
         return self
 
@@ -173,7 +175,10 @@ class TokenRequest(TextSource):
 
 
 def apportion(weights: list[float], total: int) -> list[int]:
-    """Return whole numbers that add up to `total`, in proportion to the weights: by largest remainders, ties to the first."""
+    """Return whole numbers with the sum `total`, in proportion to the weights, by largest remainders.
+
+    Of equal remainders the first wins.
+    """
     whole = sum(map(Fraction, weights))
     exact = [total * Fraction(weight) / whole for weight in weights]
     counts = [int(quota) for quota in exact]

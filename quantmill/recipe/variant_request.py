@@ -1,4 +1,7 @@
-"""What a recipe asks of one method: lists that multiply. Every field is a menu of the form and a key of the YAML."""
+"""Variant requests: a recipe's lists of options of one method, which multiply.
+
+Every field is a menu of the form and a key of the YAML.
+"""
 
 import itertools
 import reprlib
@@ -22,7 +25,7 @@ _Wrap = BeforeValidator(_listed)
 
 
 def _menu(kind: Any, position: int, description: str, title: str = "", examples: Any = None) -> Any:
-    """Return the field of a list that multiplies; one value may stand for a list of one."""
+    """Return the field of a list of options; a single value is accepted in place of a list."""
     shown = [[example] for example in examples] if examples else None
     extra: Any = {"position": position}
     field: Any = Field(
@@ -32,7 +35,7 @@ def _menu(kind: Any, position: int, description: str, title: str = "", examples:
 
 
 def _whose(widths: str) -> str:
-    """Return who has bits or types, and the defaults, as a description says it."""
+    """Return each method with its bits or types, for a description."""
     rows = [row for row in METHODS.values() if getattr(row, widths)]
     return "; ".join(f"{row.label}: {', '.join(map(str, getattr(row, widths)))}" for row in rows)
 
@@ -60,12 +63,12 @@ else:
             option.name: _menu(option.plain, 4 + index, option.description, option.title, option.examples)
             for index, option in enumerate(_OPTIONS)
         },
-        layers=_menu(LayerRule, 3, "Layers that get another bit width; the first rule that matches a layer decides."),
+        layers=_menu(LayerRule, 3, "Rules for layers with another bit width; the first matching rule decides."),
     )
 
 
 class VariantRequest(_Menus):
-    """Variants of one method; every list multiplies: two bit widths and two group sizes are four variants."""
+    """Variants of one method; the lists multiply: two bit widths and two group sizes give four variants."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,12 +77,12 @@ class VariantRequest(_Menus):
     @model_validator(mode="before")
     @classmethod
     def _against_the_row(cls, data: Any) -> Any:
-        """Refuse in the method's own words before the menus of the form do it in general ones."""
+        """Reject values with the method's own message, before the fields reject them with a general one."""
         row = METHODS.get(str(data.get("method"))) if isinstance(data, dict) else None
         if row:
             for name, value in data.items():
                 if name in cls.model_fields and name != "method" and (values := _listed(value)) != []:
-                    _check(row, name, values)  # an empty list is what a field holds that nobody set
+                    _check(row, name, values)  # an empty list means that the field is not set
         return data
 
     @model_validator(mode="after")
@@ -88,10 +91,10 @@ class VariantRequest(_Menus):
         return self
 
     def expand(self) -> Iterator[VariantSpec]:
-        """Yield the variants that this request asks for, in the order of its lists.
+        """Yield the requested variants in the order of the lists.
 
         Raises:
-            ValueError: the request names no type where the method needs one, or its choices contradict each other.
+            ValueError: the method needs a type and the request names none, or the options contradict each other.
         """
         row = METHODS[self.method]
         widths = self._widths(row)
@@ -110,9 +113,9 @@ class VariantRequest(_Menus):
                 yield spec
 
     def _widths(self, row: Method) -> list[tuple[int, str | None]]:
-        """Return the (bits, type) pairs asked for."""
+        """Return the requested (bits, type) pairs."""
         if not row.types and not row.bits:
-            return [(16, None)]  # until the checkpoint's packing was read
+            return [(16, None)]  # replaced when the checkpoint's packing is read
         if not row.types:
             return [(bits, None) for bits in self.bits or row.default_bits]
         types = list(self.type)
@@ -126,9 +129,9 @@ class VariantRequest(_Menus):
 
 
 def _check(row: Method, name: str, values: object) -> None:
-    """Raise ValueError where `row` does not know the option `name` or does not allow one of `values`."""
+    """Raise ValueError if the method lacks the option `name` or does not allow one of `values`."""
     if name in ("bits", "type", "layers") and not row.types and not row.bits:
-        raise ValueError(f"{name}: {row.name} takes a checkpoint as it is; source alone can be set")
+        raise ValueError(f"{name}: {row.name} keeps a checkpoint unchanged; only source can be set")
     if name == "layers":
         if not row.rule_bits:
             raise ValueError(f"layers: {row.name} has one bit width for all layers")

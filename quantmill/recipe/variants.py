@@ -1,4 +1,4 @@
-"""Variants: every choice of a method made. `variant_request` makes them of lists."""
+"""Variants: a method with a value for each of its options; `variant_request` makes them from lists."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ _FORBID = ConfigDict(frozen=True, extra="forbid")
 if TYPE_CHECKING:
 
     class _Choices(BaseModel):
-        """Code asks `options`, which has the method's own types."""
+        """The options of all methods; code reads `options`, which has the method's own types."""
 
         def __init__(self, **values: Any) -> None: ...
 
@@ -32,19 +32,19 @@ else:
 
 
 class VariantSpec(_Choices):
-    """One variant: every choice of its method made; what the method does not know is None.
+    """One variant: a value for every option of its method; the options of other methods are None.
 
-    The options of all methods are fields beside the ones here.
+    The options of all methods are fields too, beside the fields below.
     """
 
     model_config = _FORBID
 
-    method: MethodName = Field(description="A row of METHODS.")
+    method: MethodName = Field(description="The method: a key of METHODS.")
     bits: int = Field(description="Nominal bit width.")
     type: str | None = Field(default=None, description="Named type: `nf4`, `Q4_K_M`.")
-    layers: tuple[LayerRule, ...] = Field(default=(), description="Layers that get another bit width.")
-    packing: Packing | None = Field(default=None, description="How the finished checkpoint is packed.")
-    checkpoint: str | None = Field(default=None, description="The digest of the finished checkpoint's files.")
+    layers: tuple[LayerRule, ...] = Field(default=(), description="Rules for layers with another bit width.")
+    packing: Packing | None = Field(default=None, description="Packing of the imported checkpoint.")
+    checkpoint: str | None = Field(default=None, description="Digest of the imported checkpoint's files.")
 
     @property
     def row(self) -> Method:
@@ -53,12 +53,12 @@ class VariantSpec(_Choices):
 
     @property
     def maker(self) -> Method:
-        """The facts of the method that packed the weights: of a checkpoint taken as it is, not `imported`."""
+        """The facts of the method that packed the weights; for an imported checkpoint its own method."""
         return METHODS[self.packing.method] if self.packing else self.row
 
     @property
     def options(self) -> MethodOptions:
-        """The method's own options, typed; an option that variants of this type do not have is at its default."""
+        """The method's own options, typed; an option that this type does not have is at its default."""
         chosen = [(option, getattr(self, option.name)) for option in self.row.options]
         return self.row.choices(**{o.name: value for o, value in chosen if value not in (None, o.default)})
 
@@ -69,21 +69,21 @@ class VariantSpec(_Choices):
 
     @property
     def source_asked(self) -> str | None:
-        """The place of a finished checkpoint, until its packing was read; None: the method makes its weights."""
+        """The source of a checkpoint to import, until its packing is read; None: nothing to import."""
         return getattr(self, "source", None)
 
     @property
     def format(self) -> Format:
         """The artifact's file format."""
         form = self.maker.format
-        return "safetensors" if form == AS_IT_IS else form  # before its packing was read
+        return "safetensors" if form == AS_IT_IS else form  # before the packing is read
 
     def found(self, packing: Packing, digest: str) -> "VariantSpec":
-        """Return the same variant with a finished checkpoint's packing and digest in place of its source."""
+        """Return the variant with a checkpoint's packing and digest in place of its source."""
         return self.model_copy(update={"source": None, "packing": packing, "checkpoint": digest, "bits": packing.bits})
 
     def with_options(self, options: MethodOptions) -> "VariantSpec":
-        """Return the same variant with other options of its method."""
+        """Return the variant with other options of its method."""
         return self.model_copy(update=options.model_dump())
 
     @property
@@ -103,9 +103,9 @@ class VariantSpec(_Choices):
         return "-".join(parts)
 
     def runtime(self, experts: int) -> str:
-        """Return the library that loads the artifact of a model with so many experts a layer."""
+        """Return the library that loads the artifact of a model with `experts` experts per layer."""
         return self.maker.runtime_of(self.packing.mixed if self.packing else bool(self.layers), experts)
 
     def canonical(self) -> dict[str, Any]:
-        """Return the choices that the method knows, for keys: a later option of another method changes no key."""
+        """Return the set options as JSON data for keys; a new option of another method changes no key."""
         return self.model_dump(exclude_none=True, exclude=None if self.layers else {"layers"}, mode="json")

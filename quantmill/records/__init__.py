@@ -1,3 +1,3 @@
-"""What passes between stages and to consumers: artifacts, reports, manifests, and what is chosen by them."""
+"""Records that stages and consumers exchange: artifacts, reports, manifests; selection reads them."""
 
 __all__ = ["artifact", "job", "loading", "manifest", "planning", "report", "run", "selection"]

@@ -1,6 +1,6 @@
-"""How a published folder is loaded: by the library that opened it while it was measured, and without anything of ours.
+"""How to load a published folder with the library that measured it, without Quantmill.
 
-A line for a terminal, which ends what `pull` prints, and a script for whoever reads the model card.
+`pull` prints a command for a terminal; the model card holds a script.
 """
 
 import shlex
@@ -10,7 +10,7 @@ from quantmill.recipe.programs import Loads
 from quantmill.records import selection
 from quantmill.records.manifest import Manifest
 
-# Library -> what opens PLACE: a line, and a script that writes some words. Folders of other libraries hold lines of their own.
+# Library -> the line (`_LINES`) or the script (`_SCRIPTS`) that opens PLACE. For other libraries `pull` points to the README.
 _LINES: dict[str, str] = {
     "transformers": "from transformers import AutoModelForCausalLM as M; M.from_pretrained(PLACE)",
     "gptqmodel": "from gptqmodel import GPTQModel; GPTQModel.load(PLACE)",
@@ -19,7 +19,7 @@ _LINES: dict[str, str] = {
 _SERVERS = {"vllm": "vllm serve"}
 """Program that serves a folder -> its command."""
 PACKAGES = {"llama_cpp": {"llama-cpp-python"}, "gptqmodel": {"gptqmodel"}}
-"""Library that needs nothing of the method's -> its package."""
+"""Library that loads its files without the method's packages -> its own package."""
 _SCRIPTS: dict[str, str] = {
     "transformers": """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -45,21 +45,24 @@ print(model("Once upon a time", max_tokens=16)["choices"][0]["text"])
 
 
 def gguf_file(manifest: Manifest) -> str:
-    """Return the name of a version's GGUF; empty: it has none."""
+    """Return the name of a version's first GGUF file; empty: it has none."""
     return next((file.path for file in manifest.files if file.path.endswith(".gguf")), "")
 
 
 def script(manifest: Manifest) -> str:
-    """Return lines of Python that load a version and write some words, where its folder is the working directory."""
+    """Return a Python script that loads a version and generates text.
+
+    The version's folder must be the working directory.
+    """
     name = selection.library(manifest)
     place = gguf_file(manifest) if name == "llama_cpp" else "."
     return _SCRIPTS.get(name, _SCRIPTS["transformers"]).replace("PLACE", f'"{place}"')
 
 
 def how_to_load(folder: Path, manifest: Manifest, program: str = "") -> str:
-    """Return the command that loads a version, or where to read how.
+    """Return the command that loads a version, or a pointer to its README.
 
-    `program`: a program that opens it (`--where runtime=`); empty: the library that opened it while it was measured.
+    `program`: the program that opens it (`--where runtime=`); empty: the library that measured it.
     """
     if program in _SERVERS:
         return shlex.join([*_SERVERS[program].split(), str(folder)])
@@ -74,7 +77,10 @@ def how_to_load(folder: Path, manifest: Manifest, program: str = "") -> str:
 
 
 def programs(manifest: Manifest) -> list[str]:
-    """Return a line for each program that loads a version or refuses it, with evidence; the folder is the working directory."""
+    """Return a line for each program that loads a version or refuses it, with the evidence.
+
+    Commands in the lines take the version's folder as the working directory.
+    """
     facts, rules = selection.facts(manifest), selection.rules(manifest)
     takes = [rule for rule in rules if not rule.refuses(facts)]
     lines = [f"{rule.place}{_command(rule, manifest)}: {rule.proof}" for rule in takes]
@@ -84,7 +90,7 @@ def programs(manifest: Manifest) -> list[str]:
 
 
 def _command(rule: Loads, manifest: Manifest) -> str:
-    """Return the command that starts a server, where the program is one."""
+    """Return the command that starts the program if it is a server; else nothing."""
     if rule.program == "llama.cpp":
         return f", `llama-server -m {gguf_file(manifest)}`"
     return f", `{_SERVERS[rule.program]} .`" if rule.program in _SERVERS else ""

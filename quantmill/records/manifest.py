@@ -1,7 +1,7 @@
-"""What was published: the manifest (identity: what it is and what it was made from) and its provenance (circumstance).
+"""Records of published versions: the manifest (identity, inputs) and its provenance (circumstances).
 
-The manifest's digest names a version, so it holds no run id and no timestamp: the same measurement decided the same way twice
-is the same version.
+The manifest's digest names a version, so the manifest holds no run id and no timestamp: two runs with the same measurements
+and the same decision give the same version.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ CARD_PATH = "README.md"
 """The model card in a published folder."""
 MANIFEST_PATH = ".quantmill/manifest.json"
 ATTESTATION_PATH = ".quantmill/attestation.dsse.json"
-"""Where a folder that was pulled holds them, beside just the manifest's files."""
+"""Paths of manifest and attestation in a pulled folder; all its other files are listed in the manifest."""
 
 
 class ManifestModel(BaseModel):
@@ -27,14 +27,14 @@ class ManifestModel(BaseModel):
 
     model_config = _FROZEN
 
-    uri: str = Field(description="The source as the recipe named it.")
+    uri: str = Field(description="The source's address, as in the recipe.")
     revision: str = Field(description="Digest of the source's files.")
     files: tuple[FileEntry, ...] = Field(description="The source's files.")
-    notes: tuple[str, ...] = Field(default=(), description="What was changed on the way in.")
+    notes: tuple[str, ...] = Field(default=(), description="What taking in the source changed, in words.")
 
 
 class ManifestEvaluation(BaseModel):
-    """The figures that the gate saw."""
+    """The figures that the gate judged."""
 
     model_config = _FROZEN
 
@@ -44,20 +44,20 @@ class ManifestEvaluation(BaseModel):
     bits_per_weight: float
     gate: dict[str, float] = Field(description="The limits in force.")
     report_sha256: str = Field(description="Digest of the full report.")
-    # Versions of before they were recorded keep their digests: what is not known is left out of the canonical JSON.
+    # These fields came later. An older manifest keeps its digest: an unknown value is left out of the canonical JSON.
     perplexity_ratio: float | None = Field(
         default=None, exclude_if=lambda ratio: ratio is None, description="Perplexity over the baseline's."
     )
     runtime: str = Field(
-        default="", exclude_if=lambda name: not name, description="The library that loaded it while it was measured."
+        default="", exclude_if=lambda name: not name, description="The library that it was measured with."
     )
     windows: dict[str, Any] = Field(
-        default={}, exclude_if=lambda said: not said, description="The token set that it was measured on."
+        default={}, exclude_if=lambda said: not said, description="The evaluation token set."
     )
     baseline: BaselineMetrics | None = Field(
         default=None,
         exclude_if=lambda figures: figures is None,
-        description="The unquantized model's figures beside it.",
+        description="The unquantized model's figures.",
     )
     marks: tuple[str, ...] = Field(
         default=(), exclude_if=lambda marks: not marks, description="What qualifies the figures, as in a run's summary."
@@ -65,12 +65,12 @@ class ManifestEvaluation(BaseModel):
 
 
 class Safety(BaseModel):
-    """What a consumer may rely on before it opens anything."""
+    """What a consumer may rely on before it opens a file."""
 
     model_config = _FROZEN
 
     formats: tuple[str, ...] = Field(description="File endings in the folder.")
-    remote_code: bool = Field(default=False, description="Always false: no artifact needs code of its own.")
+    remote_code: bool = Field(default=False, description="Always false: no artifact brings code that must run.")
     chat_template_sha256: str = Field(default="", description="Digest of the chat template; empty: none.")
 
 
@@ -79,13 +79,13 @@ class Manifest(BaseModel):
 
     model_config = _FROZEN
 
-    schema_version: int = Field(default=1, description="This layout.")
+    schema_version: int = Field(default=1, description="Number of this layout.")
     name: str = Field(description="model/variant.")
     key: str = Field(description="Stage key of the artifact.")
     model: ManifestModel
     variant: dict[str, Any] = Field(description="The canonical spec, with its format.")
-    recipe_sha256: str = Field(description="Digest of what of the recipe concerns this variant.")
-    calibration: dict[str, Any] = Field(default={}, description="The token set that the method saw; empty: none.")
+    recipe_sha256: str = Field(description="Digest of the parts of the recipe that concern this variant.")
+    calibration: dict[str, Any] = Field(default={}, description="The calibration token set; empty: none.")
     toolchain: dict[str, str] = Field(description="Package -> version.")
     hardware: str
     evaluation: ManifestEvaluation
@@ -96,7 +96,7 @@ class Manifest(BaseModel):
     @field_validator("files")
     @classmethod
     def _one_folder(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
-        """Refuse files that cannot lie in one folder, and the place where a pulled folder has its manifest."""
+        """Reject paths that cannot share one folder, and paths below `.quantmill`."""
         require_distinct(files)
         ours = MANIFEST_PATH.partition("/")[0]
         if taken := [file.path for file in files if file.path.partition("/")[0].casefold() == ours]:
@@ -105,16 +105,22 @@ class Manifest(BaseModel):
 
     @property
     def digest(self) -> str:
-        """The sha256 of the canonical JSON: the name of a version that is written here. One that was read: `StoredManifest`."""
+        """The sha256 of the canonical JSON: the name of a version that this release writes.
+
+        For a manifest that was read from a store, use `StoredManifest.digest`.
+        """
         return keys.digest(self)
 
 
 class StoredManifest(NamedTuple):
-    """A manifest that was read. Its name is made of the bytes: a newer release's may hold more than is known here."""
+    """A manifest with its stored bytes.
+
+    Its digest is of the bytes, because a manifest of a newer release may hold fields that this release does not know.
+    """
 
     manifest: Manifest
     data: bytes
-    """As it is stored: canonical JSON."""
+    """The stored bytes: canonical JSON."""
 
     @property
     def digest(self) -> str:
@@ -123,28 +129,28 @@ class StoredManifest(NamedTuple):
 
     @classmethod
     def of(cls, manifest: Manifest) -> "StoredManifest":
-        """Return a manifest as it is about to be stored."""
+        """Return a manifest together with the bytes to store."""
         return cls(manifest, keys.canonical(manifest))
 
 
 class Provenance(BaseModel):
-    """How a version came to be; two runs of the same version differ here only."""
+    """How a version came to be; two runs that give the same version differ only here."""
 
     model_config = _FROZEN
 
     manifest: str = Field(description="Digest of the manifest.")
     recipe: dict[str, Any] = Field(description="The whole recipe.")
     flow_run: str = ""
-    builder: str = Field(default="urn:quantmill:this-machine", description="Where it ran, as a URI.")
-    resolved: str = Field(default="", description="The commit or version that the model's name stood for.")
+    builder: str = Field(default="urn:quantmill:this-machine", description="The builder's URI.")
+    resolved: str = Field(default="", description="The commit or version that the model's name was resolved to.")
     lock_sha256: str = Field(default="", description="Digest of the lock that the packages were installed from.")
     started_at: float | None = Field(
         default=None,
         allow_inf_nan=False,
         exclude_if=lambda began: began is None,
-        description="When the run began, seconds since 1970; None: versions of before it was recorded.",
+        description="When the run began, seconds since 1970; None: not recorded (older versions).",
     )
-    made_at: float = Field(allow_inf_nan=False, description="Seconds since 1970.")
+    made_at: float = Field(allow_inf_nan=False, description="When the version was made, seconds since 1970.")
 
 
 class Version(BaseModel):
@@ -159,7 +165,7 @@ class Version(BaseModel):
 
 
 class Revocation(BaseModel):
-    """A version that was withdrawn: it is never handed out again."""
+    """A record that a version was withdrawn: nobody can pull it again."""
 
     model_config = _FROZEN
 

@@ -1,4 +1,4 @@
-"""How variants measured and what was decided: reports, verdicts and the run's summary (the `--json` document)."""
+"""Measurements and decisions: reports, verdicts and the run's summary (the `--json` document)."""
 
 from typing import Literal
 
@@ -11,21 +11,26 @@ Status = Literal["accepted", "rejected", "failed"]
 
 
 class Quality(BaseModel):
-    """How an artifact predicts the evaluation text, alone and beside the baseline. All over the same scored tokens."""
+    """How well an artifact predicts the evaluation text, alone and compared with the baseline.
+
+    All figures are over the same scored tokens.
+    """
 
     model_config = _FROZEN
 
     scored_tokens: int = Field(ge=1, description="Positions that were scored.")
     perplexity: float = Field(description="exp of the mean negative log likelihood, nats.")
     mean_kl: float = Field(description="Mean KL(baseline || variant) per position, nats.")
-    p99_kl: float = Field(description="99th percentile of the same.")
+    p99_kl: float = Field(description="99th percentile of the KL per position.")
     top1_agreement: float = Field(description="Share of positions where both rank the same token first.")
-    unigram_perplexity: float = Field(description="Perplexity of the text's own token frequencies: worse is gibberish.")
+    unigram_perplexity: float = Field(
+        description="Perplexity of the text's own token frequencies; above it: gibberish."
+    )
     compute_dtype: str = Field(description="Arithmetic that the logits were computed in.")
 
 
 class Speed(BaseModel):
-    """How fast and how large, loaded as a consumer loads it, alone on the machine."""
+    """Speed and memory of an artifact, loaded as a consumer loads it, alone on the machine."""
 
     model_config = _FROZEN
 
@@ -37,42 +42,42 @@ class Speed(BaseModel):
     peak_memory_bytes: int = Field(description="VmHWM of the process after load, prefill and decode.")
     prompt_tokens: int = Field(description="Length of the prompt.")
     generated_tokens: int = Field(description="Tokens generated.")
-    repeats: int = Field(description="Times that it was read and continued; speeds are the median.")
+    repeats: int = Field(description="Repeats of prefill and decode; speeds are the median.")
     threads: int = Field(description="Processor threads used.")
     compute_dtype: str = Field(description="Arithmetic of the loaded model.")
-    kernel: str = Field(description="What multiplies the quantized weights.")
+    kernel: str = Field(description="The kernel that multiplies the quantized weights.")
     hardware: str = Field(description="Processor or GPU.")
 
 
 class Timing(BaseModel):
-    """How speed was timed: how far the repeats lay apart, and what else the machine did meanwhile."""
+    """How speed was timed: the range of the repeats, and other work on the machine during them."""
 
     model_config = _FROZEN
 
     others: float = Field(ge=0, description="Processor time of others and steal, over the cores' wall time.")
     throttled: float = Field(
-        default=0.0, ge=0, description="Time that a quota held the group back, over the wall time."
+        default=0.0, ge=0, description="Time that a CPU quota throttled the group, over the wall time."
     )
     shares_gpu: bool = Field(default=False, description="Another process computed on the GPU.")
-    busy_limit: float = Field(description="The share of either from which the machine counts as busy.")
-    budget_s: float = Field(description="Seconds for speed and generations together, loading not counted.")
-    took_s: float = Field(description="Seconds that they took.")
+    busy_limit: float = Field(description="The machine is busy if `others` or `throttled` exceeds this share.")
+    budget_s: float = Field(description="Seconds allowed for speed and generations together, without loading.")
+    took_s: float = Field(description="Seconds that speed and generations took.")
     prefill_range: tuple[float, float] = Field(description="Least and most prompt tokens per second of the repeats.")
     decode_range: tuple[float, float] = Field(description="Least and most generated tokens per second of the repeats.")
 
     @property
     def busy(self) -> bool:
-        """Whether the figures say more of the machine's other work than of the variant."""
+        """Whether other work on the machine distorts the figures."""
         return max(self.others, self.throttled) > self.busy_limit or (self.shares_gpu and self.busy_limit < 1)
 
 
 class Generation(BaseModel):
-    """What a model writes after a prompt, greedily: the same prompts for every variant."""
+    """Text that a model generates greedily after a prompt; all variants get the same prompts."""
 
     model_config = _FROZEN
 
     prompt: str
-    text: str = Field(description="What followed.")
+    text: str = Field(description="The generated text.")
 
 
 class EvaluationReport(BaseModel):
@@ -81,21 +86,21 @@ class EvaluationReport(BaseModel):
     model_config = _FROZEN
 
     name: str = Field(description="The variant's name.")
-    artifact_digest: str = Field(description="What was measured.")
-    evaluation_digest: str = Field(description="On which token windows.")
-    runtime: str = Field(description="The library that loaded it.")
-    runtime_version: str = Field(description="Its version.")
+    artifact_digest: str = Field(description="Digest of the measured artifact.")
+    evaluation_digest: str = Field(description="Digest of the evaluation windows.")
+    runtime: str = Field(description="The library that loaded the artifact.")
+    runtime_version: str = Field(description="The library's version.")
     quality: Quality
     speed: Speed
-    sample: str = Field(description="Text that it generated, greedily.")
-    generations: tuple[Generation, ...] = Field(default=(), description="What it writes after three short prompts.")
+    sample: str = Field(description="Text that the artifact generated, greedily.")
+    generations: tuple[Generation, ...] = Field(default=(), description="Generated text for three short prompts.")
     sample_distinct_tokens: int = Field(ge=0, description="Different tokens in the sample; 1 is gibberish.")
     head_digest: str = Field(description="Digest of the head that the baseline's logits were recomputed through.")
     trace_kl: float = Field(
-        default=0.0, description="Baseline: KL of recomputed against forwarded logits, first window."
+        default=0.0, description="For the baseline: KL of recomputed against forwarded logits, first window."
     )
     evaluate_s: float = Field(ge=0, description="Seconds that the job took.")
-    # Reports of before it was recorded keep their digests.
+    # This field came later; a report without it keeps its digest.
     timing: Timing | None = Field(
         default=None, exclude_if=lambda timing: timing is None, description="How speed was timed; None: not recorded."
     )
@@ -113,12 +118,12 @@ class Verdict(BaseModel):
 
     status: Status
     reasons: tuple[str, ...] = Field(
-        default=(), description="Why not, or what to know; empty: accepted without remarks."
+        default=(), description="Reasons for a rejection, or remarks; empty: accepted without remarks."
     )
 
 
 class BaselineMetrics(BaseModel):
-    """The baseline's figures, the yardstick of the others."""
+    """The baseline's figures, with which the variants are compared."""
 
     model_config = _FROZEN
 
@@ -160,7 +165,7 @@ class BaselineMetrics(BaseModel):
 
 
 class VariantSummary(BaseModel):
-    """One variant's row. Figures are None where the variant failed before they were measured."""
+    """One variant's row; a figure is None if the variant failed before it was measured."""
 
     model_config = _FROZEN
 
@@ -170,9 +175,9 @@ class VariantSummary(BaseModel):
     format: str
     status: Status
     reasons: tuple[str, ...] = ()
-    cached: bool = Field(description="Nothing was made again: artifact and report came from the store.")
+    cached: bool = Field(description="Artifact and report came from the store.")
     marks: tuple[str, ...] = Field(
-        default=(), description="`source-grid`, `within noise`, `42% fallback`: what qualifies the figures."
+        default=(), description="What qualifies the figures, such as `source-grid`, `within noise`, `42% fallback`."
     )
     size_bytes: int | None = None
     bits_per_weight: float | None = None
@@ -186,40 +191,40 @@ class VariantSummary(BaseModel):
     peak_memory_bytes: int | None = None
     quantize_s: float | None = None
     evaluate_s: float | None = None
-    generations: tuple[Generation, ...] = Field(default=(), description="What it writes after three short prompts.")
-    kernel: str = Field(default="", description="What multiplied its weights while speed was measured.")
-    repeats: int | None = Field(default=None, description="Times that speed was measured; its median is shown.")
+    generations: tuple[Generation, ...] = Field(default=(), description="Generated text for three short prompts.")
+    kernel: str = Field(default="", description="The kernel that multiplied its weights during the speed measurement.")
+    repeats: int | None = Field(default=None, description="Repeats of the speed measurement; speeds are the median.")
     hardware: str = Field(default="", description="The processor or GPU that speed was measured on.")
-    threads: int = Field(default=0, description="Processor threads used there; 0: not measured.")
-    compute_dtype: str = Field(default="", description="Arithmetic of the model as it was loaded for speed.")
+    threads: int = Field(default=0, description="Processor threads of the speed measurement; 0: not measured.")
+    compute_dtype: str = Field(default="", description="Arithmetic of the model during the speed measurement.")
     decode_range: tuple[float, float] | None = Field(default=None, description="Least and most of the repeats.")
     prefill_range: tuple[float, float] | None = Field(default=None, description="Least and most of the repeats.")
-    others: float | None = Field(default=None, description="Share of the machine that other work had meanwhile.")
-    better: str = Field(default="", description="Another variant, no larger and closer to the baseline by half.")
+    others: float | None = Field(default=None, description="Share of the machine that other work took during it.")
+    better: str = Field(default="", description="A variant at most 2 % larger with at most half the mean KL.")
     artifact: str | None = Field(default=None, description="The artifact's digest.")
-    manifest: str | None = Field(default=None, description="The manifest's digest; None where it was not published.")
+    manifest: str | None = Field(default=None, description="The manifest's digest; None: the variant is not published.")
 
 
 class RunSummary(BaseModel):
-    """What a compress run did: the `--json` document."""
+    """The result of a compress run: the `--json` document."""
 
     model_config = _FROZEN
 
     model: str = Field(description="The published model's name.")
-    source: str = Field(description="What was asked for.")
+    source: str = Field(description="The source's address, as in the recipe.")
     source_digest: str
     source_notes: tuple[str, ...] = ()
     baseline: BaselineMetrics
     timings: dict[str, float] = Field(description="Stage -> seconds of this run.")
     variants: tuple[VariantSummary, ...]
-    noise_floor: dict[str, float] = Field(description="Runtime -> mean KL of the same weights in it, nats.")
-    pareto: tuple[str, ...] = Field(description="Variants that no other beats in both bytes and KL.")
-    picks: dict[str, str] = Field(description="`quality`, `size`, `speed` -> the accepted variant that is best at it.")
-    channel: str = Field(default="", description="The channel that the run was to move; empty: none.")
-    channel_seq: int = Field(default=0, description="The sequence number that the channel had after it.")
+    noise_floor: dict[str, float] = Field(description="Runtime -> mean KL of the baseline's own weights, nats.")
+    pareto: tuple[str, ...] = Field(description="Variants that no other variant beats in both bytes and KL.")
+    picks: dict[str, str] = Field(description="`quality`, `size`, `speed` -> the best accepted variant.")
+    channel: str = Field(default="", description="The channel that the run should move; empty: none.")
+    channel_seq: int = Field(default=0, description="The channel's sequence number after the run.")
     mlflow_run: str = Field(
         default="",
-        description="The MLflow run that registered these results; empty: MLflow did not answer, they wait in the outbox.",
+        description="The MLflow run with these results; empty: MLflow did not answer, the results wait in the outbox.",
     )
 
     @property
@@ -229,7 +234,7 @@ class RunSummary(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What became of one variant job: artifact and report, or the failure and what it left."""
+    """The result of one variant job: artifact and report, or the error and the artifact, if made."""
 
     model_config = _FROZEN
 
@@ -237,7 +242,7 @@ class Outcome(BaseModel):
     artifact: Artifact | None = None
     report: EvaluationReport | None = None
     error: str = Field(default="", description="Class name of the failure; empty: none.")
-    message: str = Field(default="", description="Its message.")
-    cached: bool = Field(default=False, description="Both came from the store.")
-    tried: tuple[str, ...] = Field(default=(), description="What failed on a pool before this, in words.")
-    marks: tuple[str, ...] = Field(default=(), description="What is known of its runtime that qualifies its figures.")
+    message: str = Field(default="", description="The error's message.")
+    cached: bool = Field(default=False, description="Artifact and report came from the store.")
+    tried: tuple[str, ...] = Field(default=(), description="Earlier failures of the job on pools, in words.")
+    marks: tuple[str, ...] = Field(default=(), description="Facts of its runtime that qualify its figures.")

@@ -1,4 +1,4 @@
-"""What variants are chosen by: one row of figures for the run's summary and for published manifests, Pareto front, picks."""
+"""The choice among variants: rows of figures from summaries and manifests, Pareto front, picks."""
 
 from collections.abc import Iterable
 from contextlib import suppress
@@ -19,7 +19,7 @@ MARKS = (
     "repeats one token", "noise floor", "right up to", "not checked past", BUSY, "too few tokens",
     "ids of runs differ", "transformers 4 misses",
 )  # fmt: skip
-"""What `mark` may be asked for: words of the marks that a run leaves (tasks/marks.py)."""
+"""Allowed values of the `mark` condition: words from the marks that a run sets (tasks/marks.py)."""
 
 
 class Figure(NamedTuple):
@@ -30,7 +30,7 @@ class Figure(NamedTuple):
     unit: float = 1.0
 
     def shown(self, value: float | None) -> str:
-        """Return the figure as text; a dash where nothing was measured. Few digits of a KL would hide that it is not 0."""
+        """Return the figure as text; a dash for None. A small KL is shown in scientific notation, never as 0."""
         if value is None:
             return "-"
         value = value / self.unit
@@ -58,33 +58,33 @@ GOALS: tuple[Goal, ...] = get_args(Goal)
 
 
 class Candidate(BaseModel):
-    """A variant among which one is chosen. A figure that nobody recorded is None."""
+    """A variant to choose from; a figure that was not recorded is None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="The variant's name.")
     method: str = Field(description="The method that made it.")
     format: str = Field(description="`safetensors` or `gguf`.")
-    runtimes: tuple[str, ...] = Field(default=(), description="Programs that were seen to load such a variant.")
+    runtimes: tuple[str, ...] = Field(default=(), description="Programs that were seen to load variants of this kind.")
     marks: tuple[str, ...] = Field(default=(), description="What qualifies its figures.")
     bits: int = Field(description="Nominal bit width.")
-    bits_per_weight: float | None = Field(default=None, description="All bytes of the weight files over the weights.")
-    size_bytes: int = Field(description="The whole folder.")
+    bits_per_weight: float | None = Field(default=None, description="Bits of the weight files over the weights.")
+    size_bytes: int = Field(description="Bytes of the whole folder.")
     peak_memory_bytes: int | None = Field(
-        default=None, description="Of the GPUs where it ran there, else of the process."
+        default=None, description="Peak memory of the GPUs if it ran on GPUs, else of the process."
     )
     hardware: str = Field(default="", description="The processor or GPU that speed was measured on.")
-    threads: int = Field(default=0, description="Processor threads used there.")
-    decode_tokens_per_s: float | None = Field(default=None, description="Greedy, one sequence.")
-    perplexity: float | None = Field(default=None, description="On the evaluation text.")
-    perplexity_ratio: float | None = Field(default=None, description="Over the baseline's.")
+    threads: int = Field(default=0, description="Processor threads of the speed measurement.")
+    decode_tokens_per_s: float | None = Field(default=None, description="Generated tokens per second, one sequence.")
+    perplexity: float | None = Field(default=None, description="Perplexity on the evaluation text.")
+    perplexity_ratio: float | None = Field(default=None, description="Perplexity over the baseline's.")
     mean_kl: float = Field(description="Mean KL(baseline || variant), nats.")
-    p99_kl: float | None = Field(default=None, description="99th percentile of the same.")
-    top1_agreement: float | None = Field(default=None, description="Positions where both rank the same token first.")
+    p99_kl: float | None = Field(default=None, description="99th percentile of the KL per position.")
+    top1_agreement: float | None = Field(default=None, description="Share of positions with the same first token.")
 
 
 def of_summary(variant: VariantSummary) -> Candidate | None:
-    """Return the row of a variant of a run, or None where it was not measured."""
+    """Return the row of a run's variant, or None if the variant was not measured."""
     if not variant.size_bytes or variant.mean_kl is None:
         return None
     figures = variant.model_dump(include=set(Candidate.model_fields))
@@ -95,7 +95,7 @@ def of_manifest(manifest: Manifest) -> Candidate:
     """Return the row of a published version.
 
     Raises:
-        VerificationError: its variant is not described as one.
+        VerificationError: the manifest's `variant` has a `bits` that is not a number.
     """
     evaluation = manifest.evaluation
     quality, speed = evaluation.metrics, evaluation.speed
@@ -125,30 +125,33 @@ def of_manifest(manifest: Manifest) -> Candidate:
 
 
 def packer(manifest: Manifest) -> str:
-    """Return the method that packed a version's weights: of a checkpoint that was taken as it is, not `imported`."""
+    """Return the method that packed a version's weights; never `imported`.
+
+    For an imported checkpoint it is the method that its config states.
+    """
     packing = manifest.variant.get("packing")
     return str((packing if isinstance(packing, dict) else manifest.variant).get("method", ""))
 
 
 def rules(manifest: Manifest) -> tuple[Loads, ...]:
-    """Return the rules of who loads a version: those of the method that packed its weights."""
+    """Return the rules that say which programs load a version: those of the method that packed it."""
     row = METHODS.get(packer(manifest))
     return row.programs if row else ()
 
 
 def facts(manifest: Manifest) -> Facts:
-    """Return what decides who loads a version."""
+    """Return the facts of a version that decide which programs load it."""
     return facts_of(manifest.variant, library(manifest))
 
 
 def library(manifest: Manifest) -> str:
-    """Return the library that loads a version: the one that it was measured with; of older versions its method's."""
+    """Return the library that loads a version: the library that measured it, else its method's library."""
     row = METHODS.get(packer(manifest))
     return manifest.evaluation.runtime or (row.runtime if row else "transformers")
 
 
 def best(candidates: Iterable[Candidate], goal: Goal) -> Candidate:
-    """Return the candidate that is best at a goal; ties go to the other figure, then to the name."""
+    """Return the best candidate for a goal; a second figure, then the name, breaks ties."""
     if goal == "quality":
         return min(candidates, key=lambda c: (c.mean_kl, c.size_bytes, c.name))
     if goal == "size":
@@ -157,15 +160,15 @@ def best(candidates: Iterable[Candidate], goal: Goal) -> Candidate:
 
 
 def rivals_in_speed(candidates: Iterable[Candidate], hardware: Iterable[str] = ()) -> list[Candidate]:
-    """Return the candidates whose speeds compare: measured on a quiet machine, all of one class.
+    """Return the candidates with comparable speeds: measured on quiet machines of one class.
 
     Args:
-        candidates: all.
-        hardware: names of processors or GPUs, or parts of them; the first that is known decides. None: the class that most
-            candidates have.
+        candidates: all candidates.
+        hardware: names of processors or GPUs, or parts of names; the first known name decides. Empty: the class of most
+            candidates.
 
     Raises:
-        NotFound: no figure is of a quiet machine, or none of just one class with such a name; the line lists the classes.
+        NotFound: no speed was measured on a quiet machine, or the names match no class or several; the message lists the classes.
     """
     quiet = [row for row in candidates if BUSY not in row.marks and row.decode_tokens_per_s is not None]
     if not quiet:
@@ -191,15 +194,15 @@ def rivals_in_speed(candidates: Iterable[Candidate], hardware: Iterable[str] = (
 
 
 def comparable(variants: Iterable[VariantSummary]) -> list[Candidate]:
-    """Return the accepted variants whose figures stand for themselves: those on the source's own grid are left out."""
+    """Return the accepted variants with comparable figures: all but those on the source's own grid."""
     standing = (v for v in variants if v.status == "accepted" and SOURCE_GRID not in v.marks)
     return [row for v in standing if (row := of_summary(v))]
 
 
 def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -> str:
-    """Return the name of the accepted variant that does best at the size of `variant`, or nothing.
+    """Return the name of a clearly better accepted variant of about the same size; empty: there is none.
 
-    It is at most 2 % larger and its mean KL at most half: a clear difference, not a rank among equals.
+    The better variant is at most 2 % larger and has at most half the mean KL.
     """
     if (row := of_summary(variant)) is None:
         return ""
@@ -209,7 +212,7 @@ def better_choice(variant: VariantSummary, variants: Iterable[VariantSummary]) -
 
 
 def pareto_front(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
-    """Return the accepted variants that no other beats in one of bytes and mean KL and equals in the other, by size."""
+    """Return the Pareto front of the accepted variants in bytes and mean KL, by ascending size."""
     front: list[str] = []
     least = float("inf")
     for row in sorted(comparable(variants), key=lambda row: (row.size_bytes, row.mean_kl, row.name)):
@@ -220,9 +223,9 @@ def pareto_front(variants: Iterable[VariantSummary]) -> tuple[str, ...]:
 
 
 def picks(variants: Iterable[VariantSummary]) -> dict[str, str]:
-    """Return goal -> the accepted variant that is best at it; speed is compared on quiet machines of one class."""
+    """Return goal -> the best accepted variant; speeds compare on quiet machines of one class."""
     known = comparable(variants)
     made: dict[str, str] = {goal: best(known, goal).name for goal in GOALS if goal != "speed"} if known else {}
-    with suppress(NotFound):  # busy machines alone: nothing is the fastest
+    with suppress(NotFound):  # all machines were busy: there is no fastest variant
         made["speed"] = best(rivals_in_speed(known), "speed").name
     return made

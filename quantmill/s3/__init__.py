@@ -1,3 +1,3 @@
-"""S3: addresses, a client, its errors in words, listings that hide nothing."""
+"""S3: addresses, a client, one-line errors, checked listings."""
 
 __all__ = ["address", "client", "listing"]

@@ -1,8 +1,8 @@
 """The grammar of `s3://bucket/prefix`, the same for models, stores and exports.
 
-It takes what servers hold: buckets of older rules too (capitals, `_`), and every prefix that a key may begin with. Slashes
-around a prefix do not count. Who needs more asks for it there: a store writes its prefix in Unicode's form NFC, as it always
-did, and an export needs a prefix, because it takes over all that is below.
+It accepts what servers accept: also bucket names under older rules (capitals, `_`), and every valid prefix of a key. Slashes
+around a prefix are ignored. Stricter rules are in the callers: a store writes its prefix in Unicode's form NFC, and an export
+requires a prefix, because it replaces everything below it.
 """
 
 import re
@@ -11,21 +11,21 @@ from typing import NamedTuple
 PREFIX = "s3://"
 RULE = (
     "s3://bucket/prefix; a bucket's name has 3 to 255 letters, digits, dots, hyphens and underscores,"
-    " a prefix no part that is . or .. and no control sign"
+    " a prefix has no part . or .. and no control characters"
 )
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
 
 
 class Address(NamedTuple):
-    """A place in an object store."""
+    """A bucket and a prefix in it."""
 
     bucket: str
     prefix: str
-    """Without slashes around it; empty: the whole bucket."""
+    """The prefix without slashes around it; empty: the whole bucket."""
 
 
 def parse(place: str) -> Address | None:
-    """Return the bucket and the prefix of what follows `s3://`; None where it is not written by the rule."""
+    """Return the bucket and the prefix in the text after `s3://`; None: the text breaks the rule."""
     bucket, _, rest = place.partition("/")
     prefix = rest.strip("/")
     plain = prefix.isprintable() and not {".", ".."} & set(prefix.split("/"))
@@ -36,7 +36,7 @@ def read(uri: str) -> Address:
     """Return the bucket and the prefix of an address.
 
     Raises:
-        ValueError: it is not written by the rule.
+        ValueError: the address breaks the rule.
     """
     found = parse(uri.removeprefix(PREFIX)) if uri.startswith(PREFIX) else None
     if found is None:

@@ -1,6 +1,6 @@
-"""boto3's client for a bucket, and what boto3 raises as one line.
+"""boto3's client for a bucket, and boto3's errors as one-line errors of Quantmill.
 
-Where the bucket is (AWS_ENDPOINT_URL) and whose keys open it are boto3's own matters.
+boto3 itself reads the endpoint (AWS_ENDPOINT_URL) and the credentials.
 """
 
 import os
@@ -29,9 +29,9 @@ _WRONG_BYTES = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XA
 
 
 def connect(connections: int = 10) -> Any:
-    """Return a client that tries again what can be tried again: six times, with pauses that double, as boto3 does it.
+    """Return an S3 client that retries failed requests as boto3 does: six attempts, with growing pauses.
 
-    AWS_MAX_ATTEMPTS and AWS_RETRY_MODE say otherwise. A server that is silent for 30 s counts as one that broke off.
+    AWS_MAX_ATTEMPTS and AWS_RETRY_MODE change that. A server that is silent for 30 s counts as a broken connection.
 
     Raises:
         SettingsError: a variable of boto3 holds a value that is not allowed.
@@ -67,27 +67,25 @@ def _client(connections: int) -> Any:
     core = botocore.session.Session()
     session = boto3.session.Session(
         botocore_session=core
-    )  # the default one is shared by threads, and keeps credentials
+    )  # boto3's default session is shared by threads, and keeps credentials
     named = core.get_config_variable("max_attempts")
     config = Config(
         max_pool_connections=connections,
         connect_timeout=10,
         read_timeout=_SILENCE_S,
         retries={} if named else {"total_max_attempts": _ATTEMPTS},
-        response_checksum_validation="when_required",  # what is read is checked against a sha256 of our own
-        s3={
-            "payload_signing_enabled": False
-        },  # a write names its sha256 in a header that is signed: one hash is enough
+        response_checksum_validation="when_required",  # Quantmill checks downloads against its own sha256
+        s3={"payload_signing_enabled": False},  # a signed header of each write already holds its sha256
     )
     client = session.client("s3", config=config)
     if "amazonaws.com" in client.meta.endpoint_url:
         return client
     by_path = config.merge(Config(s3={"payload_signing_enabled": False, "addressing_style": "path"}))
-    return session.client("s3", config=by_path)  # others have no host for each bucket
+    return session.client("s3", config=by_path)  # other servers have no host name per bucket
 
 
 def code_of(error: Any) -> str:
-    """Return the code of a `ClientError`, such as `NoSuchKey`; of an answer without a body its HTTP status."""
+    """Return the code of a `ClientError`, such as `NoSuchKey`, or the HTTP status if there was no body."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -97,7 +95,10 @@ def status_of(error: Any) -> int:
 
 
 def was_retried(error: Any) -> bool:
-    """Return whether boto3 had sent the request before: then an earlier one may have been carried out unheard."""
+    """Return whether boto3 sent the request more than once.
+
+    An earlier attempt may then have succeeded although its answer was lost.
+    """
     return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) > 0
 
 
@@ -108,16 +109,18 @@ def one_line(
     broken: type[QuantmillError] = StoreError,
     needed: str = "list, read and write",
 ) -> Iterator[None]:
-    """Raise what boto3 raises as an error of ours; its words hold addresses and key ids, and are left out.
+    """Turn boto3's errors in the block into one-line errors of Quantmill.
+
+    boto3's own messages are left out, because they hold addresses and key ids.
 
     Args:
-        where: the place, which the message begins with.
-        wrong: the error where the request cannot be carried out: refused, or nothing is there.
-        broken: the error where the store does not answer, or breaks off.
-        needed: what the credentials must be allowed to do.
+        where: the address at the start of the message.
+        wrong: the error class for a request that the store refuses, or for a missing object.
+        broken: the error class for a store that does not answer or breaks off.
+        needed: what the credentials must be allowed to do, for the message.
 
     Raises:
-        VerificationError: bytes did not arrive as they were sent.
+        VerificationError: bytes were changed on the way.
     """
     from boto3.exceptions import Boto3Error
     from botocore import exceptions
@@ -125,7 +128,7 @@ def one_line(
     try:
         yield
     except (Boto3Error, exceptions.ClientError, exceptions.BotoCoreError, exceptions.HTTPClientError) as raised:
-        # The managed upload hides what went wrong in an error of its own.
+        # boto3's managed upload wraps the real error.
         error = raised.__context__ if isinstance(raised, Boto3Error) and raised.__context__ else raised
         if isinstance(error, exceptions.ClientError):
             raise _refused(where, code_of(error), wrong, broken, needed) from raised
@@ -134,7 +137,7 @@ def one_line(
         if isinstance(error, exceptions.ParamValidationError):
             raise wrong(f"{where}: write it as {address.RULE}") from raised
         if isinstance(error, exceptions.FlexibleChecksumError | exceptions.ChecksumError):
-            raise VerificationError(f"{where}: the bytes that came are not those of the store's checksum") from raised
+            raise VerificationError(f"{where}: the received bytes do not match the store's checksum") from raised
         raise broken(
             f"{where}: the store{_host_of(error)} does not answer, or broke off ({type(error).__name__}); {_GO_ON}"
         ) from raised
@@ -160,7 +163,7 @@ def _refused(
     if code == "NoSuchBucket":
         return wrong(f"{where}: no such bucket ({code}); it must exist before it is used")
     if code in _GONE:
-        return wrong(f"{where}: is not there ({code})")
+        return wrong(f"{where}: does not exist ({code})")
     if code in _CHANGED:
         return wrong(f"{where}: changed while it was read ({code}); start again")
     if code in _WRONG_BYTES:

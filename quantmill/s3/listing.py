@@ -1,4 +1,4 @@
-"""Listings of a bucket that are listings: what answers 200 to everything, such as a proxy's page, is refused."""
+"""Lists a bucket and rejects an answer that is no listing, such as a proxy's page with status 200."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +7,13 @@ from quantmill.errors import StoreError
 
 
 def pages(client: Any, bucket: str, prefix: str, **more: Any) -> Iterator[dict[str, Any]]:
-    """Yield the pages of a bucket's listing under a prefix, a thousand objects each; `more` is for `list_objects_v2`.
+    """Yield the pages of a bucket's listing under a prefix; `more` holds arguments of `list_objects_v2`.
 
-    An empty listing counts as such only where the answer says so itself: it names the bucket and counts what it holds.
+    A page has up to a thousand objects. Every answer must name the bucket and state the number of its entries, so a foreign
+    answer is not taken for an empty listing.
 
     Raises:
-        StoreError: an answer is no listing, is cut short, or holds what was not asked for.
+        StoreError: an answer is no listing, is cut short, or holds names outside the prefix.
     """
     from botocore.parsers import ResponseParserError
 

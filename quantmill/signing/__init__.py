@@ -1,4 +1,4 @@
-"""Signatures: what is published is signed, and what is pulled is checked against a keyring."""
+"""Signatures: published versions are signed, pulled versions are checked against a keyring."""
 
 from quantmill.signing.key_pairs import create
 from quantmill.signing.signing import Keyring, claimed_key, own_keyring, sign, verify

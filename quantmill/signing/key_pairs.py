@@ -1,4 +1,4 @@
-"""Makes key pairs for signing: a private PEM for its owner alone, and a folder of public ones to hand to consumers."""
+"""Makes key pairs for signing: a private PEM for its owner, a folder of public PEMs for consumers."""
 
 import os
 from contextlib import ExitStack
@@ -18,17 +18,19 @@ class KeyPair(NamedTuple):
 
     keyid: str
     private: Path
-    """PEM, readable by its owner alone: QUANTMILL_SIGNING_KEY."""
+    """PEM, readable by its owner alone; the value for QUANTMILL_SIGNING_KEY."""
     public: Path
-    """PEM, the only file of a folder: QUANTMILL_KEYRING."""
+    """PEM; its folder is the value for QUANTMILL_KEYRING."""
 
 
 def create(folder: Path, name: str) -> KeyPair:
-    """Make an Ed25519 pair: `NAME.private.pem` and `keyring/NAME.pem`. Nothing is ever overwritten, or left half made.
+    """Make an Ed25519 pair: `NAME.private.pem` and `keyring/NAME.pem` below the folder.
+
+    Existing files are never overwritten. If the second file fails, the first file is removed.
 
     Raises:
-        RequestError: one of the files exists, or the name is no plain file name.
-        DiskFull: there is no room for both.
+        RequestError: one of the files exists, or the name is not a plain file name.
+        DiskFull: the disk has no room for both files.
     """
     try:
         plain = not safe_name(name).startswith(".")
@@ -52,7 +54,7 @@ def create(folder: Path, name: str) -> KeyPair:
 
 
 def _write(path: Path, data: bytes, mode: int, undo: ExitStack) -> None:
-    """Write a new file that never had another mode, and never replaces one; `undo` removes it."""
+    """Create a file with its final mode; never replaces a file. `undo` removes the new file."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError as error:

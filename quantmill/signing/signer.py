@@ -1,7 +1,7 @@
-"""The process that holds the signing key: `python -I signer.py sign|public KEY`, standard input -> standard output.
+"""The process that holds the signing key: `python -I signer.py sign|public KEY`.
 
-It knows two orders and one payload type, and nothing of Quantmill: what it does not import cannot read the key. `sign` turns
-the in-toto statement on its standard input into a DSSE envelope, `public` prints the key's public half.
+It knows two orders and one payload type. It imports nothing of Quantmill, so that no other code can read the key. `sign` turns
+the in-toto statement on standard input into a DSSE envelope on standard output; `public` prints the key's public half.
 """
 
 import json
@@ -24,7 +24,7 @@ def load(path: Path) -> Private:
     """Return the private key in a PEM file.
 
     Raises:
-        ValueError: it is none that signs here; the words say nothing of its content.
+        ValueError: the file holds no supported private key; the message reveals nothing of its content.
     """
     try:
         key = load_pem_private_key(path.read_bytes(), None)
@@ -39,7 +39,7 @@ def load(path: Path) -> Private:
 
 
 def sign(key: Private, statement: bytes) -> bytes:
-    """Return the statement in an envelope with one signature, as canonical JSON."""
+    """Return a DSSE envelope of the statement with one signature, as canonical JSON."""
     if "_type" not in json.loads(statement):
         raise ValueError("only in-toto statements are signed")
     envelope = Envelope(statement, PAYLOAD_TYPE, {})
@@ -53,7 +53,7 @@ def public(key: Private) -> bytes:
 
 
 def main() -> int:
-    """Do what the command line says; one line on standard error where it cannot be done."""
+    """Run the command line's order and return the exit status; errors are one line on standard error."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash would write the key to the disk
     try:
         order, path = sys.argv[1:]

@@ -1,7 +1,7 @@
-"""Signs versions and checks signatures: a DSSE envelope (https://github.com/secure-systems-lab/dsse) for each manifest.
+"""Signs versions and checks signatures: one DSSE envelope for each manifest.
 
-A signature says who published, not that it is any good. The private key is read by `signer.py` alone, in a process of its own;
-consumers trust bare public keys in a folder.
+DSSE: https://github.com/secure-systems-lab/dsse. A signature says who published a version, not that the version is good. Only
+`signer.py` reads the private key, in a process of its own; consumers trust bare public keys in a folder.
 """
 
 import json
@@ -32,18 +32,18 @@ _WAIT_S = 60
 
 
 class Keyring:
-    """The public keys whose signatures count, by id."""
+    """The trusted public keys, by id."""
 
     def __init__(self, keys_by_id: Mapping[str, SSlibKey]) -> None:
-        """Trust these keys."""
+        """Take the keys to trust, by id."""
         self._keys = dict(keys_by_id)
 
     @classmethod
     def load(cls, folder: Path) -> "Keyring":
-        """Return the keys of a folder: every file in it is one public key in PEM.
+        """Return the keyring of a folder, in which every file is one public key in PEM.
 
         Raises:
-            SettingsError: there is no such folder, it is empty, or a file in it is something else.
+            SettingsError: the folder does not exist, is empty, or holds a file that is not a public key.
         """
         if not folder.is_dir():
             raise SettingsError(f"QUANTMILL_KEYRING: {folder}: must be a folder of public keys")
@@ -59,7 +59,7 @@ class Keyring:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of its keys: sha256 over the canonical form, 64 hex digits."""
+        """Return the ids of the keys: sha256 over the canonical form, 64 hex digits."""
         return tuple(sorted(self._keys))
 
     def check(self, envelope: Envelope) -> str:
@@ -85,17 +85,17 @@ def sign(manifest: Manifest, provenance: Provenance, key: Path) -> bytes:
 
 
 def own_keyring(key: Path) -> Keyring:
-    """Return the keyring of just the public half of a private key; raises as `sign` does."""
+    """Return a keyring that holds only the public half of a private key; raises as `sign` does."""
     public = _public(_ask("public", key), str(key))
     return Keyring({public.keyid: public})
 
 
 def verify(envelope: bytes | None, version: StoredManifest, keyring: Keyring) -> str:
-    """Return the id of the key that signed just this version: the bytes of its manifest, and its files.
+    """Return the id of the key that signed the bytes of this version's manifest and its files.
 
     Raises:
-        LayoutTooNew: that key signed a statement of a newer layout.
-        VerificationError: the version is unsigned, or what is wrong with its signature.
+        LayoutTooNew: the key signed a statement of a newer layout.
+        VerificationError: the version is unsigned, or its signature is wrong.
     """
     what = f"{version.manifest.name}: attestation of version {version.digest[:12]}"
     if not envelope:
@@ -110,12 +110,15 @@ def verify(envelope: bytes | None, version: StoredManifest, keyring: Keyring) ->
 
 
 def claimed_key(envelope: bytes) -> str:
-    """Return the id of the key that an envelope says it is signed with. Unchecked: for telling people."""
+    """Return the key id that an envelope claims; unchecked, for display only."""
     return next(iter(_open(envelope).signatures))
 
 
 def _open(envelope: bytes) -> Envelope:
-    """Return an envelope with one signature, written just as `signer.py` writes it: no byte of it can be another."""
+    """Return the parsed envelope; rejects one whose bytes differ from how `signer.py` writes it.
+
+    It must hold exactly one signature.
+    """
     document = _json(envelope, "the envelope")
     signatures = document.get("signatures")
     if not isinstance(signatures, list) or len(signatures) != 1 or not isinstance(signatures[0], dict):
@@ -128,17 +131,20 @@ def _open(envelope: bytes) -> Envelope:
     if document["payloadType"] != PAYLOAD_TYPE:
         raise VerificationError(f"payload of type {document['payloadType'][:80]!r}, not {PAYLOAD_TYPE}")
     try:
-        opened = Envelope.from_dict({**document, "signatures": [dict(signatures[0])]})  # it eats its argument
+        opened = Envelope.from_dict({**document, "signatures": [dict(signatures[0])]})  # from_dict changes its argument
         written = keys.canonical(opened.to_dict())
     except ValueError as error:
         raise VerificationError("payload or signature is not base64") from error
     if written != envelope:
-        raise VerificationError("not written as it was signed")
+        raise VerificationError("its bytes differ from what the signer wrote")
     return opened
 
 
 def _require_about(payload: bytes, version: StoredManifest) -> None:
-    """Raise unless a signed statement is provenance of the manifest and just its files; what else it says is passed over."""
+    """Raise unless a signed statement is provenance of exactly this manifest and its files.
+
+    Other fields of the statement are ignored.
+    """
     said = _json(payload, "the payload")
     for field, wanted in {"_type": STATEMENT_TYPE, "predicateType": PREDICATE_TYPE}.items():
         if _is_newer(str(said.get(field)), wanted):
@@ -148,16 +154,16 @@ def _require_about(payload: bytes, version: StoredManifest) -> None:
     wanted_subjects = {subject["name"]: subject["digest"] for subject in subjects(version)}
     listed = said.get("subject")
     if not isinstance(listed, list) or not all(isinstance(s, dict) and isinstance(s.get("name"), str) for s in listed):
-        raise VerificationError("its subjects are no list of named digests")
+        raise VerificationError("its subjects are not a list of named digests")
     for subject in listed:
         if "digest" not in subject or subject["digest"] != wanted_subjects.pop(subject["name"], None):
-            raise VerificationError(f"it is about another {subject['name'][:200]!r}")
+            raise VerificationError(f"its subject {subject['name'][:200]!r} does not match the version")
     if wanted_subjects:
-        raise VerificationError(f"it says nothing of {next(iter(wanted_subjects))!r}")
+        raise VerificationError(f"it lacks the subject {next(iter(wanted_subjects))!r}")
 
 
 def _is_newer(said: str, wanted: str) -> bool:
-    """Return whether an address that ends in a version's number is that of a later one."""
+    """Return whether `said` is the URI `wanted` with a later version number at its end."""
     base, _, number = wanted.rpartition("/v")
     found, _, other = said.rpartition("/v")
     return found == base and re.fullmatch("[0-9]{1,4}", other) is not None and int(other) > int(number)
@@ -176,7 +182,7 @@ def _json(data: bytes, what: str) -> dict[str, Any]:
 
 
 def _public(pem: bytes, where: str) -> SSlibKey:
-    """Return a public key that may be trusted, or raise SettingsError."""
+    """Return the public key in a PEM text, or raise SettingsError if its kind is not allowed."""
     if b"PRIVATE KEY" in pem:
         raise SettingsError(f"QUANTMILL_KEYRING: {where}: a private key; a keyring holds public keys only")
     if pem.count(b"-----BEGIN ") > 1:
@@ -191,7 +197,10 @@ def _public(pem: bytes, where: str) -> SSlibKey:
 
 
 def _ask(order: str, key: Path, statement: bytes = b"") -> bytes:
-    """Return what the process with the key answers. It gets no environment, and nothing of ours but its input."""
+    """Return the output of the process that reads the key.
+
+    The process gets an empty environment, its input, and nothing else.
+    """
     path = Path(__file__).with_name("signer.py")
     try:
         done = subprocess.run(

@@ -1,6 +1,6 @@
-"""What is signed about a version: an in-toto statement (v1) whose predicate is SLSA provenance (v1).
+"""The signed statement about a version: in-toto statement v1 with an SLSA provenance v1 predicate.
 
-Its subjects are the manifest and every file, by sha256; https://slsa.dev/spec/v1.0/provenance says what the rest means.
+Its subjects are the manifest and every file, by sha256; https://slsa.dev/spec/v1.0/provenance defines the other fields.
 """
 
 from datetime import UTC, datetime
@@ -15,13 +15,13 @@ BUILD_TYPE = "urn:quantmill:compress:v1"
 
 
 def subjects(version: StoredManifest) -> list[dict[str, Any]]:
-    """Return what a statement about this version is about: the manifest, where pulled folders have it, and its files."""
+    """Return the statement's subjects: the manifest, by its path in a pulled folder, and its files."""
     named = [(MANIFEST_PATH, version.digest), *((file.path, file.sha256) for file in version.manifest.files)]
     return [{"name": name, "digest": {"sha256": digest}} for name, digest in named]
 
 
 def statement(manifest: Manifest, provenance: Provenance) -> dict[str, Any]:
-    """Return the statement: who made what from what, as JSON data."""
+    """Return the statement about a version's builder, inputs and files, as JSON data."""
     return {
         "_type": STATEMENT_TYPE,
         "subject": subjects(StoredManifest.of(manifest)),
@@ -47,11 +47,11 @@ def statement(manifest: Manifest, provenance: Provenance) -> dict[str, Any]:
 
 
 def _dependencies(manifest: Manifest, provenance: Provenance) -> list[dict[str, Any]]:
-    """Return the model, its files, the calibration windows and text, the lock, and the packages at work."""
+    """Return the model, its files, the calibration windows and text, the lock, and the packages used."""
     model: dict[str, Any] = {
         "name": "model",
         "uri": manifest.model.uri,
-        "digest": {"quantmill-files": manifest.model.revision},  # of a set of files: no digest that others compute
+        "digest": {"quantmill-files": manifest.model.revision},  # a digest over a set of files, known to Quantmill only
     }
     if provenance.resolved:
         model["annotations"] = {"resolved": provenance.resolved}

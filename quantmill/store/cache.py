@@ -1,4 +1,4 @@
-"""Blobs that a bucket's store sent or fetched lately, on this disk: what one stage made, the next need not download."""
+"""A cache on this disk for the blobs of a store in a bucket: the next stage need not download them."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,21 +10,21 @@ from quantmill.store.objects import OnBytes
 
 
 class BlobCache:
-    """A folder of blobs with a limit; the oldest go first. Losing it costs downloads only."""
+    """A folder of blobs with a size limit; the oldest go first. Its loss costs only downloads."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """Use `folder`; nothing is created before the first blob."""
+        """Use `folder`, which is created with the first blob."""
         self._objects, self._limit = FolderObjects(folder), limit_bytes
 
     def add(self, key: str, path: Path, sha256: str) -> None:
-        """Keep a file whose digest is known, as a link where the disk allows it."""
+        """Add a file with a known digest to the cache: a hard link if possible, else a copy."""
         if path.stat().st_size <= self._limit:
             with suppress(DiskFull):
                 self._objects.add_file(key, path, sha256)
                 self._trim()
 
     def fetch(self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes) -> bool:
-        """Lay a blob out, checked; False where it is not held, or no longer whole."""
+        """Put a checked blob at `target`; return False if the cache lacks it or holds it damaged."""
         try:
             self._objects.fetch_file(key, entry, target, on_bytes)
             return True

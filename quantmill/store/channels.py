@@ -1,7 +1,7 @@
 """Channels: names such as `stable` that say which versions of a model's variants are current.
 
-A channel is one object with its history. It is moved by compare-and-swap, and its sequence number only grows, also where
-it goes back to what it held before: a reader that saw a number never accepts a smaller one.
+A channel is one object that holds its history. Writers move a channel by compare-and-swap. Its sequence number only grows, also
+when a rollback restores an earlier state: a reader that has seen a number rejects smaller numbers.
 """
 
 import random
@@ -31,57 +31,57 @@ class Move(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seq: int = Field(ge=1, description="1 for the first; each move adds one.")
-    id: str = Field(description="Random; tells a writer whose answer got lost that the move is its own.")
-    made_at: float = Field(allow_inf_nan=False, description="Seconds since 1970.")
+    seq: int = Field(ge=1, description="1 for the first move; each move adds 1.")
+    id: str = Field(description="Random id, by which a writer recognizes its own move after a lost answer.")
+    made_at: float = Field(allow_inf_nan=False, description="When the move was made, seconds since 1970.")
     reason: str = Field(description="Why, in words.")
-    variants: dict[_Name, _Digest] = Field(description="Variant -> digest of the manifest that is current.")
+    variants: dict[_Name, _Digest] = Field(description="Variant -> digest of its current manifest.")
 
 
 class Channel(BaseModel):
-    """A channel and how it came to hold what it holds."""
+    """A channel with the history of its moves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Such as `stable`.")
-    moves: tuple[Move, ...] = Field(min_length=1, description="Oldest first; the last one counts.")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="The channel's name, such as `stable`.")
+    moves: tuple[Move, ...] = Field(min_length=1, description="Oldest first; the last move is the current state.")
 
     @property
     def current(self) -> Move:
-        """What the channel holds now."""
+        """The current state: the last move."""
         return self.moves[-1]
 
     @property
     def seq(self) -> int:
-        """The sequence number of what it holds now."""
+        """The sequence number of the current state."""
         return self.current.seq
 
 
 class HeldChannel(NamedTuple):
-    """A channel as it was read."""
+    """A channel with its stored form."""
 
     channel: Channel
     document: dict[str, Any]
-    """As it is stored: a newer release's may hold more than is known here."""
+    """The stored JSON; a newer release may have written fields that this release does not know."""
     tag: str
-    """What `swap` needs."""
+    """The object's tag, for `swap`."""
     move: str
-    """Digest of the move that counts, whatever of it is known here: one number is one content."""
+    """Digest of the current move with its unknown fields: a sequence number always means the same content."""
 
 
 def read_channel(store: Store, model: str, name: str) -> Channel | None:
-    """Return a channel, or None where nothing was ever promoted to it; raises as `read_held` does."""
+    """Return a channel, or None if nothing was ever promoted to it; raises as `read_held` does."""
     held = read_held(store, model, name)
     return held.channel if held else None
 
 
 def read_held(store: Store, model: str, name: str) -> HeldChannel | None:
-    """Return a channel and how it is stored, or None where nothing was ever promoted to it.
+    """Return a channel with its stored form, or None if nothing was ever promoted to it.
 
     Raises:
-        LayoutTooNew: a newer release wrote it, in a layout that is not known here.
-        VerificationError: the object is damaged, or is another channel's.
+        LayoutTooNew: a newer release wrote the channel in a layout that this release does not know.
+        VerificationError: the object is damaged, or is another channel.
     """
     key = _key(model, name)
     held, where = store.objects.read(key), f"{store.uri}/{key}"
@@ -101,22 +101,22 @@ def channels(store: Store, model: str) -> list[Channel]:
     """Return a model's channels by name.
 
     Raises:
-        StoreError: one is listed and cannot be read.
+        StoreError: a listed channel cannot be read.
     """
     names = [item.key.rpartition("/")[2].removesuffix(".json") for item in store.objects.under(_folder(model))]
     found = [(name, read_channel(store, model, name)) for name in names]
     if lost := [name for name, channel in found if channel is None]:  # nothing ever removes a channel
-        raise StoreError(f"{store.uri}/{_key(model, lost[0])}: is listed, and is not there when it is read")
+        raise StoreError(f"{store.uri}/{_key(model, lost[0])}: is listed, but cannot be read")
     return [channel for _, channel in found if channel]
 
 
 def promote(store: Store, model: str, name: str, variants: Mapping[str, str], reason: str) -> Channel:
-    """Make versions current: variant -> manifest digest. The channel's other variants stay as they are.
+    """Make versions (variant -> manifest digest) current in a channel; its other variants stay unchanged.
 
     Raises:
         NotFound: a version is not published, or was revoked.
         RequestError: the channel's name is not allowed.
-        StoreError: others kept moving the channel.
+        StoreError: other writers kept moving the channel.
     """
     if not variants:
         raise RequestError(f"{model}/{name}: no version named to promote")
@@ -138,10 +138,10 @@ def _promote(store: Store, model: str, name: str, variants: Mapping[str, str], r
 
 
 def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> Channel:
-    """Make current what the channel held at sequence number `to`; 0: what it held before the last move.
+    """Make the state of sequence number `to` current again; 0: the state before the last move.
 
     Raises:
-        NotFound: there is no such channel, its history does not reach back so far, or a version there was revoked.
+        NotFound: there is no such channel, its history does not reach back so far, or the state holds a revoked version.
     """
 
     def next_state(now: Channel | None) -> dict[str, str]:
@@ -155,7 +155,7 @@ def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> 
             if revoked := store.revocation(model, variant, digest):
                 raise NotFound(
                     f"{model}/{name}: move {wanted} holds {variant}@{digest[:12]}, which was revoked: {revoked.reason};"
-                    " go back to another move, or promote what stands"
+                    " go back to another move, or promote other versions"
                 )
         return known[wanted]
 
@@ -163,9 +163,9 @@ def roll_back(store: Store, model: str, name: str, reason: str, to: int = 0) -> 
 
 
 def drop(store: Store, model: str, name: str, digest: str, reason: str) -> Channel | None:
-    """Take a version out of a channel; its variant goes back to the newest version before it, if there is one.
+    """Take a version out of a channel; its variant goes back to its previous version, if any.
 
-    Versions that were revoked are passed over. None where the channel does not hold the version.
+    Revoked versions are skipped. Returns None if the channel does not hold the version.
     """
     channel = read_channel(store, model, name)
     if channel is None or digest not in channel.current.variants.values():
@@ -186,9 +186,9 @@ def drop(store: Store, model: str, name: str, digest: str, reason: str) -> Chann
 
 
 def withdraw(store: Store, model: str, variant: str, digest: str, reason: str) -> list[Channel]:
-    """Revoke a version for good and return the channels that held it, as they are without it; see `drop`.
+    """Revoke a version for good, take it out of all channels and return the moved channels; see `drop`.
 
-    One that was revoked before stays so, with its first reason; a channel that holds it all the same is moved now.
+    A version that was revoked before keeps its first reason; channels that still hold the version are moved now.
     """
     store.revoke(model, variant, Revocation(manifest=digest, reason=reason, made_at=time.time()))
     dropped = [drop(store, model, channel.name, digest, f"revoked: {reason}") for channel in channels(store, model)]
@@ -198,13 +198,13 @@ def withdraw(store: Store, model: str, variant: str, digest: str, reason: str) -
 def _move(
     store: Store, model: str, name: str, reason: str, next_state: Callable[[Channel | None], dict[str, str]]
 ) -> Channel:
-    """Add a move by compare-and-swap; whoever is beaten looks again, after a moment that differs for each."""
+    """Add a move by compare-and-swap; after a lost race, retry after a random pause."""
     mine = secrets.token_hex(8)
     for attempt in range(_ATTEMPTS):
         held = read_held(store, model, name)
         now = held.channel if held else None
         if now and any(move.id == mine for move in now.moves):
-            return now  # it was written; only the answer was lost
+            return now  # the write succeeded; only its answer was lost
         moves = now.moves if now else ()
         seq = moves[-1].seq + 1 if moves else 1
         move = Move(seq=seq, id=mine, made_at=time.time(), reason=reason, variants=next_state(now))
@@ -216,11 +216,11 @@ def _move(
         if store.objects.swap(key, data, held.tag) if held else store.objects.create(key, data):
             return moved
         time.sleep(random.uniform(0, min(1.0, 0.01 * 2**attempt)))
-    raise StoreError(f"{model}/{name}: others moved the channel {_ATTEMPTS} times meanwhile; try again")
+    raise StoreError(f"{model}/{name}: other writers moved the channel {_ATTEMPTS} times meanwhile; try again")
 
 
 def _written(move: Move, held: HeldChannel | None, moved: Channel) -> bytes:
-    """Return a channel with one more move; what a newer release wrote into it stays, whatever of it is known here."""
+    """Return the bytes of a channel with one more move; fields of newer releases are kept."""
     if held is None:
         return keys.canonical(moved)
     moves = [*held.document["moves"], move.model_dump(mode="json")]

@@ -1,8 +1,8 @@
-"""Garbage collection: mark what versions, channels, stage results and leases need, sweep the rest once it is old.
+"""Garbage collection: mark what versions, channels, stage results and leases need, sweep the old rest.
 
-A version stays while a channel's history names it, while it is younger than the retention, and while it is among the newest
-of its variant. Every digest that a record mentions counts as needed, so a record of another release keeps what it names.
-What cannot be read stops the collection: nothing is removed on a guess.
+A version stays while a channel's history names it, while it is younger than the retention, or while it is among the newest
+of its variant. Every digest that a record mentions counts as needed, so records of other releases keep the objects they name.
+A record that cannot be read stops the collection: nothing is removed on a guess.
 """
 
 import re
@@ -28,27 +28,27 @@ KINDS = ("versions", SIDE_RECORDS, "stage results", *_BY_DIGEST, "leases", UNFIN
 
 
 class Rules(NamedTuple):
-    """How long what is kept."""
+    """How long objects are kept."""
 
     grace_s: float = 48 * 3600.0
-    """Nothing younger is removed: at least twice the longest publish."""
+    """Younger objects are kept; at least twice the time of the longest publish."""
     retention_s: float = 90 * 86400.0
     """Versions that no channel names are kept for this time."""
     newest: int = 3
-    """Versions of each variant that are kept whatever their age."""
+    """Number of newest versions of each variant that are kept at any age."""
     unfinished_s: float = 48 * 3600.0
-    """Writes that nobody finished are removed after this time."""
+    """Unfinished writes are removed after this time."""
 
 
 class Garbage(NamedTuple):
-    """Something that nothing needs."""
+    """An object that nothing needs."""
 
     kind: str
     listed: Listed
 
 
 def find(store: Store, rules: Rules) -> list[Garbage]:
-    """Return what a collection would remove now, in the order in which it would.
+    """Return the objects that a collection would remove now, in the order of removal.
 
     Raises:
         StoreError: a record cannot be read.
@@ -58,19 +58,17 @@ def find(store: Store, rules: Rules) -> list[Garbage]:
 
 
 def collect(store: Store, rules: Rules) -> list[Garbage]:
-    """Remove what nothing needs and return it; what others begin to use meanwhile stays.
+    """Remove unneeded objects and return them; objects that others begin to use meanwhile stay.
 
     Raises:
         StoreError: another collection is at work, or a record cannot be read.
         VerificationError: a record is damaged.
-        DiskFull: the disk has no room for the record of a sweep, and none was kept for it.
+        DiskFull: the disk has no room for the record of a sweep, and the reserve is gone.
     """
     marks = _Marks(store, rules)
     waiting, removed = list(marks.garbage()), list[Garbage]()
     for rest in [garbage for garbage in waiting if garbage.kind == UNFINISHED]:
-        _remove(
-            store, rest
-        )  # nobody can come to rely on it, so this needs no sweep; a full disk may need its room for one
+        _remove(store, rest)  # needs no sweep, because nobody can start to use it; frees room for the record of a sweep
         removed.append(rest)
         waiting.remove(rest)
     while waiting:
@@ -99,27 +97,27 @@ def _remove(store: Store, garbage: Garbage) -> None:
 
 
 class _Needed(NamedTuple):
-    """What was found needed at one moment, and which pointers are not."""
+    """The digests that are needed at one moment, and the pointers that are not."""
 
     digests: set[str]
     pointers: list[Garbage]
 
     def allows(self, garbage: Garbage) -> bool:
-        """Return whether something may go."""
+        """Return whether an object may be removed."""
         if garbage.kind in _BY_DIGEST:
             return digest_in(garbage.listed.key) not in self.digests
         return garbage.kind == UNFINISHED or garbage in self.pointers
 
 
 class _Marks:
-    """What is needed. A second look reads only the records that are new."""
+    """Finds out what is needed; a second look reads only new records."""
 
     def __init__(self, store: Store, rules: Rules) -> None:
         self._store, self._rules = store, rules
         self._read: dict[Listed, set[str]] = {}
 
     def garbage(self) -> Iterator[Garbage]:
-        """Yield what nothing needs: pointers before what they point to, so that a kill leaves nothing that lacks a part."""
+        """Yield unneeded objects, pointers before their targets: after a kill no pointer lacks its target."""
         needed, young = self.look(), time.time() - self._rules.grace_s
         for listed in self._store.objects.unfinished():
             if listed.modified_at < time.time() - self._rules.unfinished_s:
@@ -131,7 +129,10 @@ class _Marks:
                     yield Garbage(kind, listed)
 
     def look(self) -> _Needed:
-        """Return what is needed now. Leases first: what one of them protected has its record once it is released."""
+        """Return what is needed now.
+
+        Leases are read first: when a lease is released, a record already names what the lease protected.
+        """
         now = time.time()
         digests, expired = leased(self._store.objects)
         kept, pointers, beside = self._versions(digests, now)
@@ -141,7 +142,9 @@ class _Marks:
             variant, _, rest = listed.key.partition("/records/")
             if (variant, rest.partition("/")[0]) in kept:
                 digests |= self._digests(listed)
-            elif listed.modified_at < now - self._rules.grace_s:  # a younger one's version may be published yet
+            elif (
+                listed.modified_at < now - self._rules.grace_s
+            ):  # the version of a younger record may be published later
                 pointers.append(Garbage(SIDE_RECORDS, listed))
         oldest = now - self._store.stage_s - self._rules.grace_s
         for folder in _RECORDS:
@@ -153,7 +156,7 @@ class _Marks:
         return _Needed(digests, [*pointers, *(Garbage("leases", listed) for listed in expired)])
 
     def _versions(self, leased_now: set[str], now: float) -> tuple[set[tuple[str, str]], list[Garbage], list[Listed]]:
-        """Return folder and digest of the versions that stay, the pointers of those that go, and all side records."""
+        """Return the versions to keep (folder and digest), the pointers to remove, and all side records."""
         pointers, beside, models = defaultdict[str, list[Listed]](list), list[Listed](), set[str]()
         for listed in self._store.objects.under(MODELS):
             folder, _, _ = listed.key.rpartition("/")
@@ -185,7 +188,7 @@ class _Marks:
         """Return every digest that a record mentions."""
         if listed not in self._read:
             if listed.key.startswith("manifests/"):
-                self._store.manifest(digest_in(listed.key))  # raises where it is damaged
+                self._store.manifest(digest_in(listed.key))  # raises if the manifest is damaged
             held = read_listed(self._store.objects, listed.key)
             found = _DIGEST.findall(held.data) if held else []
             self._read[listed] = {digest.decode() for digest in found}

@@ -1,6 +1,6 @@
-"""Objects in a folder: bytes are linked into place; records are written beside, synced, then linked or renamed.
+"""Objects in a folder: files are hard-linked; records are temporary files, then linked or renamed.
 
-The store's folder may be a link. Below it links are refused: a listing that passed over one would hide what it leads to.
+The store's folder may be a symbolic link. Links below it are refused: a listing that skipped a link would hide its target.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ _RESERVE_BYTES = 1 << 16
 
 
 class FolderObjects:
-    """`Objects` on a disk with POSIX semantics. Nothing is created before the first write."""
+    """`Objects` in a folder with POSIX semantics; the first write creates the folder."""
 
     def __init__(self, root: Path) -> None:
         """Use the folder `root`."""
@@ -37,11 +37,11 @@ class FolderObjects:
 
     @property
     def uri(self) -> str:
-        """Where it lies."""
+        """The absolute path of the folder."""
         return str(self._root)
 
     def size(self, key: str) -> int | None:
-        """Return the object's length, or None where there is none."""
+        """Return the object's length, or None if there is no object."""
         try:
             with self._telling():
                 state = self._path(key).lstat()
@@ -52,8 +52,8 @@ class FolderObjects:
         return state.st_size
 
     def read(self, key: str) -> Held | None:
-        """Return a small object; its tag is its digest."""
-        size = self.size(key)  # refuses what would lead elsewhere, or never end
+        """Return a small object, or None; its tag is its digest."""
+        size = self.size(key)  # refuses links and devices
         if size is None:
             return None
         if size > RECORD_BYTES:
@@ -66,7 +66,7 @@ class FolderObjects:
         return Held(data, hashlib.sha256(data).hexdigest())
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object whole or not at all; False where it exists. The link is what only one writer wins."""
+        """Write a new object atomically; return False if it exists. Only one writer can make the link."""
         with self._telling(), self._written_beside(self._path(key), data) as temporary:
             try:
                 os.link(temporary, self._path(key))
@@ -77,14 +77,14 @@ class FolderObjects:
         return True
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write an object, whatever was there."""
+        """Write an object, or replace it."""
         with self._telling(), self._written_beside(self._path(key), data) as temporary:
             temporary.replace(self._path(key))
             sync(temporary.parent)
         self.keep_reserve()
 
     def swap(self, key: str, data: bytes, tag: str) -> bool:
-        """Replace the object that was read with `tag`. A lock that dies with its holder keeps others out meanwhile."""
+        """Replace the object that was read with `tag`, under a lock; return False if the object has changed."""
         with self._alone():
             held = self.read(key)
             if held is None or held.tag != tag:
@@ -93,22 +93,22 @@ class FolderObjects:
             return True
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object; a missing object is no error."""
         with self._telling():
             self._path(key).unlink(missing_ok=True)
 
     def under(self, prefix: str) -> Iterator[Listed]:
-        """Yield the objects below a folder, by key; what a writer has not finished is none.
+        """Yield the objects below a folder, by key, without unfinished writes.
 
         Raises:
-            StoreError: a folder cannot be read: what is in it would count as absent.
-            VerificationError: something is neither a file nor a folder, such as a link.
+            StoreError: a folder cannot be read, so its objects would count as absent.
+            VerificationError: a path is neither a file nor a folder, for example a link.
         """
         found = self._files(safe_path(prefix.rstrip("/")))
         return (self._listed(path, state) for path, state in found if not path.name.startswith("."))
 
     def unfinished(self) -> Iterator[Listed]:
-        """Yield the files that were to be renamed or linked."""
+        """Yield the temporary files that were not renamed or linked."""
         with self._telling():
             beside = sorted(self._root.iterdir()) if self._root.exists() else []
         found = [(path, path.lstat()) for path in beside if _TEMPORARY.fullmatch(path.name) and path.is_file()]
@@ -117,24 +117,24 @@ class FolderObjects:
         return (self._listed(path, state) for path, state in found)
 
     def drop_unfinished(self, left: Listed) -> None:
-        """Remove such a file."""
+        """Remove a temporary file."""
         self.delete(left.key)
 
     def release_reserve(self) -> bool:
-        """Give up the bytes that are kept for a collection on a full disk; False where there are none."""
+        """Remove the reserve, which frees bytes on a full disk; return False if there is none."""
         held = bool(self.size(_RESERVE))
         self.delete(_RESERVE)
         return held
 
     def keep_reserve(self) -> None:
-        """Keep 64 KiB that a collection can give up, where there is room for them."""
+        """Write the reserve, 64 KiB that a collection can free, if there is room."""
         if self.size(_RESERVE) is None and self._root.exists():
-            data = os.urandom(_RESERVE_BYTES)  # which no file system can keep in less
+            data = os.urandom(_RESERVE_BYTES)  # random bytes, which no file system can compress
             with suppress(DiskFull), self._telling(), self._written_beside(self._path(_RESERVE), data) as temporary:
                 temporary.replace(self._path(_RESERVE))
 
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
-        """Link a file into place, or copy it where the disks differ, and make it read-only."""
+        """Add a file as a hard link, or as a copy if the disks differ, and make it read-only."""
         target = self._path(key)
         size = path.stat().st_size
         if self.size(key) != size:
@@ -147,33 +147,35 @@ class FolderObjects:
                         copy_checked(path, temporary, sha256)
                         temporary.chmod(0o444)
                     sync(temporary)
-                    temporary.replace(target)  # equal bytes under an equal name: whoever comes last changes nothing
+                    temporary.replace(target)  # the name is the digest: another writer's file has the same bytes
                 finally:
                     temporary.unlink(missing_ok=True)
                 sync(target.parent)
         else:
-            with suppress(PermissionError):  # another user's
-                os.utime(target)  # a blob that is used again is a young one: garbage collection leaves it alone
+            with suppress(PermissionError):  # the file of another user
+                os.utime(target)  # garbage collection keeps young blobs
         on_bytes(size)
 
     def intact(self, key: str, entry: FileEntry) -> bool:
-        """Return whether the object's bytes are the entry's: they are read and hashed."""
+        """Return whether the object's bytes match the entry; reads and hashes all bytes."""
         with self._telling():
             return self.size(key) == entry.size_bytes and keys.file_sha256(self._path(key)) == entry.sha256
 
     def fetch_file(
         self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore, copy: bool = False
     ) -> None:
-        """Lay an object out at `target` as a link, or as a copy where one is asked for or the disks differ."""
+        """Put an object at `target`: a hard link, or a copy if asked for or if the disks differ."""
         if self.size(key) is None:
             raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self._root}")
         if not self.intact(key, entry):
             raise VerificationError(f"{entry.path}: the bytes in {self._root} are not those of {entry.sha256}")
         with disk.room_at(target.parent):
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.unlink(missing_ok=True)  # never written through: it may be a link to a blob
+            target.unlink(missing_ok=True)  # never written in place: it may be a link to a blob
             if copy or not link(self._path(key), target):
-                temporary = target.with_name(f".{target.name}.part")  # one name: what kills leave does not pile up
+                temporary = target.with_name(
+                    f".{target.name}.part"
+                )  # a fixed name: rests of killed attempts do not pile up
                 copy_checked(self._path(key), temporary, entry.sha256)
                 temporary.replace(target)
         on_bytes(entry.size_bytes)
@@ -182,7 +184,7 @@ class FolderObjects:
         return self._root / safe_path(key)
 
     def _files(self, name: str) -> Iterator[tuple[Path, os.stat_result]]:
-        """Yield the files below a folder of the store, by path, and refuse whatever else is there."""
+        """Yield the files below a folder of the store, by path; anything but files and folders is refused."""
         with self._telling():
             if self._root.is_symlink() and not self._root.exists():
                 raise StoreError(f"{self._root}: a link that leads nowhere")
@@ -201,15 +203,15 @@ class FolderObjects:
                     elif not stat.S_ISDIR(state.st_mode):
                         raise _refused(path, state)
             except FileNotFoundError as error:
-                raise StoreError(f"{error.filename}: is gone since the listing began; try again") from error
+                raise StoreError(f"{error.filename}: was removed during the listing; try again") from error
 
     def _listed(self, path: Path, state: os.stat_result) -> Listed:
-        changed = max(state.st_mtime, state.st_ctime)  # a link has the first time of the file that it was made from
+        changed = max(state.st_mtime, state.st_ctime)  # a hard link keeps the mtime of its source
         return Listed(path.relative_to(self._root).as_posix(), state.st_size, changed)
 
     @contextmanager
     def _written_beside(self, path: Path, data: bytes) -> Iterator[Path]:
-        """Lend a file with the bytes, synced, beside `path`; what is left of it in the end is removed."""
+        """Lend a synced temporary file with the bytes beside `path`; it is removed at the end."""
         self._sharing.make(path.parent)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
         try:
@@ -220,7 +222,7 @@ class FolderObjects:
             self._sharing.give(temporary)
             yield temporary
         finally:
-            temporary.unlink(missing_ok=True)  # also where the disk is full: it is not made fuller
+            temporary.unlink(missing_ok=True)  # also on a full disk
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -231,7 +233,7 @@ class FolderObjects:
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
-        """Raise what the disk says as an error of ours; that something is not there passes."""
+        """Turn an OSError into an error of Quantmill; FileNotFoundError passes."""
         try:
             yield
         except FileNotFoundError:
@@ -243,6 +245,6 @@ class FolderObjects:
 def _refused(path: Path, state: os.stat_result) -> VerificationError:
     if stat.S_ISLNK(state.st_mode):
         return VerificationError(
-            f"{path}: not a plain file or folder but a link, and a store follows none: move or mount here what it leads to"
+            f"{path}: not a plain file or folder but a link, and a store follows no links: move or mount the target here"
         )
     return VerificationError(f"{path}: not a plain file or folder")

@@ -1,9 +1,8 @@
-"""Leases: what a publish in progress uses, garbage collection leaves alone.
+"""Leases: they protect the blobs of a publish in progress from garbage collection.
 
-A blob that is there already is not sent again, so a publish may come to rely on one that nothing refers to yet. It says so
-first, in `leases/<id>.json`, and only then looks whether a sweep is on; a sweep says so first, in `sweep.json`, and only then
-reads the leases. Whoever is second sees the other: the publish waits for the sweep's end, the sweep leaves what is leased.
-Clocks may differ by a minute.
+A publish does not send a blob that the store already holds, so it may rely on a blob that no record names yet. The publish first
+writes `leases/<id>.json` and then looks for a sweep; a sweep first writes `sweep.json` and then reads the leases. So the second
+of the two sees the first: the publish waits until the sweep ends, the sweep keeps leased blobs. Clocks may differ by a minute.
 """
 
 import secrets
@@ -29,7 +28,7 @@ class _Lease(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     digests: tuple[str, ...] = Field(description="Blobs and manifests in use.")
-    expires_at: float = Field(description="Seconds since 1970; renewed while its holder lives.")
+    expires_at: float = Field(description="Seconds since 1970; the holder renews the lease while it lives.")
 
 
 class _Sweep(BaseModel):
@@ -40,10 +39,10 @@ class _Sweep(BaseModel):
 
 
 class Leases:
-    """What one store object holds: one lease, renewed by a thread for as long as anything is in it."""
+    """The lease of one `Store`: a thread renews it as long as it holds any digest."""
 
     def __init__(self, objects: Objects) -> None:
-        """Nothing is written before the first hold."""
+        """Use `objects`; the first `hold` writes the lease."""
         self._objects, self._key = objects, f"{_FOLDER}{secrets.token_hex(8)}.json"
         self._held: Counter[str] = Counter()
         self._changing = threading.RLock()
@@ -51,7 +50,7 @@ class Leases:
         self._renewal: threading.Timer | None = None
 
     def hold(self, digests: Iterable[str]) -> None:
-        """Keep these from collection until `release`, or until this process has been dead for 15 minutes."""
+        """Protect digests from collection until `release`, or for 15 minutes after this process dies."""
         with self._changing:
             self._held.update(set(digests))
             self._renew()
@@ -60,11 +59,11 @@ class Leases:
             if sweep != first:
                 began, first = time.monotonic(), sweep
             if time.monotonic() - began > SWEEP_S:
-                return  # it has ended: none is at work for longer, whatever its clock said
+                return  # no sweep takes longer, whatever its clock says, so this sweep has ended
             time.sleep(0.05)
 
     def release(self, digests: Iterable[str]) -> None:
-        """Hold these no longer: a record refers to them, or nobody wants them."""
+        """Stop protecting digests, because a record names them now or nothing needs them."""
         with self._changing:
             self._held.subtract({digest for digest in digests if self._held[digest] > 0})
             self._held = +self._held
@@ -79,7 +78,7 @@ class Leases:
 
     @contextmanager
     def holding(self, digests: Iterable[str]) -> Iterator[None]:
-        """Hold for the time of a block."""
+        """Hold digests during the block."""
         kept = set(digests)
         self.hold(kept)
         try:
@@ -88,7 +87,7 @@ class Leases:
             self.release(kept)
 
     def require(self) -> None:
-        """Raise StoreError where this process slept through its lease: what it looked at may be gone."""
+        """Raise StoreError if the lease was not renewed in time: blobs may have been removed."""
         if time.time() - self._renewed_at > LEASE_S:
             raise StoreError(
                 f"{self._objects.uri}: this process was stopped for more than {LEASE_S:.0f} s; run it again"
@@ -108,8 +107,8 @@ class Leases:
     def _renew_again(self) -> None:
         with self._changing:
             if self._held:
-                self._renew_in(LEASE_S / 15)  # whatever comes of this one: a store is away for a moment
-                with suppress(StoreError, DiskFull, OSError):  # `require` tells whoever relies on it
+                self._renew_in(LEASE_S / 15)  # the next try, if this renewal fails
+                with suppress(StoreError, DiskFull, OSError):  # `require` reports an expired lease
                     self._renew()
 
     def _write(self) -> None:
@@ -120,16 +119,16 @@ class Leases:
 
 
 def leased(objects: Objects) -> tuple[set[str], list[Listed]]:
-    """Return what leases in force name, and the leases that have expired.
+    """Return the digests of all leases in force, and the expired leases.
 
     Raises:
-        StoreError: a lease cannot be read; what it protects is not known.
+        StoreError: a lease cannot be read, so its digests are unknown.
     """
     digests, expired = set[str](), list[Listed]()
     for listed in objects.under(_FOLDER):
         held = read_listed(objects, listed.key)
         if held is None:
-            continue  # released since
+            continue  # released since the listing
         try:
             lease = _Lease.model_validate_json(held.data, extra="ignore")
         except ValidationError as error:
@@ -143,11 +142,11 @@ def leased(objects: Objects) -> tuple[set[str], list[Listed]]:
 
 @contextmanager
 def sweeping(objects: Objects) -> Iterator[Callable[[], bool]]:
-    """Let nobody begin a publish for the time of a block; lends a function that says whether there still is time.
+    """Keep new publishes waiting during the block; lend a function that says whether time is left.
 
     Raises:
         StoreError: another collection is sweeping.
-        DiskFull: there is no room for the record of it.
+        DiskFull: the disk has no room for the record of the sweep.
     """
     deadline = time.monotonic() + SWEEP_S - _CLOCKS_S
     mine = _Sweep(id=secrets.token_hex(8), expires_at=time.time() + SWEEP_S)
@@ -165,7 +164,7 @@ def sweeping(objects: Objects) -> Iterator[Callable[[], bool]]:
 
 
 def _announce(objects: Objects, data: bytes, tag: str) -> bool:
-    """Write the record of a sweep; on a full disk into the room that is kept for it. False where another was first."""
+    """Write the record of a sweep, on a full disk in place of the reserve; False: another sweep was first."""
     try:
         return objects.swap(_SWEEP, data, tag) if tag else objects.create(_SWEEP, data)
     except DiskFull:
@@ -175,7 +174,7 @@ def _announce(objects: Objects, data: bytes, tag: str) -> bool:
 
 
 def _sweep_in_force(objects: Objects) -> bytes:
-    """Return the record of a sweep in force, or nothing."""
+    """Return the record of the sweep in force; empty: there is none."""
     held = objects.read(_SWEEP)
     return held.data if held and _in_force(held.data) else b""
 
@@ -184,9 +183,12 @@ def _in_force(data: bytes) -> bool:
     try:
         return _Sweep.model_validate_json(data, extra="ignore").expires_at > time.time()
     except ValidationError:
-        return False  # damaged: its collection, if it lives, ends within its time
+        return False  # damaged: if its collection still runs, it ends within its time limit
 
 
 def _is_impossible(sweep: bytes) -> bool:
-    """Return whether a clock that was wrong by more than is allowed wrote it: that collection would hold up all others."""
+    """Return whether a sweep's expiry is further away than any correct clock gives.
+
+    Such a record would block all other collections.
+    """
     return _Sweep.model_validate_json(sweep, extra="ignore").expires_at > time.time() + SWEEP_S + _CLOCKS_S

@@ -1,4 +1,4 @@
-"""How a version is named: `VARIANT@DIGEST`, where the digest may be its first digits, or be left out."""
+"""Finds the version that a user names as `VARIANT` or `VARIANT@DIGEST`; first digits are enough."""
 
 import re
 
@@ -12,14 +12,14 @@ def find_version(store: Store, model: str, text: str, standing: bool = True) -> 
     """Return the variant and the manifest's digest that `text` names.
 
     Args:
-        store: where the model is published.
+        store: the store that holds the model.
         model: the model.
-        text: `VARIANT`, its newest version, or `VARIANT@DIGEST`.
-        standing: whether the newest version is looked for among those that were not revoked.
+        text: `VARIANT` for its newest version, or `VARIANT@DIGEST`.
+        standing: whether `VARIANT` means the newest version that is not revoked.
 
     Raises:
         NotFound: there is no such version, or more than one.
-        RequestError: what follows `@` is no digest.
+        RequestError: the text after `@` is not a digest.
     """
     variant, at, start = text.partition("@")
     if variant not in (names := store.variants(model)):
@@ -35,5 +35,5 @@ def find_version(store: Store, model: str, text: str, standing: bool = True) -> 
     found = [digest for digest in digests if digest.startswith(start)]
     if len(found) != 1:
         known = ", ".join(digest[:12] for digest in found or digests)
-        raise NotFound(f"{model}/{variant}: {len(found)} versions begin with {start}; there is {known}")
+        raise NotFound(f"{model}/{variant}: {len(found)} versions begin with {start}; known are {known}")
     return variant, found[0]

@@ -1,7 +1,7 @@
-"""What a place must do for a store to lie on it: keep objects by key, and let only one of several writers win.
+"""The protocol of a store's backend: it keeps objects by key, and of several writers only one wins.
 
-A folder and a bucket do the same few things, and everything that a store promises is built on them once, in `store.py`.
-A key is a plain relative path. An object is whole or absent: no reader sees one half written.
+A folder and a bucket implement these few operations; `store.py` builds the guarantees of a store on them. A key is a plain
+relative path. An object is whole or absent: no reader sees a half-written object.
 """
 
 import random
@@ -13,17 +13,17 @@ from typing import NamedTuple, Protocol
 from quantmill.errors import StoreError, VerificationError
 from quantmill.files.entries import FileEntry
 
-_MARKS = 200_000  # brackets and commas: what is wrong with each of millions of parts takes gigabytes to say
+_MARKS = 200_000  # brackets and commas: the errors about millions of parts would take gigabytes
 _READS = 10
 OnBytes = Callable[[int], None]
 """Called with the number of bytes that moved since the last call."""
 
 RECORD_BYTES = 64 << 20
-"""No record is longer: what is read whole into memory has a limit."""
+"""The longest record that is read into memory."""
 
 
 class Held(NamedTuple):
-    """A small object that was read, with what `swap` needs to replace just this state of it."""
+    """The bytes of a small object, and the tag of this state for `swap`."""
 
     data: bytes
     tag: str
@@ -35,65 +35,65 @@ class Listed(NamedTuple):
     key: str
     size_bytes: int
     modified_at: float
-    """Seconds since 1970, by the clock of the place."""
+    """Seconds since 1970, by the backend's clock."""
 
 
 def require_modest(data: bytes, where: str) -> bytes:
-    """Return a record that is about to be parsed, or raise VerificationError where it has more parts than one may."""
+    """Return the bytes of a record; raise VerificationError if they have too many parts to parse."""
     if sum(map(data.count, (b"[", b"{", b","))) > _MARKS:
         raise VerificationError(f"{where}: a record has at most {_MARKS} brackets and commas")
     return data
 
 
 def read_listed(objects: "Objects", key: str) -> Held | None:
-    """Return an object that a listing named, or None where it was removed since.
+    """Return an object from a listing, or None if it was removed since.
 
     Raises:
-        StoreError: it is listed and cannot be read: what it needs is not known.
+        StoreError: the object is still listed but cannot be read.
     """
-    for attempt in range(_READS):  # a lease goes and comes back under the same name while its holder works
+    for attempt in range(_READS):  # a lease may be removed and written again under the same name
         if held := objects.read(key):
             return held
         if all(listed.key != key for listed in objects.under(key.rpartition("/")[0] + "/")):
             return None
         time.sleep(random.uniform(0, 0.02 * (attempt + 1)))
-    raise StoreError(f"{objects.uri}/{key}: is listed, and is not there when it is read")
+    raise StoreError(f"{objects.uri}/{key}: is listed, but cannot be read")
 
 
 def ignore(_moved: int) -> None:
-    """Take note of nothing: the default of whoever wants no progress."""
+    """Ignore the number of bytes: the default `on_bytes`."""
 
 
 class Objects(Protocol):
-    """A place that keeps objects. Every method raises StoreError where the place cannot be reached or does not answer."""
+    """A backend that keeps objects; every method raises StoreError if the backend does not answer."""
 
     @property
     def uri(self) -> str:
-        """Where it lies."""
+        """The backend's address: a path, or s3://bucket/prefix."""
         ...
 
     def size(self, key: str) -> int | None:
-        """Return the object's length, or None where there is none."""
+        """Return the object's length, or None if there is no object."""
         ...
 
     def read(self, key: str) -> Held | None:
-        """Return a small object, or None where there is none."""
+        """Return a small object, or None if there is none."""
         ...
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object that must not exist yet; False where it does. Of several writers one wins."""
+        """Write a new object; return False if the key exists. Of several writers one wins."""
         ...
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write an object, whatever was there."""
+        """Write an object, or replace it."""
         ...
 
     def swap(self, key: str, data: bytes, tag: str) -> bool:
-        """Replace the object that was read with `tag`; False where it is another one by now, or gone."""
+        """Replace the object that was read with `tag`; return False if the object has changed or is gone."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object; a missing object is no error."""
         ...
 
     def under(self, prefix: str) -> Iterator[Listed]:
@@ -101,42 +101,42 @@ class Objects(Protocol):
         ...
 
     def unfinished(self) -> Iterator[Listed]:
-        """Yield what writers that were killed left: bytes under no key. The listed keys are for `drop_unfinished` alone."""
+        """Yield what killed writers left: bytes without a key, listed under keys for `drop_unfinished`."""
         ...
 
     def drop_unfinished(self, left: Listed) -> None:
-        """Remove such a rest; one that is gone is no error."""
+        """Remove an entry of `unfinished`; a missing entry is no error."""
         ...
 
     def release_reserve(self) -> bool:
-        """Give up the room that is kept for a collection on a full disk; False where there is none."""
+        """Free the bytes that are reserved for a collection on a full disk; return False if there are none."""
         ...
 
     def keep_reserve(self) -> None:
-        """Keep some room that a collection can give up, where the place may run full and has so much left."""
+        """Reserve some bytes for a collection on a full disk, if the backend can run full and has room."""
         ...
 
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
-        """Write a file of any size, whose digest is known; equal bytes under an equal key change nothing.
+        """Write a file of any size with a known digest; an object with the same bytes stays.
 
         Raises:
-            VerificationError: the bytes that arrived are not those of `sha256`; nothing is left under `key`.
+            VerificationError: the bytes that arrived do not match `sha256`; nothing is left under `key`.
         """
         ...
 
     def intact(self, key: str, entry: FileEntry) -> bool:
-        """Return whether the object's bytes are the entry's, as surely as the place can tell without sending them."""
+        """Return whether the object matches the entry, as far as the backend can tell without a download."""
         ...
 
     def fetch_file(
         self, key: str, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore, copy: bool = False
     ) -> None:
-        """Lay an object out at `target`, whole and checked; what a killed attempt left beside it is used.
+        """Put an object at `target`, whole and checked; resumes what a killed attempt left beside `target`.
 
-        Where the disk allows it is a link, for reading only, unless a `copy` is asked for.
+        The file may be a read-only hard link, unless `copy` is set.
 
         Raises:
             BlobMissing: there is no such object.
-            VerificationError: its bytes are not those that the entry names.
+            VerificationError: the object's bytes do not match the entry.
         """
         ...

@@ -1,4 +1,4 @@
-"""Where stores can lie: a folder, or `s3://bucket/prefix`."""
+"""Opens a store in a folder or at `s3://bucket/prefix`."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from quantmill.store.store import Store
 
 
 def open_store(where: str | Path, stage_days: float = 90.0, cache: BlobCache | None = None) -> Store:
-    """Return the store in a folder or a bucket. Nothing is asked or created before the first use.
+    """Return the store in a folder or a bucket; nothing is read or created before the first use.
 
-    `cache` keeps what moves to and from a bucket; a folder needs none.
+    `cache` keeps blobs that move to and from a bucket; a store in a folder ignores it.
 
     Raises:
-        SettingsError: it is an address, and not s3://bucket/prefix.
+        SettingsError: `where` is an address but not s3://bucket/prefix.
     """
     if "://" not in str(where):
         return Store(FolderObjects(Path(where)), stage_days)
@@ -28,6 +28,6 @@ def open_store(where: str | Path, stage_days: float = 90.0, cache: BlobCache | N
 
 
 def configured_store(settings: Settings) -> Store:
-    """Return the store that the settings name; what moves to and from a bucket is kept in HOME/cache."""
+    """Return the store of the settings; HOME/cache keeps the blobs of a store in a bucket."""
     cache = BlobCache(settings.home / "cache", int(settings.cache_gb * 1e9))
     return open_store(settings.store_uri, settings.stage_days, cache)

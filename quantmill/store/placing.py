@@ -1,4 +1,4 @@
-"""Puts a file's bytes under another name: as a link where the disk allows it, else as a copy that is checked."""
+"""Hard links and checked copies of files."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from quantmill.files.paths import sync
 
 
 def link(source: Path, target: Path) -> bool:
-    """Return whether a link could be made: not to another disk, nor on a file system without links."""
+    """Make a hard link and return whether that worked; it fails across disks and without link support."""
     try:
         os.link(source, target)
         return True
@@ -19,7 +19,7 @@ def link(source: Path, target: Path) -> bool:
 
 
 def close(path: Path) -> bool:
-    """Return whether a file could be made read-only: not where it is another user's."""
+    """Make a file read-only and return whether that worked; it fails for another user's file."""
     try:
         path.chmod(0o444)
         return True
@@ -28,13 +28,13 @@ def close(path: Path) -> bool:
 
 
 def copy_checked(source: Path, target: Path, sha256: str) -> None:
-    """Copy a file and have the copy on the disk.
+    """Copy a file, check the copy's digest and sync the copy to the disk.
 
     Raises:
-        VerificationError: its bytes are not those of `sha256`; the copy is removed.
+        VerificationError: the copy does not match `sha256`; it is removed.
     """
     shutil.copyfile(source, target)
     if keys.file_sha256(target) != sha256:
         target.unlink()
-        raise VerificationError(f"{source}: the copy at {target} is not what was read")
+        raise VerificationError(f"{source}: the copy at {target} has other bytes")
     sync(target)

@@ -1,7 +1,7 @@
-"""Objects in a bucket: conditional writes decide races, every write names its sha256, large files go in parallel parts.
+"""Objects in a bucket, written with sha256 checksums; conditional writes decide races.
 
-A write that only one may win carries `If-None-Match: *`, one that replaces a state `If-Match`. 412 says that another
-was first, or that our own earlier try was and its answer got lost: then the bytes tell. 409 says to try again.
+`create` sends `If-None-Match: *`, `swap` sends `If-Match`. Status 412 means that another writer was first, or that an earlier
+try of this writer succeeded and its answer was lost: a comparison of the bytes decides. Status 409 means to try again.
 """
 
 import base64
@@ -29,25 +29,28 @@ _CONFLICTS = 8
 
 
 class S3Objects:
-    """`Objects` under a prefix of a bucket. Nothing is asked before the first use; the bucket must exist."""
+    """`Objects` under a prefix of a bucket; nothing is sent before the first use. The bucket must exist."""
 
     def __init__(self, bucket: str, prefix: str = "", client: Any = None, single_bytes: int = SINGLE_BYTES) -> None:
-        """Take the place. `client` is boto3's, made from the environment; longer files than `single_bytes` go in parts."""
+        """Use a bucket and a prefix; the default client is made from the environment.
+
+        Files longer than `single_bytes` are sent in parts.
+        """
         self._bucket, self._given, self._single_bytes = bucket, client, single_bytes
         self._prefix = f"{unicodedata.normalize('NFC', prefix)}/" if prefix else ""
 
     @property
     def uri(self) -> str:
-        """Where it lies."""
+        """The address, s3://bucket/prefix."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def size(self, key: str) -> int | None:
-        """Return the object's length, or None where there is none."""
+        """Return the object's length, or None if there is no object."""
         head = self._head(key)
         return int(head["ContentLength"]) if head else None
 
     def read(self, key: str) -> Held | None:
-        """Return a small object; its tag is its ETag."""
+        """Return a small object, or None; its tag is its ETag."""
         from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
         with one_line(f"{self.uri}/{key}"):
@@ -61,30 +64,30 @@ class S3Objects:
                     if code_of(error) not in ("NoSuchKey", "404"):
                         raise
                     return None
-                except (HTTPClientError, IncompleteReadError):  # boto3 tries again what breaks off before the body
+                except (HTTPClientError, IncompleteReadError):  # boto3 retries only until the body begins
                     if last:
                         raise
         raise AssertionError
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write an object that must not exist yet; False where another's does. Of several writers one wins."""
+        """Write a new object; return False if another writer's object exists. Of several writers one wins."""
         return self._write(key, data, IfNoneMatch="*")
 
     def replace(self, key: str, data: bytes) -> None:
-        """Write an object, whatever was there."""
+        """Write an object, or replace it."""
         self._write(key, data)
 
     def swap(self, key: str, data: bytes, tag: str) -> bool:
-        """Replace the object that was read with `tag`; False where it is another one by now, or gone."""
+        """Replace the object that was read with `tag`; return False if the object has changed or is gone."""
         return self._write(key, data, IfMatch=tag)
 
     def delete(self, key: str) -> None:
-        """Remove an object; one that is not there is no error."""
+        """Remove an object; a missing object is no error."""
         with one_line(f"{self.uri}/{key}"):
             self._client.delete_object(**self._at(key))
 
     def under(self, prefix: str) -> Iterator[Listed]:
-        """Yield the objects below a folder, by key, a thousand a request."""
+        """Yield the objects below a folder, by key; one request lists a thousand."""
         start = f"{self._prefix}{safe_path(prefix.rstrip('/'))}/"
         with one_line(f"{self.uri}/{prefix}"):
             for page in pages(self._client, self._bucket, start):
@@ -95,7 +98,7 @@ class S3Objects:
                     yield Listed(key, int(entry["Size"]), entry["LastModified"].timestamp())
 
     def unfinished(self) -> Iterator[Listed]:
-        """Yield the uploads in parts that nobody completed."""
+        """Yield the multipart uploads that nobody completed."""
         with one_line(self.uri):
             for upload in unfinished(self._client, self._bucket, self._prefix):
                 at = {"Bucket": self._bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
@@ -104,20 +107,20 @@ class S3Objects:
                 yield Listed(key, size, upload["Initiated"].timestamp())
 
     def drop_unfinished(self, left: Listed) -> None:
-        """Abort such an upload."""
+        """Abort a multipart upload."""
         key, _, upload = left.key.rpartition("#")
         with one_line(f"{self.uri}/{key}"):
             abort(self._client, self._at(key) | {"UploadId": upload})
 
     def release_reserve(self) -> bool:
-        """A bucket needs none."""
+        """Return False: a bucket needs no reserve."""
         return False
 
     def keep_reserve(self) -> None:
-        """A bucket needs none."""
+        """Do nothing: a bucket needs no reserve."""
 
     def add_file(self, key: str, path: Path, sha256: str, on_bytes: OnBytes = ignore) -> None:
-        """Send a file; one that is there with its size is not sent again, one of another size is damaged and replaced."""
+        """Send a file unless the object has its size already; an object of another size is replaced."""
         size, held = path.stat().st_size, self.size(key)
         if held == size:
             on_bytes(size)
@@ -131,9 +134,9 @@ class S3Objects:
                 on_bytes(size)
 
     def intact(self, key: str, entry: FileEntry) -> bool:
-        """Return whether the object has the entry's length and, where it went in one piece, the store's checksum of it.
+        """Return whether the object has the entry's length and, if it was sent in one piece, its sha256.
 
-        Of an object of parts the store checked each part as it came; it keeps no sha256 of the whole.
+        For an object sent in parts, the server checked the sha256 of each part and keeps none of the whole.
         """
         head = self._head(key)
         if head is None or head["ContentLength"] != entry.size_bytes:
@@ -147,9 +150,9 @@ class S3Objects:
         entry: FileEntry,
         target: Path,
         on_bytes: OnBytes = ignore,
-        copy: bool = False,  # noqa: ARG002 (it always is one)
+        copy: bool = False,  # noqa: ARG002 (a download always is a copy)
     ) -> None:
-        """Download an object in parallel ranges; what a killed attempt left beside `target` is not fetched again."""
+        """Download an object in parallel ranges; resumes what a killed attempt left beside `target`."""
         head = self._head(key)
         if head is None:
             raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self.uri}")
@@ -188,7 +191,7 @@ class S3Objects:
                 return None
 
     def _send(self, key: str, path: Path, sha256: str, condition: dict[str, str]) -> None:
-        """Send a file in one piece, from the disk; equal bytes that another sent meanwhile are as good."""
+        """Send a file in one request; an object of equal size from another writer is accepted."""
         from botocore.exceptions import ClientError
 
         for attempt in range(_CONFLICTS):
@@ -202,7 +205,7 @@ class S3Objects:
                 if status_of(error) != 409:
                     raise
             _pause(attempt)
-        raise StoreError(f"{self.uri}/{key}: others kept writing it")
+        raise StoreError(f"{self.uri}/{key}: other writers kept writing the object")
 
     def _write(self, key: str, data: bytes, **condition: str) -> bool:
         from botocore.exceptions import ClientError
@@ -220,11 +223,11 @@ class S3Objects:
                     if status_of(error) != 409:
                         raise
             _pause(attempt)
-        raise StoreError(f"{self.uri}/{key}: others kept writing it")
+        raise StoreError(f"{self.uri}/{key}: other writers kept writing the object")
 
 
 def _is_ours(key: str) -> bool:
-    """Return whether a key is one that is written here: consoles make `models/` where somebody asks for a folder."""
+    """Return whether a key is a plain path; consoles make keys such as `models/` for a new folder."""
     try:
         return safe_path(key) == key
     except ValueError:

@@ -1,7 +1,7 @@
-"""Downloads in parallel ranges into a file beside the target, which is renamed once its sha256 is right.
+"""Downloads in parallel ranges into a partial file, which is renamed after its sha256 is checked.
 
-A second file beside it notes which ranges are there, a byte for each, so that a killed download goes on. It is a hint
-and no proof: the whole file is hashed in any case, as its start grows.
+A notes file beside the partial file has one byte for each finished range, so that a killed download can resume. The notes are
+only a hint: the whole file is hashed in any case, from its start, as ranges arrive.
 """
 
 import fcntl
@@ -25,20 +25,22 @@ _SILENT_TRIES = 5
 
 
 class Download:
-    """One object on its way to one file."""
+    """The download of one object to one file."""
 
     def __init__(self, client: Any, at: dict[str, str], parts: Parts, entry: FileEntry, target: Path) -> None:
-        """Fetch from bucket and key `at`, which also names the ETag that every range must be of."""
+        """Fetch from bucket and key in `at`, which also holds the ETag (`IfMatch`) of every range."""
         self._client, self._at, self._parts, self._target = client, at, parts, target
         self._size, self._sha256 = entry.size_bytes, entry.sha256
         self._partial = target.with_name(f".{target.name}.{entry.sha256[:16]}.part")
         self._notes = self._partial.with_suffix(".done")
 
     def run(self, on_bytes: OnBytes) -> bool:
-        """Fetch what is missing and put the file in place; False where its bytes are wrong: then nothing is left.
+        """Fetch the missing ranges and rename the file to its target.
+
+        Returns False, and removes the partial file, if the bytes do not match the digest.
 
         Raises:
-            StoreError: the store kept breaking off without sending anything.
+            StoreError: the store kept breaking off without sending any byte.
         """
         self._target.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as (file, notes):
@@ -70,7 +72,7 @@ class Download:
             os.close(notes)
 
     def _fill(self, file: int, notes: int, on_bytes: OnBytes) -> str:
-        """Fetch the ranges that are not there and return the sha256 of the whole, hashed as its start grows."""
+        """Fetch the missing ranges and return the sha256 of the whole file, hashed as ranges arrive."""
         count = -(-self._size // PART_BYTES)
         there = os.pread(notes, count, 0).ljust(count, b"\0")
         state, buffer = hashlib.sha256(), memoryview(bytearray(_PIECE_BYTES))
@@ -87,15 +89,17 @@ class Download:
                     on_bytes(end - start)
                 for place in range(start, end, _PIECE_BYTES):
                     state.update(buffer[: os.preadv(file, [buffer[: end - place]], place)])
-                os.posix_fadvise(file, start, end - start, os.POSIX_FADV_DONTNEED)  # the disk begins: less to wait for
+                os.posix_fadvise(
+                    file, start, end - start, os.POSIX_FADV_DONTNEED
+                )  # starts the write to the disk, so that fsync waits less
         finally:
             for future in futures:
                 if future and not future.cancel():
-                    future.exception()  # it writes to a file that is about to be closed
+                    future.exception()  # waits, because the file is closed next
         return state.hexdigest()
 
     def _fetch(self, file: int, notes: int, index: int, on_bytes: OnBytes) -> None:
-        """Fetch one range; where the connection breaks, only what did not arrive is asked for again."""
+        """Fetch one range; after a broken connection, fetch only the missing bytes."""
         from botocore import exceptions
 
         start, end = self._range(index)

@@ -1,7 +1,7 @@
-"""Uploads in parts: read once from the disk, sent in parallel, each part with its sha256, completed only if none was first.
+"""Multipart uploads: one read of the file, parallel parts with sha256 each, a conditional completion.
 
-A killed upload leaves its parts with the store. Whoever sends the same file next goes on with them: a part that is there
-with its length and MD5 is not sent again.
+A killed upload leaves its parts in the bucket. The next upload of the same file resumes it: a part that the bucket holds with
+the right length and MD5 is not sent again.
 """
 
 import base64
@@ -25,18 +25,18 @@ Part = dict[str, Any]
 
 
 class Upload:
-    """One file on its way to one key."""
+    """The upload of one file to one key."""
 
     def __init__(self, client: Any, at: dict[str, str], parts: Parts, condition: dict[str, str]) -> None:
-        """Send to bucket and key `at`; `condition` is what completion depends on."""
+        """Send to bucket and key in `at`; `condition` holds the conditional headers of the completion."""
         self._client, self._at, self._parts, self._condition = client, at, parts, condition
 
     def send(self, path: Path, sha256: str, on_bytes: OnBytes) -> None:
-        """Send the file; return when the object is there, whoever completed it.
+        """Send the file and return when the object exists, also if another writer completed it.
 
         Raises:
-            StoreError: others kept completing or ending the upload.
-            VerificationError: the file does not hold the bytes of `sha256`.
+            StoreError: other writers kept completing or aborting the upload.
+            VerificationError: the file does not match `sha256`.
         """
         from botocore.exceptions import ClientError
 
@@ -61,11 +61,11 @@ class Upload:
                 if status_of(error) != 404:
                     abort(self._client, self._at | {"UploadId": upload})  # it will never be completed
             if self._size() == size:
-                return  # another was first, or our own answer got lost
-        raise StoreError(f"{path}: others kept ending the upload")
+                return  # another writer was first, or the answer to this writer got lost
+        raise StoreError(f"{path}: other writers kept completing or aborting the upload")
 
     def _send_parts(self, upload: str, path: Path, sha256: str, on_bytes: OnBytes) -> list[Part]:
-        """Read the file once, hash it, and send what is not there yet."""
+        """Read and hash the file once, send the missing parts and return the list of all parts."""
         size, there, whole = (
             path.stat().st_size,
             parts_of(self._client, self._at | {"UploadId": upload}),
@@ -76,7 +76,7 @@ class Upload:
             with path.open("rb", buffering=0) as file:
                 while True:
                     self._parts.take(length := part_bytes(size))
-                    data = bytearray(length)  # boto3 copies bytes once more
+                    data = bytearray(length)  # boto3 would copy a `bytes` object
                     del data[file.readinto(data) or 0 :]
                     if not data or any(future.done() and future.exception() for future in futures):
                         self._parts.give_back(length)
@@ -113,7 +113,7 @@ class Upload:
         return tag if tag.strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest() else None
 
     def _unfinished(self) -> str | None:
-        """Return the newest upload to this key that nobody completed."""
+        """Return the id of the newest unfinished upload to this key, or None."""
         found = [
             (upload["Initiated"], str(upload["UploadId"]))
             for upload in unfinished(self._client, self._at["Bucket"], self._at["Key"])
@@ -133,13 +133,13 @@ class Upload:
 
 
 def unfinished(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
-    """Yield the uploads under a prefix that nobody completed."""
+    """Yield the unfinished multipart uploads under a prefix."""
     for page in client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
         yield from page.get("Uploads", [])
 
 
 def parts_of(client: Any, at: dict[str, str]) -> dict[int, Part]:
-    """Return the parts that an upload has, by number; none where it is gone."""
+    """Return the parts of an upload by number; empty if the upload is gone."""
     from botocore.exceptions import ClientError
 
     try:
@@ -152,7 +152,7 @@ def parts_of(client: Any, at: dict[str, str]) -> dict[int, Part]:
 
 
 def abort(client: Any, at: dict[str, str]) -> None:
-    """Give an upload up; one that is gone is no error."""
+    """Abort an upload; a missing upload is no error."""
     from botocore.exceptions import ClientError
 
     with suppress(ClientError):

@@ -1,9 +1,9 @@
-"""Side records: what is learned about a published version later, in objects of their own beside it.
+"""Side records: later facts about a published version, each in an object of its own.
 
-A manifest's digest is the version's name, so nothing can be added to a manifest. Each side record is one small object that is
-created and never replaced, `models/<model>/<variant>/records/<manifest digest>/<kind>-<n>.json`: it repeats its kind, its
+A manifest's digest is the version's name, so a manifest can never change. Each side record is a small object that is created once
+and never replaced, `models/<model>/<variant>/records/<manifest digest>/<kind>-<n>.json`. The record repeats its kind, its
 number and the manifest's digest, so that a copy under another name is noticed. Objects with other names in that folder are
-passed over: a signature of a record is to be `<kind>-<n>.dsse.json`.
+ignored; the name `<kind>-<n>.dsse.json` is reserved for a record's signature.
 """
 
 import re
@@ -30,24 +30,26 @@ class SideRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    layout: int = Field(default=LAYOUT, ge=1, description="The layout that it was written in.")
-    kind: str = Field(pattern=f"^{_KIND}$", description="What it says something about, such as `certificate`.")
-    number: int = Field(ge=1, description="1 for the first of its kind beside this version.")
+    layout: int = Field(default=LAYOUT, ge=1, description="Number of the record's layout.")
+    kind: str = Field(pattern=f"^{_KIND}$", description="The kind of record, such as `certificate`.")
+    number: int = Field(ge=1, description="Number among the version's records of this kind, from 1.")
     manifest: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest of the version's manifest.")
-    made_at: float = Field(default=0.0, allow_inf_nan=False, description="Seconds since 1970; 0: not known.")
-    content: dict[str, Any] = Field(default={}, alias="value", description="What it says; read it as `value`.")
+    made_at: float = Field(
+        default=0.0, allow_inf_nan=False, description="When it was made, seconds since 1970; 0: unknown."
+    )
+    content: dict[str, Any] = Field(default={}, alias="value", description="The record's content; read it as `value`.")
 
     @property
     def is_too_new(self) -> bool:
-        """Whether a newer release wrote it, in a layout that is not known here."""
+        """Whether a newer release wrote the record in a layout that this release does not know."""
         return self.layout > LAYOUT
 
     @property
     def value(self) -> dict[str, Any]:
-        """What the record says.
+        """The record's content.
 
         Raises:
-            LayoutTooNew: it cannot be read here.
+            LayoutTooNew: the record has a layout that this release does not know.
         """
         if self.is_too_new:
             raise LayoutTooNew(
@@ -58,11 +60,12 @@ class SideRecord(BaseModel):
 
 
 def add(objects: Objects, model: str, variant: str, digest: str, kind: str, value: dict[str, Any]) -> SideRecord:
-    """Write a record beside a version under the next free number of its kind, and return it.
+    """Write a side record of a version under the next free number of its kind, and return the record.
 
     Raises:
-        ValueError: the kind is no plain word, or the value is no JSON, holds NaN, or has too many parts.
-        StoreError: others kept taking the numbers.
+        ValueError: the kind is not a plain word, or the value is not JSON or holds NaN.
+        VerificationError: the value has too many parts.
+        StoreError: other writers kept taking the numbers.
     """
     first = 1 + max((n for _, name, n in _listed(objects, model, variant, digest) if name == kind), default=0)
     for number in range(first, first + _ATTEMPTS):
@@ -71,14 +74,14 @@ def add(objects: Objects, model: str, variant: str, digest: str, kind: str, valu
         data = keys.canonical(made.model_dump(by_alias=True))  # not as pydantic's JSON, in which NaN becomes null
         if objects.create(key, require_modest(data, key)):
             return made
-    raise StoreError(f"{objects.uri}/{key}: others took {_ATTEMPTS} numbers meanwhile; try again")
+    raise StoreError(f"{objects.uri}/{key}: other writers took {_ATTEMPTS} numbers meanwhile; try again")
 
 
 def read(objects: Objects, model: str, variant: str, digest: str) -> tuple[SideRecord, ...]:
-    """Return the records beside a version by kind and number, those of kinds and layouts that are not known here too.
+    """Return a version's side records by kind and number, also those of unknown kinds and layouts.
 
     Raises:
-        VerificationError: one is damaged, or is a copy from elsewhere.
+        VerificationError: a record is damaged, or is a copy of another record.
     """
     found = []
     for key, kind, number in _listed(objects, model, variant, digest):
@@ -88,7 +91,7 @@ def read(objects: Objects, model: str, variant: str, digest: str) -> tuple[SideR
 
 
 def _listed(objects: Objects, model: str, variant: str, digest: str) -> Iterator[tuple[str, str, int]]:
-    """Yield key, kind and number of each."""
+    """Yield key, kind and number of each side record of a version."""
     for listed in objects.under(records_folder(model, variant, digest)):
         if name := _NAME.fullmatch(listed.key.rpartition("/")[2]):
             yield listed.key, name[1], int(name[2])
@@ -96,7 +99,7 @@ def _listed(objects: Objects, model: str, variant: str, digest: str) -> Iterator
 
 def _read(data: bytes, where: str, kind: str, number: int, digest: str) -> SideRecord:
     layout = stored.layout_of(stored.document(data, where, "a side record"), where, "layout")
-    if layout > LAYOUT:  # what else is in it is not known
+    if layout > LAYOUT:  # its other fields are unknown
         return SideRecord(layout=layout, kind=kind, number=number, manifest=digest)
     record = stored.parse(SideRecord, data, where, "a side record")
     if (record.kind, record.number, record.manifest) != (kind, number, digest):

@@ -1,7 +1,7 @@
-"""The store: blobs by digest, stage results, manifests and versions, on whatever place keeps objects; see `layout.py`.
+"""The store: blobs, stage results, manifests and versions on any backend; keys are in `layout.py`.
 
-Order of a publish: blobs (already when a stage result is made), manifest, attestation, version, then whoever announces it.
-A reader starts from a version or a channel, so whatever comes earlier is invisible to it.
+Order of a publish: blobs (with the stage result, if there is one), manifest, attestation, version pointer, then announcements.
+Readers start from a version pointer or a channel, so they never see an unfinished publish.
 """
 
 import hashlib
@@ -30,29 +30,29 @@ _FILES_AT_ONCE = 4
 
 
 class Store:
-    """Blobs by sha256, stage results, manifests and versions. Safe with several writers; create-only writes decide races."""
+    """Blobs by sha256, stage results, manifests and versions; safe with several concurrent writers."""
 
     def __init__(self, objects: Objects, stage_days: float = 90.0, cache: BlobCache | None = None) -> None:
-        """Use what `objects` holds; stage results count for `stage_days`. Nothing is written before the first record."""
+        """Use the backend `objects`; stage results expire after `stage_days`."""
         self.objects, self.leases, self._cache = objects, Leases(objects), cache
         self.stage_s = stage_days * 86400
 
     @property
     def uri(self) -> str:
-        """Where it lies."""
+        """The store's address: a path, or s3://bucket/prefix."""
         return self.objects.uri
 
     def has_blob(self, entry: FileEntry) -> bool:
-        """Return whether the blob is there with the entry's size."""
+        """Return whether the store holds the blob with the entry's size."""
         return self.objects.size(blob_key(entry.sha256)) == entry.size_bytes
 
     def add_folder(self, folder: Path, on_bytes: OnBytes = ignore) -> tuple[FileEntry, ...]:
-        """Store every file below `folder` and return their entries by path; on the same disk a link, no copy.
+        """Store every file below `folder` and return the entries by path; hard links if the disk is the same.
 
-        They are leased until a stage result or a version that names them is written.
+        The blobs are leased until a stage result or a version that names them is written.
 
         Raises:
-            StoreError: the folder holds something that is not a plain file.
+            StoreError: the folder holds a path that is neither a plain file nor a folder.
         """
         files = plain_files(folder, lambda path: StoreError(f"{path}: only plain files can be stored"))
 
@@ -71,15 +71,15 @@ class Store:
         return entries
 
     def fetch_copy(self, entry: FileEntry, target: Path, on_bytes: OnBytes = ignore, copy: bool = True) -> None:
-        """Lay one file out at `target`, checked, past the cache; see `Objects.fetch_file`."""
+        """Put a checked file at `target` without the cache; see `Objects.fetch_file`."""
         self.objects.fetch_file(blob_key(entry.sha256), entry, target, on_bytes, copy)
 
     def fetch(self, entries: tuple[FileEntry, ...], folder: Path, on_bytes: OnBytes = ignore) -> None:
-        """Lay the files out in `folder`; on the same disk as links. They are for reading only.
+        """Put files into `folder` for reading only; they are hard links if the disk is the same.
 
         Raises:
-            BlobMissing: a blob is gone.
-            VerificationError: its bytes are not what the digest says; where they lie so, the blob counts as missing from now on.
+            BlobMissing: the store lacks a blob.
+            VerificationError: a blob's bytes do not match its digest; a blob that is damaged in the store is removed from it.
         """
 
         def lay_out(entry: FileEntry) -> None:
@@ -91,28 +91,28 @@ class Store:
                 self._keep(entry, target)
             except VerificationError as error:
                 if self.objects.intact(key, entry):
-                    raise  # it is whole where it lies: only its copies came out wrong
-                self.objects.delete(key)  # what is made again takes its place
+                    raise  # the stored blob is whole; only its copy was wrong
+                self.objects.delete(key)  # the next run stores the blob again
                 raise VerificationError(f"{error}; dropped") from error
 
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             list(pool.map(lay_out, entries))
 
     def look_up(self, stage: str, key: str) -> StageResult | None:
-        """Return a stage's result if it has not expired and every blob that it names is there."""
+        """Return a stage's result if it has not expired and the store holds all its blobs, else None."""
         held = self.objects.read(layout.stage_key(stage, key))
         if held is None:
             return None
         try:
             result = StageResult.model_validate_json(held.data)
         except ValidationError:
-            return None  # written by another release, or damaged: the stage runs again and replaces it
+            return None  # of another release, or damaged: the stage runs again and replaces the record
         if (result.stage, result.key) != (stage, key) or time.time() - result.made_at > self.stage_s:
             return None
         return result if all(self.has_blob(blob) for blob in result.blobs) else None
 
     def record(self, result: StageResult, anew: bool = False) -> StageResult:
-        """Write a stage result and return the one in force: the first that is complete wins, but where it is made `anew`."""
+        """Write a stage result and return the result in force: an earlier complete result, unless `anew`."""
         key, data = layout.stage_key(result.stage, result.key), keys.canonical(result)
         winner = None
         if not self.objects.create(key, data) and (anew or not (winner := self.look_up(result.stage, result.key))):
@@ -121,11 +121,11 @@ class Store:
         return winner or result
 
     def commit(self, manifest: Manifest, version: Version, attestation: bytes = b"") -> bool:
-        """Publish: the manifest, its attestation, then its version pointer. False where that version was there already.
+        """Publish manifest, attestation and version pointer; return False if the version existed already.
 
         Raises:
-            BlobMissing: a file of the manifest is not in the store.
-            VerificationError: its bytes are not what the manifest says; nothing is published.
+            BlobMissing: the store lacks a file of the manifest.
+            VerificationError: a file's bytes do not match the manifest; nothing is published.
         """
         with self.leases.holding([manifest.digest, *(entry.sha256 for entry in manifest.files)]):
             for entry in manifest.files:
@@ -137,8 +137,8 @@ class Store:
             key = layout.version_key(version.model, version.variant, version.manifest)
             fresh = self.objects.create(key, keys.canonical(version))
             if not fresh and (held := self.objects.read(key)):
-                self.objects.replace(key, held.data)  # published again it is young again: collection leaves it alone
-        self.leases.release(entry.sha256 for entry in manifest.files)  # since they were added
+                self.objects.replace(key, held.data)  # makes the pointer young, so that collection keeps the version
+        self.leases.release(entry.sha256 for entry in manifest.files)  # held since `add_folder`
         return fresh
 
     def manifest(self, digest: str) -> Manifest:
@@ -149,24 +149,24 @@ class Store:
         """Return a manifest and its bytes, checked against its digest.
 
         Raises:
-            NotFound: there is none.
-            LayoutTooNew: a newer release wrote it, in a layout that is not known here.
-            VerificationError: its bytes are not what the digest says, or are no manifest.
+            NotFound: the store holds no such manifest.
+            LayoutTooNew: a newer release wrote the manifest in a layout that this release does not know.
+            VerificationError: the bytes do not match the digest, or are not a manifest.
         """
         held = self.objects.read(layout.manifest_key(digest))
         if held is None:
             raise NotFound(f"manifest {digest}: not in {self.uri}")
         if hashlib.sha256(held.data).hexdigest() != digest:
-            raise VerificationError(f"manifest {digest}: its bytes are not what the digest says")
+            raise VerificationError(f"manifest {digest}: its bytes do not match the digest")
         return stored.parse_manifest(held.data, f"manifest {digest}")
 
     def attestation(self, digest: str) -> bytes | None:
-        """Return the signed statement about a manifest, unchecked, or None where it was published unsigned."""
+        """Return the attestation of a manifest, unchecked, or None if the version is unsigned."""
         held = self.objects.read(layout.attestation_key(digest))
         return held.data if held else None
 
     def versions(self, model: str, variant: str) -> list[Version]:
-        """Return a variant's versions, oldest first; those that were revoked are among them."""
+        """Return a variant's versions, oldest first, including revoked versions."""
         found = []
         for listed in self.objects.under(layout.versions_folder(model, variant)):
             if held := self.objects.read(listed.key):
@@ -176,30 +176,30 @@ class Store:
         return sorted(found, key=lambda version: (version.provenance.made_at, version.manifest))
 
     def add_record(self, model: str, variant: str, digest: str, kind: str, value: dict[str, Any]) -> SideRecord:
-        """Write what was learned about a version beside it; see `side_records.add`."""
+        """Write a side record of a version; see `side_records.add`."""
         return side_records.add(self.objects, model, variant, digest, kind, value)
 
     def records(self, model: str, variant: str, digest: str) -> tuple[SideRecord, ...]:
-        """Return what was written beside a version, by kind and number; see `side_records.read`."""
+        """Return a version's side records by kind and number; see `side_records.read`."""
         return side_records.read(self.objects, model, variant, digest)
 
     def revoke(self, model: str, variant: str, revocation: Revocation) -> bool:
-        """Withdraw a version for good; False where that was done before."""
+        """Revoke a version for good; return False if it was revoked before."""
         key = layout.revocation_key(model, variant, revocation.manifest)
         return self.objects.create(key, keys.canonical(revocation))
 
     def revocation(self, model: str, variant: str, digest: str) -> Revocation | None:
-        """Return why a version was withdrawn, or None where it stands.
+        """Return the revocation of a version, or None if it was not revoked.
 
         Raises:
-            VerificationError: the record is damaged; whether the version stands is not known.
+            VerificationError: the record is damaged, so whether the version was revoked is unknown.
         """
         key = layout.revocation_key(model, variant, digest)
         held = self.objects.read(key)
         return stored.parse(Revocation, held.data, f"{self.uri}/{key}", "a revocation") if held else None
 
     def revoked(self, model: str) -> list[tuple[str, str]]:
-        """Return variant and digest of every version of a model that was withdrawn."""
+        """Return variant and digest of every revoked version of a model."""
         keys_below = (listed.key for listed in self.objects.under(f"{layout.MODELS}{model}/"))
         return [(key.split("/")[2], digest_in(key)) for key in keys_below if key.split("/")[3:4] == ["revoked"]]
 
@@ -207,10 +207,10 @@ class Store:
         """Return a model's published variants, by name.
 
         Raises:
-            NotFound: there is no such model; the line names those that there are.
+            NotFound: there is no such model; the message lists the models.
         """
         folder = layout.model_folder(model)
-        if folder and (found := self._published(folder).get(model)):  # of other models nothing is listed
+        if folder and (found := self._published(folder).get(model)):  # lists only this model
             return found
         raise NotFound(f"{model}: not in {self.uri}; it holds {', '.join(self.models()) or 'nothing'}")
 
@@ -235,15 +235,15 @@ class Store:
             self._cache.add(blob_key(entry.sha256), path, entry.sha256)
 
     def _require(self, entry: FileEntry) -> None:
-        """Raise unless the blob is there with just the bytes that its name says."""
+        """Raise unless the store holds the blob intact; a damaged blob is removed."""
         key = blob_key(entry.sha256)
         if not self.objects.intact(key, entry):
             if not self.has_blob(entry):
                 raise BlobMissing(f"{entry.path}: blob {entry.sha256} is not in {self.uri}")
-            self.objects.delete(key)  # what is made again takes its place
+            self.objects.delete(key)  # the next run stores the blob again
             raise VerificationError(f"{entry.path}: the bytes in {self.uri} were not those of {entry.sha256}; dropped")
 
     def _put(self, key: str, data: bytes) -> None:
-        """Write an immutable record; other bytes that stood there were damaged, and are replaced."""
+        """Write an immutable record; an existing record with other bytes is damaged and is replaced."""
         if not self.objects.create(key, data) and (held := self.objects.read(key)) and held.data != data:
             self.objects.replace(key, data)

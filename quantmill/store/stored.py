@@ -1,8 +1,8 @@
-"""Reads records that may be another release's: fields that are not known here are passed over, newer layouts are named.
+"""Reads records of other releases: unknown fields are ignored, a newer layout is an error.
 
-A record that states no layout has layout 1. What a newer release adds without a new number may be passed over by a reader that
-does not know it; a new number says that the record is not understood without it. Writers stay strict: the types forbid unknown
-fields, and only what is read from a store or a pulled folder comes through here.
+A record without a layout has layout 1. A newer release adds fields under the same number if older readers may ignore the fields;
+it takes a new number if older readers would misunderstand the record. Writers are strict: the types forbid unknown fields. Only
+records from a store or a pulled folder are read here.
 """
 
 import json
@@ -16,18 +16,20 @@ from quantmill.records.manifest import Manifest, StoredManifest
 from quantmill.store.objects import require_modest
 
 LAYOUT = 1
-"""The newest layout that is understood here, of every record."""
+"""The newest layout that this release reads, the same for every kind of record."""
 LAYOUT_FIELD = "schema_version"
 
 Record = TypeVar("Record", bound=BaseModel)
 
 
 def parse(kind: type[Record], data: bytes, where: str, what: str = "") -> Record:
-    """Return the record that `data` holds; an error's line says that at `where` there is not `what`, such as `a channel`.
+    """Return the record in `data`.
+
+    Error messages begin with `where` and name the expected record `what`, such as `a channel`.
 
     Raises:
-        LayoutTooNew: a newer release wrote it, in a layout that is not known here.
-        VerificationError: the bytes are no such record.
+        LayoutTooNew: a newer release wrote the record in a layout that this release does not know.
+        VerificationError: the bytes are not such a record.
     """
     require_layout(document(data, where, what), where)
     try:
@@ -39,11 +41,11 @@ def parse(kind: type[Record], data: bytes, where: str, what: str = "") -> Record
 
 
 def parse_manifest(data: bytes, where: str) -> StoredManifest:
-    """Return the manifest that `data` holds, with these bytes, whose digest is the version's name.
+    """Return the manifest in `data` together with these bytes.
 
     Raises:
-        LayoutTooNew: a newer release wrote it, in a layout that is not known here.
-        VerificationError: it is no manifest, or not in the one writing that a manifest has.
+        LayoutTooNew: a newer release wrote the manifest in a layout that this release does not know.
+        VerificationError: the bytes are not a manifest, or not canonical JSON.
     """
     manifest = parse(Manifest, data, where)
     try:
@@ -52,13 +54,13 @@ def parse_manifest(data: bytes, where: str) -> StoredManifest:
         written = b""
     except ValueError as error:
         raise VerificationError(f"{where}: holds a figure that is NaN or infinite") from error
-    if written != data:  # else what one version says has many names
-        raise VerificationError(f"{where}: not written as manifests are (canonical JSON)")
+    if written != data:  # otherwise equal content would have several digests
+        raise VerificationError(f"{where}: not canonical JSON, as manifests must be")
     return StoredManifest(manifest, data)
 
 
 def document(data: bytes, where: str, what: str = "") -> dict[str, Any]:
-    """Return the JSON object that `data` holds, or raise VerificationError as `parse` does."""
+    """Return the JSON object in `data`, or raise VerificationError as `parse` does."""
     try:
         held = json.loads(require_modest(data, where))
     except (ValueError, RecursionError) as error:
@@ -69,7 +71,7 @@ def document(data: bytes, where: str, what: str = "") -> dict[str, Any]:
 
 
 def layout_of(record: dict[str, Any], where: str, field: str = LAYOUT_FIELD) -> int:
-    """Return the number of the layout that a record was written in, or raise VerificationError where that is no number."""
+    """Return the number of a record's layout, or raise VerificationError if it is not a number from 1."""
     layout = record.get(field, 1)
     if type(layout) is not int or layout < 1:
         raise VerificationError(f"{where}: {field}: {str(layout)[:80]!r}: must be a number from 1")
@@ -77,7 +79,7 @@ def layout_of(record: dict[str, Any], where: str, field: str = LAYOUT_FIELD) -> 
 
 
 def require_layout(record: dict[str, Any], where: str) -> None:
-    """Raise LayoutTooNew unless a record's layout is known here."""
+    """Raise LayoutTooNew if a record has a newer layout than this release knows."""
     if (layout := layout_of(record, where)) > LAYOUT:
         raise LayoutTooNew(f"{where}: layout {layout} is of a newer release; this one reads {LAYOUT}")
 

@@ -1,7 +1,7 @@
-"""METHODS: what every quantization method takes and makes. Each module here states the facts of one method as `METHOD`.
+"""METHODS: the facts of every quantization method; each module here states those of one as `METHOD`.
 
-A recipe is checked against these facts, `quantmill methods` prints them and keys are made from them. The work itself is in
-`tasks/quantize/methods/`, in a module of the same name.
+Recipes are checked against these facts, `quantmill methods` prints them, and keys are made from them. The code that quantizes is
+in `tasks/quantize/methods/`, in a module of the same name.
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ def _read() -> dict[str, Method]:
 
 METHODS: dict[str, Method] = _read()
 PROGRAMS: tuple[str, ...] = tuple(dict.fromkeys(rule.program for row in METHODS.values() for rule in row.programs))
-"""What `--where runtime=` may ask for."""
+"""Allowed values of `--where runtime=`."""
 
 if TYPE_CHECKING:
     MethodName = str

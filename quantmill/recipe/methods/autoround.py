@@ -10,12 +10,12 @@ from quantmill.recipe.programs import Loads
 
 
 class Options(MethodOptions):
-    """What auto-round is told."""
+    """The options of auto-round."""
 
     group_size: GroupSize = GROUP_SIZE
     sym: bool = SYMMETRIC
     iterations: int = choice(
-        200, "Steps a block; 0 rounds to nearest with tuned ranges.", suffix="i", ge=0, le=10000, example=200
+        200, "Steps per block; 0: round to nearest, with tuned ranges.", suffix="i", ge=0, le=10000, example=200
     )
     learning_rate: float = choice(0.005, "Step size of the rounding.", suffix="lr", ge=1e-6, le=1.0, example=0.005)
     minmax_learning_rate: float = choice(
@@ -27,15 +27,19 @@ class Options(MethodOptions):
         le=1.0,
         example=0.005,
     )
-    samples: int = choice(0, "Calibration windows used; 0: all.", suffix="n", ge=0, le=65536, example=128)
-    sequence_length: int = choice(0, "Tokens used of each window; 0: all.", suffix="s", ge=0, le=131072, example=512)
-    batch_size: int = choice(8, "Windows a step.", suffix="b", ge=1, le=1024, example=8)
-    low_memory: bool = choice(True, "Keep only the block at work in memory.", suffix="fast")
-    export_format: Literal["auto_round", "auto_gptq", "auto_awq"] = choice("auto_round", "How the artifact is packed.")
+    samples: int = choice(0, "Number of calibration windows to use; 0: all.", suffix="n", ge=0, le=65536, example=128)
+    sequence_length: int = choice(
+        0, "Number of tokens to use of each window; 0: all.", suffix="s", ge=0, le=131072, example=512
+    )
+    batch_size: int = choice(8, "Windows per step.", suffix="b", ge=1, le=1024, example=8)
+    low_memory: bool = choice(True, "Keep only the current block in memory.", suffix="fast")
+    export_format: Literal["auto_round", "auto_gptq", "auto_awq"] = choice(
+        "auto_round", "Packing format of the artifact."
+    )
     device_map: Literal["auto"] | None = DEVICE_MAP
 
     def require(self, bits: int, layers: Sequence[LayerRule]) -> None:
-        """Raise ValueError where the format cannot hold what is asked for."""
+        """Raise ValueError if the export format cannot hold these bits or layer rules."""
         if layers and self.export_format != "auto_round":
             raise ValueError(
                 f"layers: the format {self.export_format} has one bit width for all layers; auto_round has several"
@@ -44,7 +48,7 @@ class Options(MethodOptions):
             raise ValueError(f"export_format: auto_awq holds 4 bits, got bits {bits}")
 
     def cheaper(self) -> "tuple[Options, str] | None":
-        """Return the same options with one window a step, and with only the block at work in memory."""
+        """Return the options with one window per step and only the current block in memory, or None."""
         if self.batch_size == 1:
             return None
         spare = self.model_copy(update={"batch_size": 1, "low_memory": True})
@@ -52,7 +56,7 @@ class Options(MethodOptions):
 
 
 def cost(options: Options) -> float:
-    """Return the time of a variant over that of nf4; most of it is steps."""
+    """Return the time of a variant over the time of nf4; the steps take most of it."""
     return 5 * (options.iterations or 20) / 20
 
 

@@ -8,7 +8,7 @@ from quantmill.recipe.programs import Loads
 
 
 class Options(MethodOptions):
-    """What GPTQModel is told. AWQ's kernels take no whole row as a group."""
+    """The options of AWQ in GPTQModel; AWQ's kernels do not support a whole row as a group."""
 
     group_size: Literal[32, 64, 128] = GROUP_SIZE
     zero_point: bool = choice(True, "Asymmetric grid, with a zero point.", suffix="sym")

@@ -15,7 +15,7 @@ _LIMIT = r"(\d+|cpu)=\d+(\.\d+)?[MG]iB"
 
 
 class Options(MethodOptions):
-    """What bitsandbytes is told."""
+    """The options of bitsandbytes."""
 
     double_quant: bool = choice(
         True, "Quantize the scales too.", title="Double quantization", suffix="single", types=_FOUR_BIT
@@ -25,7 +25,7 @@ class Options(MethodOptions):
     )
     threshold: float = choice(
         6.0,
-        "Activations above it stay in 16 bits.",
+        "Activations above this threshold stay in 16 bits.",
         suffix="t",
         types=("int8",),
         ge=0.0,
@@ -35,36 +35,39 @@ class Options(MethodOptions):
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = DEVICE_MAP
     max_memory: str | None = choice(
         None,
-        "What each device may hold, with device_map: 0=20GiB,1=20GiB.",
+        "Memory limit of each device, with device_map: 0=20GiB,1=20GiB.",
         words="such as 0=20GiB,1=20GiB",
         named=False,
         pattern=rf"{_LIMIT}(,{_LIMIT})*",
         example="0=20GiB,cpu=48GiB",
     )
 
-    def require(self, bits: int, layers: Sequence[LayerRule]) -> None:  # noqa: ARG002 (every method is asked alike)
-        """Raise ValueError where limits are given for layers that are not spread."""
+    def require(self, bits: int, layers: Sequence[LayerRule]) -> None:  # noqa: ARG002 (the same signature for every method)
+        """Raise ValueError if `max_memory` is set without `device_map`."""
         if self.max_memory and not self.device_map:
             raise ValueError("max_memory: limits the devices of a device_map; set device_map too, for example to auto")
 
 
 def stored_bits(bits: int, kind: str, options: Options) -> float:
-    """Return a weight's bits: nf4 and fp4 have a 32-bit scale for 64 weights, doubly quantized 8 bits and 32 for 256 of these."""
+    """Return the bits of a weight on disk.
+
+    nf4 and fp4 have a 32-bit scale for 64 weights; double quantization makes it 8 bits, plus 32 bits for 256 scales.
+    """
     if kind not in _FOUR_BIT:
         return bits
     return 4 + (8 / 64 + 32 / (64 * 256) if options.double_quant else 32 / 64)
 
 
 def read_packing(said: Mapping[str, Any]) -> Packing:
-    """Return how a checkpoint's `quantization_config` says that its weights are packed.
+    """Return the packing that a checkpoint's `quantization_config` states.
 
     Raises:
-        SourceError: its 4-bit type is not read here.
+        SourceError: its 4-bit type is not supported.
     """
     if said.get("load_in_8bit"):
         return Packing(method=METHOD.name, bits=8, type="int8")
     kind = said.get("bnb_4bit_quant_type", "fp4")
-    if kind not in _FOUR_BIT:  # it becomes a part of names
+    if kind not in _FOUR_BIT:  # the type becomes part of variant names
         raise SourceError(f"bnb_4bit_quant_type: {str(kind)[:80]!r}: {' and '.join(_FOUR_BIT)} are read")
     return Packing(method=METHOD.name, bits=4, type=kind)
 

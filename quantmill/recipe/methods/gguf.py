@@ -4,7 +4,7 @@ from quantmill.recipe.method_row import Memory, Method, steady
 from quantmill.recipe.options import MethodOptions
 from quantmill.recipe.programs import Loads
 
-# Type -> nominal bit width, and bits of a weight in its blocks (ggml-common.h); mixed types (`_M`, `_L`) hold wider tensors as well.
+# Type -> nominal bit width, bits of a weight in its blocks (ggml-common.h); mixed types (`_M`, `_L`) also hold wider tensors.
 _TYPES = {
     "F32": (32, 32), "F16": (16, 16), "BF16": (16, 16), "Q8_0": (8, 8.5), "Q6_K": (6, 6.5625), "Q5_K_M": (5, 5.5),
     "Q5_K_S": (5, 5.5), "Q5_1": (5, 6), "Q5_0": (5, 5.5), "Q4_K_M": (4, 4.5), "Q4_K_S": (4, 4.5), "Q4_1": (4, 5),

@@ -6,11 +6,11 @@ from quantmill.recipe.programs import Loads
 
 
 class Options(MethodOptions):
-    """What GPTQModel is told."""
+    """The options of GPTQ in GPTQModel."""
 
     group_size: GroupSize = GROUP_SIZE
     desc_act: bool = choice(
-        False, "Quantize columns by falling activation.", title="Descending activation order", suffix="act"
+        False, "Quantize columns in order of falling activation.", title="Descending activation order", suffix="act"
     )
     sym: bool = SYMMETRIC
     damp_percent: float = choice(
@@ -39,7 +39,7 @@ METHOD = Method(
     thread_dependent=True,
     processor_dependent=True,
     arithmetics=("bfloat16", "float32"),
-    # transformers knows one width for all layers, and holds a layer's experts in one tensor; GPTQModel takes both.
+    # transformers supports neither layers of several bit widths nor experts in tensors of their own; GPTQModel does.
     runtime_of_mixed="gptqmodel",
     runtime_of_experts="gptqmodel",
     engines=("gptqmodel", "optimum", "torch", "transformers", "safetensors"),

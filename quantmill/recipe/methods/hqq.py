@@ -9,16 +9,17 @@ from quantmill.recipe.programs import Loads
 
 
 class Options(MethodOptions):
-    """What the hqq package is told."""
+    """The options of the hqq package."""
 
     group_size: GroupSize = GROUP_SIZE
     axis: Literal[0, 1] = choice(1, "1 groups weights along the input, 0 along the output.", suffix="axis")
 
 
 def stored_bits(bits: int, _kind: str, options: Options) -> float:
-    """Return a weight's bits: scale and zero point have 16 each, and ten 3-bit weights share 32.
+    """Return the bits of a weight on disk.
 
-    Along axis 0 the last 32 bits of a group may not be full.
+    Scale and zero point of a group have 16 bits each; ten 3-bit weights share 32 bits. Along axis 0 the last 32 bits of a group
+    may not be full.
     """
     if options.group_size == -1:
         return 3.2 if bits == 3 else bits

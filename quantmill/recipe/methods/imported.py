@@ -1,11 +1,11 @@
-"""Imported: a checkpoint that was quantized elsewhere, its files as they are."""
+"""Imported: a checkpoint that was quantized elsewhere, with unchanged files."""
 
 from quantmill.recipe.method_row import AS_IT_IS, Memory, Method, steady
 from quantmill.recipe.options import MethodOptions, choice
 
 
 class Options(MethodOptions):
-    """Where the finished checkpoint is."""
+    """The options of an import: the address of the checkpoint."""
 
     source: str = choice(
         "",
@@ -20,12 +20,12 @@ METHOD = Method(
     name="imported",
     position=99,
     label="imported",
-    title="A checkpoint that was quantized elsewhere (GPTQ, AWQ, AutoRound, bitsandbytes, GGUF), its files as they are.",
+    title="A checkpoint that was quantized elsewhere (GPTQ, AWQ, AutoRound, bitsandbytes, GGUF), with unchanged files.",
     source="no quantization",
     choices=Options,
     format=AS_IT_IS,
     engines=(),
-    programs=(),  # those of the method that packed it
+    programs=(),  # the rules of the method that packed the checkpoint apply
     fine_tuning="as its method",
     deterministic=True,
     stored_bits=lambda bits, _kind, _options: bits,

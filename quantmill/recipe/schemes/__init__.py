@@ -1,6 +1,6 @@
-"""SCHEMES: where models come from. Each module here states the facts of one scheme of model sources as `SCHEME`.
+"""SCHEMES: the facts of every scheme of model sources; each module here states one as `SCHEME`.
 
-The work itself is in `tasks/source/schemes/`, in a module of the same name.
+The code that reads a source is in `tasks/source/schemes/`, in a module of the same name.
 """
 
 from importlib import import_module
@@ -25,24 +25,24 @@ SCHEMES: dict[str, Scheme] = _read()
 
 
 def scheme_of(source: str) -> Scheme | None:
-    """Return the scheme of a source; None where no scheme has its prefix."""
+    """Return the scheme of a source, or None if no scheme has its prefix."""
     name, mark, _ = source.partition("://")
     prefix = f"{name}{mark}" if mark else ""
     return next((row for row in SCHEMES.values() if row.prefix == prefix), None)
 
 
 def hub_name(source: str) -> str:
-    """Return the name of a source's repository on the Hugging Face hub; empty: the source is somewhere else."""
+    """Return the name of a source's repository on the Hugging Face hub; empty: it is not on the hub."""
     row = scheme_of(source)
     name = source.removeprefix(row.prefix) if row and row.on_hub else ""
     return name if row and row.parse(name) else ""
 
 
 def require_written(source: str) -> Scheme:
-    """Return the scheme of a source that is written by its rule.
+    """Return the scheme of a well-formed source.
 
     Raises:
-        ValueError: there is no such scheme, or the source is written in another way; the message is one line.
+        ValueError: there is no such scheme, or the source breaks the scheme's rule; the message is one line.
     """
     row = scheme_of(source)
     if row is None:

@@ -1,4 +1,4 @@
-"""`mlflow://models/name/version`: a version of a model that MLflow's registry knows."""
+"""`mlflow://models/name/version`: a version of a model in MLflow's registry."""
 
 import re
 
@@ -6,7 +6,7 @@ from quantmill.recipe.scheme_row import Scheme, Watch
 
 
 def _registered_name(source: str) -> str:
-    """Return the model's name; the part that comes last is a version or an alias."""
+    """Return the model's name, without the version or alias after it."""
     return re.split(r"[/@]", source.removeprefix("mlflow://models/"))[0]
 
 

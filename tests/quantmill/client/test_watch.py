@@ -221,7 +221,9 @@ def test_another_format_is_refused_unless_it_may_change(store: Store, tmp_path: 
     Watch(store, "m", "stable", tmp_path / "to", say=lambda _: None).round()
     channels.promote(store, "m", "stable", {"gptq-4bit-g64": other.digest}, "a test")
     revoke(store, first)
-    with pytest.raises(RequestError, match=r"its format is safetensors, gguf is served; --any-format lets it change"):
+    with pytest.raises(
+        RequestError, match=r"its format is safetensors, the current format is gguf; --any-format lets it change"
+    ):
         Watch(store, "m", "stable", tmp_path / "to", say=lambda _: None).round()
     assert Place(tmp_path / "to").current == first.digest
     Watch(store, "m", "stable", tmp_path / "to", any_format=True, say=lambda _: None).round()

@@ -30,7 +30,7 @@ def quantmill(*arguments: str | bytes, **settings: str) -> "subprocess.Completed
 def test_an_argument_that_is_no_text() -> None:
     done = quantmill("show", b"m\xff")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.startswith("error: m\\udcff: an argument that is no text")
+    assert done.stderr.startswith("error: m\\udcff: an argument that is not text")
 
 
 def test_ctrl_c_during_the_first_imports(tmp_path: Path) -> None:

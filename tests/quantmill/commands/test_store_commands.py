@@ -110,7 +110,7 @@ def test_who_signed_is_shown(store: Store, versions: list[Manifest], tmp_path: P
         (["channels", "n"], "n: not in .*; it holds m"),
         (["promote", "m", "x", "--channel", "c", "--reason", "r"], "m: no variant 'x'; there is gguf-q8_0, gptq-4bit-g64$"),
         (["promote", "m", "gguf-q8_0@xyz", "--channel", "c", "--reason", "r"], "after @ comes the digest of a manifest"),
-        (["promote", "m", "gguf-q8_0@000000", "--channel", "c", "--reason", "r"], "0 versions begin with 000000; there is "),
+        (["promote", "m", "gguf-q8_0@000000", "--channel", "c", "--reason", "r"], "0 versions begin with 000000; known are "),
         (["promote", "m", "gguf-q8_0", "--channel", "Not So", "--reason", "r"], "channel: 'Not So': lower case"),
         (["rollback", "m", "--channel", "c", "--reason", "r"], "m/c: no move 0 to go back to; known: none"),
         (["pull", "m", "--to", "x", "--where", "colour=red"], "--where: colour: no such field; fields: name, method"),

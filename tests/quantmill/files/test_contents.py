@@ -335,7 +335,9 @@ def test_fault_21_json_that_is_too_large_too_deep_or_names_code(tmp_path: Path) 
     with path.open("wb") as file:
         file.truncate(1 << 30)  # a hole: the disk keeps nothing of it
     began = time.monotonic()
-    with pytest.raises(VerificationError, match=r"config\.json: such a file holds at most 67108864 bytes"):
+    with pytest.raises(
+        VerificationError, match=r"config\.json: [0-9]+ bytes; a file of this kind has at most 67108864"
+    ):
         contents.check_file(path, "config.json")
     assert time.monotonic() - began < 1
     for data, said in {
@@ -414,7 +416,7 @@ def test_fault_20_names_that_mean_nothing_here_stay_themselves(name: str, tmp_pa
 )  # fmt: skip
 def test_fault_20_files_that_cannot_lie_in_one_folder_are_no_manifest(paths: tuple[str, ...]) -> None:
     files = tuple(FileEntry(path=path, size_bytes=1, sha256="ab" * 32) for path in paths)
-    with pytest.raises(ValidationError, match=r"cannot lie beside|listed twice|is not the model's"):
+    with pytest.raises(ValidationError, match=r"collides with|listed twice|is not the model's"):
         samples.manifest(files)
 
 

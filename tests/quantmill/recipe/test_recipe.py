@@ -114,7 +114,7 @@ def test_a_rule_that_ends_is_taken(match: str) -> None:
         ({"model": {"source": "x"}, "variants": []}, "variants: .*at least 1"),
         ({"model": {"source": "x", "sauce": 1}, "variants": [{"method": "gptq"}]}, "model.sauce: unknown key; allowed: source, revision"),
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "gates": {"max_mean_kl": "much"}}, "gates.max_mean_kl: .*'much'"),
-        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}, {"method": "gptq"}]}, r"variants\[1\]: gptq-4bit-g64 is asked for"),
+        ({"model": {"source": "x"}, "variants": [{"method": "gptq"}, {"method": "gptq"}]}, r"variants\[1\]: gptq-4bit-g64 is already"),
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "publish": {"model": "../up"}}, "publish.model: "),
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "gates": {"max_p99_kl": float("inf")}}, "gates.max_p99_kl"),
         ({"model": {"source": "x"}, "variants": [{"method": "gptq"}], "calibration": {"samples": True}}, "calibration.samples"),
@@ -172,7 +172,7 @@ def test_file_and_overrides(tmp_path: Path) -> None:
     assert made.gates.max_mean_kl == 0.5
     for bad, words in (
         ("nonsense", "KEY=VALUE"),
-        ("variants.7.bits=4", "no such place"),
+        ("variants.7.bits=4", "no such field"),
         ("model.x=1", "model.x: unknown key"),
     ):
         with pytest.raises(RecipeError, match=words):

@@ -87,7 +87,7 @@ def test_where(expression: str, names: list[str]) -> None:
         ("bits=4,", "'': write FIELD"),
         ("bits==4", "'bits==4': write FIELD"),
         ("bits=<4", "'bits=<4': write FIELD"),
-        ("kl<" + "1" * 3000, "3003 signs; at most 2000"),
+        ("kl<" + "1" * 3000, "3003 characters; at most 2000"),
     ],
 )
 def test_malformed(expression: str, words: str) -> None:

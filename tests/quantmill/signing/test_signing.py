@@ -142,9 +142,9 @@ def other(**changes: object) -> Manifest:
 @pytest.mark.parametrize(
     ("manifest", "said"),
     [
-        (other(license="MIT"), "it is about another '.quantmill/manifest.json'"),
-        (other(files=FILES[:1]), "it is about another '.quantmill/manifest.json'"),
-        (other(files=(*FILES, FILES[0].model_copy(update={"path": "more"}))), "another '.quantmill/manifest.json'"),
+        (other(license="MIT"), "its subject '.quantmill/manifest.json' does not match the version"),
+        (other(files=FILES[:1]), "its subject '.quantmill/manifest.json' does not match the version"),
+        (other(files=(*FILES, FILES[0].model_copy(update={"path": "more"}))), "its subject '.quantmill/manifest.json'"),
     ],
 )
 def test_fault_15_the_signature_of_another_manifest(
@@ -157,12 +157,15 @@ def test_fault_15_the_signature_of_another_manifest(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda s: s["subject"].pop(), "it says nothing of 'model.safetensors'"),
-        (lambda s: s["subject"].append(s["subject"][1]), "it is about another 'config.json'"),
-        (lambda s: s["subject"].append({"name": "x", "digest": {"sha256": "0" * 64}}), "it is about another 'x'"),
-        (lambda s: s["subject"][1]["digest"].update(sha512="0"), "it is about another 'config.json'"),
-        (lambda s: s.update(subject={}), "no list of named digests"),
-        (lambda s: s.update(subject=["x"]), "no list of named digests"),
+        (lambda s: s["subject"].pop(), "it lacks the subject 'model.safetensors'"),
+        (lambda s: s["subject"].append(s["subject"][1]), "its subject 'config.json' does not match"),
+        (
+            lambda s: s["subject"].append({"name": "x", "digest": {"sha256": "0" * 64}}),
+            "its subject 'x' does not match",
+        ),
+        (lambda s: s["subject"][1]["digest"].update(sha512="0"), "its subject 'config.json' does not match"),
+        (lambda s: s.update(subject={}), "not a list of named digests"),
+        (lambda s: s.update(subject=["x"]), "not a list of named digests"),
         (lambda s: s.update(_type="https://in-toto.io/Statement/v0.1"), "_type is"),
         (lambda s: s.update(predicateType="https://slsa.dev/provenance/v0.2"), "predicateType is"),
     ],

@@ -127,7 +127,8 @@ def test_fault_30_an_unknown_field_gives_a_signed_version_no_second_name(
     other = put(store, newer(first, ()))
     store.objects.create(layout.attestation_key(other), signature)
     with pytest.raises(
-        VerificationError, match=rf"version {other[:12]}: it is about another '.quantmill/manifest.json'"
+        VerificationError,
+        match=rf"version {other[:12]}: its subject '.quantmill/manifest.json' does not match the version",
     ):
         pull(store, resolve(store, "m", "stable"), tmp_path / "to", keyring)
     assert (tmp_path / "to" / "current").readlink().name == first.digest

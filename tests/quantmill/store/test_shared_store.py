@@ -215,7 +215,7 @@ def test_fault_25_a_record_that_is_listed_and_not_found_stops_a_collection(
     between.faults = [
         Fault(b"GET /bucket/" + s3.removeprefix("s3://bucket/").encode() + b"/models/m/channels/", "404", count=99)
     ]
-    with pytest.raises(StoreError, match=r"channels/stable\.json: is listed, and is not there when it is read"):
+    with pytest.raises(StoreError, match=r"channels/stable\.json: is listed, but cannot be read"):
         collect(store, Rules(grace_s=0, retention_s=0, newest=0))
     between.faults = []
     store.fetch(made.files, tmp_path / "out")

@@ -74,7 +74,7 @@ def test_methods_whose_engine_takes_none(method: str) -> None:
             {"method": "autoround", "device_map": "auto", "max_memory": "0=1GiB"},
             "max_memory: autoround does not have it",
         ),
-        ({"method": "bitsandbytes", "type": "nf4", "device_map": ["auto", "balanced"]}, "nf4 is asked for already"),
+        ({"method": "bitsandbytes", "type": "nf4", "device_map": ["auto", "balanced"]}, "nf4 is already requested"),
     ],
 )
 def test_what_is_refused(request_: dict[str, Any], words: str) -> None:

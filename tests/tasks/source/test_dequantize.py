@@ -186,7 +186,7 @@ def test_a_truncated_gguf_is_refused(share: float, tiny: Path, tmp_path: Path) -
 def test_another_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "page.gguf"
     path.write_bytes(b"<!doctype html>" * 10)
-    with pytest.raises(SourceError, match=r"page\.gguf: is no GGUF file"):
+    with pytest.raises(SourceError, match=r"page\.gguf: is not a GGUF file"):
         read_gguf(path)
     with pytest.raises(SourceError, match=r"none\.gguf: cannot be read"):
         read_gguf(tmp_path / "none.gguf")

@@ -152,7 +152,7 @@ def test_two_checkpoints_of_one_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", [{"bits": 4}, {"type": "nf4"}, {"layers": [{"match": "x", "bits": 8}]}])
 def test_nothing_can_be_chosen(option: dict[str, Any]) -> None:
-    with pytest.raises(RecipeError, match="imported takes a checkpoint as it is; source alone can be set"):
+    with pytest.raises(RecipeError, match="imported keeps a checkpoint unchanged; only source can be set"):
         parse_recipe({"model": {"source": "x"}, "variants": [{"method": "imported", **option}]})
 
 
