@@ -41,7 +41,8 @@ def obstacle(name: str, folder: Path) -> str:
 def _opened_as(folder: Path) -> str:
     """Return the class with which transformers opens the tokenizer, if it ignores tokenizer.json's split.
 
-    An empty text means that transformers splits text as tokenizer.json says. For some model types (qwen2) the class is fixed and the folder's choice is ignored.
+    An empty text means that transformers splits text as tokenizer.json says. For some model types (qwen2) the class is
+    fixed, and the folder's choice is ignored.
     """
     content, config = folder / "tokenizer.json", folder / "tokenizer_config.json"
     if not content.is_file():
