@@ -162,7 +162,7 @@ def check_files(folder: Path, names: list[str]) -> None:
     if SINGLE not in held:
         raise SourceError(f"{folder}: weights file {SINGLE!r} is not in the folder")
     if strays := sorted(set(held) - {SINGLE}):
-        raise SourceError(f"{strays[0]}: no part of the model: beside {SINGLE} and without {INDEX}")
+        raise SourceError(f"{strays[0]}: no part of the model: the folder has {SINGLE} and no {INDEX}")
     return None
 
 

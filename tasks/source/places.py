@@ -80,7 +80,7 @@ def locate(source: str) -> Path:
     """
     row = _require_written(source)
     if row.remote:
-        raise SourceError(f"{source}: {row.title}; its files are not on this machine before they are fetched")
+        raise SourceError(f"{source}: {row.title}; its files are not on this machine until they are fetched")
     path: Path = _work_of(row).locate(source)
     return path
 

@@ -1,4 +1,4 @@
-"""Records of what is found at a watched place: models, and folders that are not complete models yet."""
+"""Types for the entries of a watched place: models, and entries that cannot be compressed (yet)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Sight(NamedTuple):
 
 
 class NotYet(NamedTuple):
-    """An entry of a watched place that is no model that can be compressed, or not yet."""
+    """An entry of a watched place that cannot be compressed, or cannot be compressed yet."""
 
     model: str
     why: str

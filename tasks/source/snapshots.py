@@ -30,7 +30,8 @@ def local_folder(snapshot: Snapshot, sandbox: Sandbox) -> Path:
         with fields.of_model():
             again = take_in(snapshot.origin, sandbox)
             if again.digest != snapshot.digest:
-                raise SourceError(f"{snapshot.origin.request.source}: became {again.digest}, was {snapshot.digest}")
+                source = snapshot.origin.request.source
+                raise SourceError(f"{source}: made again with digest {again.digest}, was {snapshot.digest}")
     return folder
 
 

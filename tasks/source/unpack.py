@@ -1,6 +1,6 @@
 """Turns a recipe's model that is quantized already into a bf16 folder of its unpacked weights.
 
-The loss of its quantization stays: figures relative to such a baseline do not include what the method lost.
+The loss of its quantization stays: figures relative to such a baseline show the cost of the packing, not that loss.
 """
 
 import shutil

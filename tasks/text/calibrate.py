@@ -56,7 +56,7 @@ def check_texts(recipe: Recipe) -> None:
     """Reject unusable text files; reads only what is needed, never the network.
 
     Raises:
-        TextError: a file is missing, has another format than its name says, or has fewer bytes than tokens are needed.
+        TextError: a file is missing, has another format than its name says, or has fewer bytes than the tokens asked for.
     """
     for role, request in _requests(recipe).items():
         for _ in read_parts(request, role, far=False):

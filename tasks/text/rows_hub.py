@@ -22,9 +22,8 @@ _FORMATS = ("arrow", "csv", "json", "parquet", "text")
 
 def take(source: TextSource, role: Role, limit: int, where: str) -> list[Document]:
     """Return the documents of one side, up to about `limit` bytes; see `take` in `sources.py`."""
-    name = "hf://datasets/" + source.source.removeprefix(
-        DATASET
-    )  # without this prefix, a local folder of that name wins
+    # Without this prefix, `datasets` would prefer a local folder of that name.
+    name = "hf://datasets/" + source.source.removeprefix(DATASET)
     return list(read(name, source.subset, source.split, source.revision, source.field, role, limit, where))
 
 

@@ -138,7 +138,7 @@ class HubSource:
         except DownloadError as error:
             if not _COMMIT.fullmatch(revision) or not (folder := self._folder(self._home / "hub", revision)).is_dir():
                 raise DownloadError(
-                    f"{error}; only a commit that was fetched before, as revision, needs no hub"
+                    f"{error}; without the hub, the revision must be a commit that was fetched before"
                 ) from error
             return _Listing(revision, {path.name: _as_cached(path) for path in folder.iterdir() if path.is_file()}, "")
         files = {
