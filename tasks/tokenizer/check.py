@@ -73,7 +73,7 @@ def examine(folder: Path, gguf: Path) -> tuple[Difference | None, int]:
     added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
     rows = _rows(folder)  # Gemma 3's text models have no embedding for the image token, which their tokenizer knows
     text = probe_text([token for token, number in added if number < rows])
-    if type(tokenizer.backend_tokenizer.normalizer).__name__ == "NFC":  # as in Qwen; llama.cpp never normalizes
+    if type(tokenizer.backend_tokenizer.normalizer).__name__ == "NFC":  # as in Qwen; llama.cpp never composes accents
         text = unicodedata.normalize("NFC", text)
     leniency = token_runs.Leniency.of(folder, vocabulary, dict(added))
     pieces = [(text[at : at + _PIECE_CHARS], False) for at in range(0, len(text), _PIECE_CHARS)]
@@ -139,7 +139,7 @@ def repair(folder: Path, gguf: Path) -> str | None:
 
 
 def _repair_blanks(path: Path, content: dict[str, Any], prefix: bool) -> str | None:
-    """Set llama.cpp's rule for blanks, which Llama 2 has too, in a sentencepiece tokenizer.json.
+    """Set llama.cpp's rule for blanks, which is also Llama 2's own, in a sentencepiece tokenizer.json.
 
     The rule that transformers writes adds no blank before a text that begins with a blank, nor after a special token.
     """
