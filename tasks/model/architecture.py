@@ -26,7 +26,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def mapping(value: object, path: Path) -> dict[str, Any]:
     """Return `value`, which comes from the file at `path`; SourceError if it is no JSON object."""
     if not isinstance(value, dict):
-        raise SourceError(f"{path.name}: must be a JSON object, is {type(value).__name__}")
+        raise SourceError(f"{path.name}: not a JSON object but {type(value).__name__}")
     return value
 
 

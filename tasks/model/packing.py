@@ -24,7 +24,7 @@ def of_config(config: Mapping[str, Any]) -> Packing | None:
     known = {row.quant_method: row for row in METHODS.values() if row.quant_method}
     if name not in known:
         read = ", ".join(known)
-        raise SourceError(f"already quantized with {name}; supported are {read}; name the original model")
+        raise SourceError(f"quantized with {name} already; supported are {read}; name the original model")
     return known[name].packing_of(said)
 
 

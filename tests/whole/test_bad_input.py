@@ -112,7 +112,7 @@ def test_a_chat_template_that_the_model_lacks_is_missed_before_the_run(tmp_path:
         ({}, {"model__safetensors__index__json": {"weight_map": ["w"]}}, "not a JSON object"),
         ({"architectures": ["BertModel"]}, {}, "BertModel: a causal language model"),
         ({"architectures": None}, {}, "a causal language model"),
-        ({"quantization_config": {"quant_method": "gptq"}}, {}, "already quantized with gptq"),
+        ({"quantization_config": {"quant_method": "gptq"}}, {}, "quantized with gptq already"),
         ({"hidden_size": "wide"}, {}, "the config states no hidden size: 'wide'"),
         ({"num_hidden_layers": -1}, {}, "the config states no layers"),
         ({"architectures": 5}, {}, "a causal language model"),

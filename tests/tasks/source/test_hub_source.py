@@ -246,7 +246,7 @@ def config(**changes: Any) -> dict[str, bytes]:
         ("model.safetensors", {"m.gguf": b"GGUF", "pytorch_model.bin": b""}, "found m.gguf, pytorch_model.bin;"),
         ("tokenizer.json", {}, "hf://org/Tiny-Model: tokenizer.json is missing"),
         ("", config(architectures=["BertModel"]), "BertModel: a causal language model"),
-        ("", config(quantization_config={"quant_method": "awq"}), "already quantized with awq"),
+        ("", config(quantization_config={"quant_method": "awq"}), "quantized with awq already"),
         ("model.safetensors", index("../../up.safetensors"), "not a plain relative path: '../../up.safetensors'"),
         ("model.safetensors", index("part.safetensors"), "weights file 'part.safetensors' is not there"),
         ("model.safetensors", index("pytorch_model.bin"), "weights file 'pytorch_model.bin' is not there"),
