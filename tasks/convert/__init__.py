@@ -1,4 +1,4 @@
-"""Stage 3, GGUF only: the snapshot in one BF16 GGUF file, compared with its source on a longer text."""
+"""Stage 3, GGUF only: converts the snapshot to a BF16 GGUF file and compares both on a longer text."""
 
 from tasks.convert.convert import convert_snapshot, key_of
 from tasks.convert.long_text import LongText, find_long_text, score_long_text

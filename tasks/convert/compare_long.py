@@ -1,7 +1,8 @@
-"""Compares a conversion with its source on one text that is longer than a window or an unscaled rotary embedding reaches.
+"""Compares a conversion with its source on one text longer than a window or unscaled rotary embedding.
 
-Both compute in fp32: transformers the folder, llama.cpp an F32 file made of the BF16 conversion, which changes no weight.
-What llama.cpp's converter dropped shows past that reach, where evaluation windows seldom go.
+Both sides compute in fp32: transformers runs the folder, llama.cpp an F32 file made from the BF16 conversion without
+changing a weight. Settings that llama.cpp's converter dropped show only beyond that length, which evaluation windows
+seldom reach.
 """
 
 import gc
@@ -21,8 +22,8 @@ from tasks.runtimes import Machine, runtime
 from tasks.sandbox import Progress
 
 LIMIT_S = 120.0
-_COMPARED = 512  # the last positions: those past the reach
-_TRIED = 64  # tokens that tell how long all take
+_COMPARED = 512  # the last positions: those beyond the window or the unscaled embedding
+_TRIED = 64  # tokens of the trial that estimates the time for all tokens
 
 
 def compare(
@@ -37,11 +38,11 @@ def compare(
 
     Args:
         source: the model's folder.
-        conversion: the BF16 GGUF file that was made of it.
+        conversion: the BF16 GGUF file made from the folder.
         tokens: length of the text.
         scratch: a folder for the F32 file.
-        threads: of both libraries.
-        progress: told what is done.
+        threads: number of threads of both libraries.
+        progress: receives the step.
     """
     machine = Machine("cpu", threads, "")
     ids = _text(source, tokens)
@@ -64,19 +65,19 @@ def compare(
     logits = _last(other.pieces(ids))
     other.close()
     progress("score a longer text", 2, 2)
-    targets = ids[-len(reference) :]  # any: only the divergence is looked at
+    targets = ids[-len(reference) :]  # any targets do: only the divergence is used
     return {"mean_kl": float(metrics.score(reference, logits, targets).kl.mean())}
 
 
 def _text(folder: Path, tokens: int) -> Ints:
-    """Return the first tokens of the text that Python carries, over again where it is too short."""
+    """Return the first tokens of the built-in text, repeated if the text is too short."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     found = tokenizer.encode(builtin_text()[: 8 * tokens]).ids
     return numpy.resize(numpy.array(found, dtype=numpy.int32), tokens)
 
 
 def _last(pieces: Iterable[Floats]) -> Floats:
-    """Return the last rows of logits that come in pieces, in copies."""
+    """Return copies of the last `_COMPARED` rows of logits that arrive in pieces."""
     kept: Floats = numpy.empty((0, 0), numpy.float32)
     for piece in pieces:
         rows = piece[-_COMPARED:]
@@ -85,7 +86,7 @@ def _last(pieces: Iterable[Floats]) -> Floats:
 
 
 def _exact(conversion: Path, scratch: Path) -> Path:
-    """Return a file in `scratch` that holds the conversion's weights in F32."""
+    """Write the conversion's weights in F32 to a file in `scratch` and return its path."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype = llama_cpp.LLAMA_FTYPE_ALL_F32
     made = scratch / "model-F32.gguf"

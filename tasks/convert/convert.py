@@ -1,4 +1,4 @@
-"""Stage 3, GGUF only: the snapshot in one BF16 GGUF file, once for all types."""
+"""Stage 3, GGUF only: converts the snapshot to one BF16 GGUF file, from which all types are made."""
 
 import time
 
@@ -15,7 +15,10 @@ PACKAGES = ("auto-round", "gguf", "llama-cpp-python", "torch", "transformers")
 
 
 def key_of(source: str, name: str) -> str:
-    """Return the stage key of the conversion of a snapshot, or of its core, with this digest; `name`: see `convert_snapshot`."""
+    """Return the stage key of a conversion; `source` is the digest of the snapshot or of its core.
+
+    `name` is the model's name in the file's metadata.
+    """
     return keys.stage_key("conversion", source=source, name=name, revision=REVISION, engines=installed.locked(PACKAGES))
 
 

@@ -1,4 +1,4 @@
-"""Inside a job: a snapshot becomes a BF16 GGUF file, or such a file is compared with its source on one longer text."""
+"""Inside a job: converts a snapshot to a BF16 GGUF file, or compares the two on one longer text."""
 
 import json
 import tempfile
@@ -11,32 +11,35 @@ from tasks.sandbox import JobArguments, Progress, here
 
 
 class Convert(JobArguments):
-    """A conversion to make."""
+    """The arguments of a job that makes a conversion."""
 
     kind: Literal["conversion"] = "conversion"
     source: Path
-    """The snapshot."""
+    """The snapshot's folder."""
     name: str
     """The model's name in the file's metadata."""
 
 
 class Compare(JobArguments):
-    """A conversion to compare with its source."""
+    """The arguments of a job that compares a conversion with its source."""
 
     kind: Literal["long_text"] = "long_text"
     source: Path
-    """The snapshot."""
+    """The snapshot's folder."""
     conversion: Path
-    """The GGUF file."""
+    """The BF16 GGUF file."""
     tokens: int
-    """Length of the text."""
+    """Length of the text in tokens."""
 
 
 Arguments = Annotated[Convert | Compare, Field(discriminator="kind")]
 
 
 def run(arguments: Convert | Compare, out: Path, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with a GGUF file that tokenizes and chats as its source does, or return how far one is from its source."""
+    """Fill `out` with a checked GGUF file, or return its divergence from its source on a longer text.
+
+    A GGUF file passes the check if it tokenizes and renders chats as its source does.
+    """
     if isinstance(arguments, Compare):
         from tasks.convert import compare_long
 

@@ -1,4 +1,4 @@
-"""Stage 3, GGUF only: one text longer than a window or an unscaled rotary embedding reaches, scored once a conversion."""
+"""Stage 3, GGUF only: scores each conversion once on a text longer than its window or rotary range."""
 
 import time
 
@@ -18,19 +18,19 @@ PACKAGES = ("llama-cpp-python", "tokenizers", "torch", "transformers")
 
 
 class LongText(BaseModel):
-    """How far a conversion is from its source on one longer text."""
+    """The divergence of a conversion from its source on one longer text."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tokens: int = Field(description="Length of the text.")
+    tokens: int = Field(description="Length of the text in tokens.")
     mean_kl: float | None = Field(
-        default=None, description="Mean KL over its last 512 positions, nats; None: not computed."
+        default=None, description="Mean KL divergence over the text's last 512 positions, in nats; None: not computed."
     )
-    why: str = Field(default="", description="What did not suffice: memory or time; empty: it was computed.")
+    why: str = Field(default="", description="Why it was not computed: memory or time; empty: it was computed.")
 
 
 def find_long_text(conversion_key: str, tokens: int, store: Store) -> LongText | None:
-    """Return what was found before, or None."""
+    """Return the stored result for a conversion, or None."""
     found = store.look_up("longtext", _key(conversion_key, tokens))
     return LongText.model_validate(found.value) if found else None
 
@@ -38,10 +38,12 @@ def find_long_text(conversion_key: str, tokens: int, store: Store) -> LongText |
 def score_long_text(
     snapshot: Snapshot, conversion: StageResult, tokens: int, store: Store, sandbox: Sandbox
 ) -> LongText:
-    """Return how far the conversion is from its snapshot on a text of `tokens` tokens; nothing is computed past 120 s.
+    """Return the divergence of the conversion from its snapshot on a text of `tokens` tokens.
+
+    The divergence is not computed if memory or 120 s would not suffice; `why` then says so.
 
     Raises:
-        JobError: one of the two cannot be loaded.
+        JobError: the snapshot or the conversion cannot be loaded.
     """
     if found := find_long_text(conversion.key, tokens, store):
         return found

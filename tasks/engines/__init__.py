@@ -1,3 +1,3 @@
-"""What several methods and runtimes share of an engine; inside a job."""
+"""Inside a job: code for an engine that several methods and runtimes share."""
 
 __all__ = ["gptqmodel", "placement"]

@@ -1,4 +1,4 @@
-"""GPTQModel, which both GPTQ and AWQ run through: loading, layer-by-layer progress, and what has to be scrubbed after it."""
+"""Runs GPTQModel for GPTQ and AWQ: loads the model, reports layers, removes run-dependent output."""
 
 import gc
 import json
@@ -12,13 +12,13 @@ _RUN_DEPENDENT = ("offload_to_disk_path", "offload_to_disk", "quantizer_timestam
 
 
 def prepare() -> None:
-    """Set what GPTQModel reads from the environment while it is imported."""
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with one, its pool of two model loaders refuses to start
+    """Set the environment variables that GPTQModel reads while it is imported."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # with 1, its pool of two model loaders refuses to start
     os.environ["GPTQMODEL_DISABLE_PACK_EXT"] = "1"  # else it compiles an extension at run time
 
 
 class Work(Protocol):
-    """What is quantized; `tasks/quantize/work.py` says what each part is."""
+    """The work of a quantization; `tasks/quantize/work.py` describes each part."""
 
     @property
     def source(self) -> Path: ...  # noqa: D102
@@ -40,7 +40,7 @@ def run(work: Work, config: Any, **options: Any) -> Any:
     Args:
         work: the folders, the windows, the device and the arithmetic.
         config: GPTQModel's `QuantizeConfig`.
-        options: what `quantize` of the engine takes.
+        options: arguments for the engine's `quantize`.
     """
     import torch
     from gptqmodel import GPTQModel
@@ -48,7 +48,7 @@ def run(work: Work, config: Any, **options: Any) -> Any:
 
     from tasks.model import stored_types, tensors
 
-    gc.freeze()  # the engine collects garbage layer by layer, each time through all that was imported: half a second
+    gc.freeze()  # else the engine's collection after each layer scans every imported object: half a second
     layers, progress = tensors.layer_count(work.source), work.progress
     progress("layer", 0, layers)
     model = GPTQModel.load(str(work.source), config, device=work.device, dtype=getattr(torch, work.arithmetic))
@@ -63,7 +63,7 @@ def run(work: Work, config: Any, **options: Any) -> Any:
 
 
 class _LayerProgress:
-    """Tells how many layers are packed; the engine calls it from several threads, in any order."""
+    """Reports the number of packed layers; the engine calls it from several threads, in any order."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
@@ -76,7 +76,7 @@ class _LayerProgress:
 
 
 def fallbacks(log: list[dict[str, Any]]) -> dict[str, str]:
-    """Return end of a module name -> why it was rounded to nearest: its loss is no number."""
+    """Return end of a module's name -> why the engine rounded it to nearest: its logged loss is no number."""
     found = {}
     for entry in log:
         try:
@@ -87,7 +87,7 @@ def fallbacks(log: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def dynamic(bits: dict[str, int]) -> dict[str, dict[str, int]] | None:
-    """Return the engine's rules for single modules: exactly these names; 16 bits leave a module as it is."""
+    """Return the engine's rules for exactly these modules; 16 bits leave a module unquantized."""
     if not bits:
         return None
     return {_exactly(name, width): {} if width == 16 else {"bits": width} for name, width in bits.items()}
@@ -99,7 +99,7 @@ def _exactly(name: str, width: int) -> str:
 
 
 def scrub(out: Path) -> None:
-    """Drop what differs from run to run: a random temporary path in the configs, timings in a log."""
+    """Remove output that differs between runs: a random temporary path in the configs, timings in a log."""
     (out / "quant_log.csv").unlink(missing_ok=True)
 
     def clean(value: Any) -> Any:

@@ -1,18 +1,18 @@
-"""Where the layers of a model go that transformers loads: all on one device, or as accelerate spreads them under given limits."""
+"""Chooses the devices of a model's layers: one device, or accelerate's placement under memory limits."""
 
 import os
 from typing import Any
 
 
 def of(device_map: str | None, max_memory: str | None, device: str) -> dict[str, Any]:
-    """Return what `from_pretrained` is told: a `device_map`, and `max_memory` where there are limits.
+    """Return the arguments for `from_pretrained`: `device_map`, and `max_memory` if there are limits.
 
     Args:
-        device_map: how accelerate spreads layers; None: all on `device`.
-        max_memory: what each device may hold, such as `0=20GiB,cpu=48GiB`; None: no limits.
+        device_map: accelerate's strategy for placing layers; None: all on `device`.
+        max_memory: the memory limit of each device, such as `0=20GiB,cpu=48GiB`; None: no limits.
         device: the job's device.
 
-    On the processor the layers stay there, whatever GPUs the machine has.
+    If the job's device is the CPU, all layers stay on the CPU even if the machine has GPUs.
     """
     if device_map is None:
         return {"device_map": device}

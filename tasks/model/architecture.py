@@ -1,4 +1,4 @@
-"""What a model's config or GGUF header says about its shape; a model that cannot be quantized here is refused by name."""
+"""Reads a model's architecture from config or GGUF header; rejects models that cannot be quantized."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; SourceError where it is none, or too large to be one."""
+    """Return the JSON object in a file; SourceError if the file holds no JSON object or is too large."""
     try:
         return contents.read_json(path)
     except VerificationError as error:
@@ -24,20 +24,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def mapping(value: object, path: Path) -> dict[str, Any]:
-    """Return `value`, from the file at `path`, if it is a JSON object."""
+    """Return `value`, which comes from the file at `path`; SourceError if it is no JSON object."""
     if not isinstance(value, dict):
-        raise SourceError(f"{path.name}: not a JSON object where one is needed")
+        raise SourceError(f"{path.name}: not a JSON object but {type(value).__name__}")
     return value
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return `config.json`; what it says of the text model of several counts first."""
+    """Return `config.json`; the fields of a `text_config` override those of the whole model."""
     config = read_json(folder / "config.json")
     return config | config["text_config"] if isinstance(config.get("text_config"), dict) else config
 
 
 def of_config(folder: Path) -> Architecture:
-    """Return what `config.json` says; SourceError where it is no causal language model, or packed in an unknown way."""
+    """Return the architecture that `config.json` states.
+
+    Raises:
+        SourceError: the model is no causal language model, or its weights are packed in an unknown way.
+    """
     config = read_config(folder)
     packed = packing.of_config(config)
     names = config.get("architectures")
@@ -60,15 +64,15 @@ def of_config(folder: Path) -> Architecture:
 
 
 def turns_by_layer_type(folder: Path) -> bool:
-    """Return whether the rotary embedding depends on the type of a layer, as in Gemma 3."""
+    """Return whether the rotary embedding depends on the layer type, as in Gemma 3."""
     config = read_config(folder)
     rope = config.get("rope_parameters")
     nested = isinstance(rope, dict) and any(isinstance(part, dict) for part in rope.values())
-    return nested or "rope_local_base_freq" in config  # how transformers 4 wrote it
+    return nested or "rope_local_base_freq" in config  # the name in transformers 4
 
 
 def _first(config: dict[str, Any], names: tuple[str, ...]) -> object:
-    """Return the first of the fields that the config has."""
+    """Return the value of the first of the fields that is set in the config; None if none is."""
     return next((config[name] for name in names if config.get(name)), None)
 
 
@@ -115,7 +119,7 @@ def _architecture(
 
 
 def of_gguf(path: Path) -> tuple[Architecture, str]:
-    """Return what a GGUF header says, and the licence that it names; SourceError where it is an encoder's."""
+    """Return the architecture and the licence that a GGUF header states; SourceError for an encoder."""
     from tasks.model.gguf import read_gguf
     from tasks.model.gguf_blocks import length
 

@@ -1,7 +1,8 @@
-"""A config.json in both forms: as transformers 5 names RoPE and the weights' type, and as 4.x, vLLM and others read them.
+"""Writes RoPE and the weights' type of a config.json in two forms: transformers 5's and the older one.
 
-Transformers 5 writes `rope_parameters` and `dtype`, 4.x `rope_theta`, `rope_scaling`, `partial_rotary_factor` and
-`torch_dtype`. A reader of the older form that finds the newer one alone takes its default theta, and says nothing.
+transformers 5 writes `rope_parameters` and `dtype`. The older form, which transformers 4, vLLM and others read, has
+`rope_theta`, `rope_scaling`, `partial_rotary_factor` and `torch_dtype`. A reader of the older form that finds only the
+newer form uses its default theta without a warning.
 """
 
 import json
@@ -18,7 +19,7 @@ from tasks.model.architecture import read_config
 
 _REVISION = 1
 MISSES = "transformers 4 misses "
-"""How the mark of a checkpoint begins that is published as it came, and in whose config older readers miss a field."""
+"""First words of the mark of a checkpoint that is published unchanged and whose config lacks fields of the older form."""
 _NAMES = dict.fromkeys(("gpt_neox", "gpt_neox_japanese"), ("rotary_emb_base", "rotary_pct"))
 _USUAL_NAMES = ("rope_theta", "partial_rotary_factor")
 _BY_LAYER = {
@@ -26,18 +27,18 @@ _BY_LAYER = {
     "modernbert-decoder": ("global_rope_theta", "local_rope_theta"),
     "olmo3": ("rope_theta", "rope_theta"),
 }
-"""Model type -> how the older form names theta in layers that see the whole text, and in those of a window."""
-_PHI3_SCALING = {"type", "short_factor", "long_factor"}  # 4.x demands just these three
+"""Model type -> the older form's names of theta in layers with full attention and in layers with a sliding window."""
+_PHI3_SCALING = {"type", "short_factor", "long_factor"}  # transformers 4 demands exactly these three
 _PATTERNED = ("gemma3_text", "cohere2")
 
 
 def both_forms(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a config with RoPE and the weights' type in both forms; what each form says is left as it is.
+    """Return a config with RoPE and the weights' type in both forms; existing fields stay unchanged.
 
-    A theta that the config leaves to its class stays unsaid, and what the older form cannot say is left out.
+    A theta that the config does not state is not added, nor are values that the older form cannot express.
 
     Args:
-        config: the content of a config.json; not changed.
+        config: the content of a config.json; not modified.
     """
     out, kind = dict(config), str(config.get("model_type"))
     for name, other in (("dtype", "torch_dtype"), ("torch_dtype", "dtype")):
@@ -55,28 +56,28 @@ def both_forms(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def revision(spec: VariantSpec) -> int:
-    """Return what the key of an artifact says of its config; 0: the config is published as it came.
+    """Return the revision of the config's form for an artifact's key; 0: config published unchanged.
 
-    With another revision stored artifacts get the new config, and no engine works.
+    After a change of the revision, stored artifacts get a new config without running an engine.
     """
     return 0 if spec.method == "imported" and spec.format != "gguf" else _REVISION
 
 
 def complete(path: Path) -> bool:
-    """Write a config.json in both forms; return whether that changed it."""
+    """Rewrite a config.json in both forms; return whether the content changed."""
     config = json.loads(path.read_text(encoding="utf-8"))
     if (out := both_forms(config)) == config:
         return False
-    path.unlink()  # what was fetched may be a link to the store's own file
+    path.unlink()  # the path may be a link to the store's own file
     path.write_text(json.dumps(out, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     return True
 
 
 def missed(artifact: Artifact, store: Store) -> tuple[str, ...]:
-    """Return the mark of an artifact whose config older readers would misread, with the fields; none where the config has them.
+    """Return a mark with the fields of the older form that an artifact's config lacks; () if none.
 
     Raises:
-        BlobMissing, VerificationError: its config is not in the store any more.
+        BlobMissing, VerificationError: the config is no longer in the store.
     """
     config = read_stored(artifact, store)
     added = sorted(name for name, value in both_forms(config).items() if value is not None and name not in config)
@@ -88,7 +89,7 @@ def read_stored(artifact: Artifact, store: Store) -> dict[str, Any]:
     """Return the config of a stored artifact.
 
     Raises:
-        BlobMissing, VerificationError: it is not in the store any more.
+        BlobMissing, VerificationError: the config is no longer in the store.
     """
     with tempfile.TemporaryDirectory() as folder:
         store.fetch(tuple(file for file in artifact.files if file.path == "config.json"), Path(folder))
@@ -96,7 +97,10 @@ def read_stored(artifact: Artifact, store: Store) -> dict[str, Any]:
 
 
 def _for_all_layers(out: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Add what is lacking where all layers turn alike; `rope_scaling` counts first, as in transformers 5."""
+    """Add the missing fields if all layers share one RoPE.
+
+    `rope_scaling` has priority over `rope_parameters`, as in transformers 5.
+    """
     older = _NAMES.get(str(out.get("model_type")), _USUAL_NAMES)
     scaled = dict(_part(out.get("rope_scaling")) or found)
     said = {name: scaled.pop(name, out.get(old)) for name, old in zip(_USUAL_NAMES, older, strict=True)}
@@ -120,16 +124,16 @@ def _for_all_layers(out: dict[str, Any], found: dict[str, Any]) -> dict[str, Any
 
 @cache
 def _turns_plainly(model_type: str) -> bool:
-    """Return whether `rope_parameters` of a model type in transformers 5 are what the older form says, and nothing more.
+    """Return whether a model type's `rope_parameters` in transformers 5 hold only the older form's values.
 
-    Some types have a scaling of their own where only theta is said, or a rule by type of layer: read from their source.
+    Some types add a scaling of their own to theta, or a rule for each layer type. This is read from their source.
     """
     text = engine_code.read("transformers", f"models/{model_type}/configuration_{model_type}.py")
     return "rope_parameters:" in text and ("self.rope_parameters" not in text or model_type in ("phi3", *_NAMES))
 
 
 def _scaling(out: dict[str, Any], scaling: dict[str, Any]) -> dict[str, Any]:
-    """Return `rope_scaling` as 4.x wants it: Phi 3 with three fields, where nothing is lost by that."""
+    """Return `rope_scaling` in transformers 4's form: for Phi 3 three fields, if no other would be lost."""
     if out.get("model_type") != "phi3":
         return scaling
     named = {"type": scaling["rope_type"]} | {name: value for name, value in scaling.items() if name != "rope_type"}
@@ -138,7 +142,10 @@ def _scaling(out: dict[str, Any], scaling: dict[str, Any]) -> dict[str, Any]:
 
 
 def _by_layer_type(out: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """Add what is lacking where layers that see the whole text scale, and those of a window have a theta of their own."""
+    """Add the missing fields if layers with full attention and with a sliding window have different RoPE.
+
+    Layers with full attention may be scaled; layers with a sliding window have a theta of their own.
+    """
     names = _BY_LAYER[out["model_type"]]
     full = dict(_part(found.get("full_attention")) or _part(out.get("rope_scaling")))
     sliding = _part(found.get("sliding_attention"))
@@ -161,7 +168,7 @@ def _by_layer_type(out: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]
 
 
 def _period(kinds: object) -> int:
-    """Return after how many layers one sees the whole text, where all follow that period; 0: they do not."""
+    """Return n if exactly every n-th layer has full attention; 0 if the layers follow no such period."""
     sliding = [kind == "sliding_attention" for kind in kinds] if isinstance(kinds, list) else []
     period = sliding.index(False) + 1 if False in sliding else 0
     regular = sliding == [bool((layer + 1) % period) for layer in range(len(sliding))] if period else False

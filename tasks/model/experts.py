@@ -1,19 +1,22 @@
-"""How many calibration tokens each expert of a mixture sees: one that saw few is rounded by chance, and nothing else would say so."""
+"""Counts calibration tokens of each expert; an expert with few tokens is quantized nearly blind."""
 
 from functools import cache
 from pathlib import Path
 
-ENOUGH = 32  # fewer tokens than a group has weights say little about which of them matter
+ENOUGH = 32  # fewer tokens than a group has weights say little about which weights matter
 
 
-@cache  # once a process: engines take transformers' experts apart, and a second count would see none
+@cache  # once a process: engines take transformers' experts apart, so that a second count would find none
 def starved(source: Path, calibration: Path) -> dict[str, int]:
-    """Return `layer.expert` -> tokens for the experts that see fewer than `ENOUGH` tokens of a token set."""
+    """Return `layer.expert` -> tokens for the experts that see fewer than `ENOUGH` calibration tokens."""
     return {name: tokens for name, tokens in count_tokens(source, calibration).items() if tokens < ENOUGH}
 
 
 def count_tokens(source: Path, calibration: Path) -> dict[str, int]:
-    """Return `layer.expert` -> tokens of the calibration windows that the layer's router sends there, bf16 arithmetic."""
+    """Return `layer.expert` -> number of calibration tokens that the layer's router sends to the expert.
+
+    The model computes in bf16.
+    """
     import torch
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM

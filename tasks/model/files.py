@@ -1,8 +1,8 @@
-"""Which files make a model: the allow-list, for a folder on a disk and for a listing of what lies far away.
+"""The allow-list of model files, for a folder on a disk and for the listing of a remote source.
 
-Weights come as safetensors or GGUF, everything else as JSON or text that a tokenizer reads. Pickles and code are refused,
-whatever they are called: `trust_remote_code` does not exist here. A folder is its owner's, so what does not belong into it
-is refused; of a listing the rest is left where it lies.
+Weights must be safetensors or GGUF; all other files are JSON or text. Pickles and code are refused under any name:
+`trust_remote_code` does not exist here. A folder on a disk is refused if it holds a file that is not allowed; of a remote
+listing, such files are ignored.
 """
 
 import stat
@@ -41,14 +41,14 @@ _REFUSED = (
     ".npz",
 )
 _KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"}
-_PACKED_KINDS = {"I16", "I8", "U8"}  # of checkpoints that are quantized
+_PACKED_KINDS = {"I16", "I8", "U8"}  # only in quantized checkpoints
 
 
 def list_files(folder: Path) -> list[str]:
-    """Return the files of a model folder that are taken in, by name.
+    """Return the names of the files of a model folder that become part of the snapshot, checked.
 
     Raises:
-        SourceError: something in the folder is not allowed.
+        SourceError: the folder lacks a needed file or holds a file that is not allowed.
     """
     names: list[str] = []
     for path in sorted(folder.iterdir()):
@@ -61,7 +61,7 @@ def list_files(folder: Path) -> list[str]:
         if stat.S_ISLNK(mode) and not end.is_relative_to(folder.resolve()) and not _hub_link(path, folder):
             raise SourceError(f"{path.name}: a link that leaves the folder")
         if path.is_dir():
-            continue  # subfolders hold other formats of the same model; nothing of them is read
+            continue  # subfolders hold other formats of the same model and are not read
         if not path.is_file():
             raise SourceError(f"{path.name}: not a plain file")
         if path.suffix in _REFUSED:
@@ -74,22 +74,22 @@ def list_files(folder: Path) -> list[str]:
     for needed in _NEEDED:
         if needed not in names:
             raise SourceError(f"{needed} is missing from {folder}")
-    dropped = {".gitattributes"} if _is_packed(folder) else _DROPPED  # a finished checkpoint is taken as it is
+    dropped = {".gitattributes"} if _is_packed(folder) else _DROPPED  # a finished checkpoint is not changed
     names = [name for name in names if name not in dropped]
     check_files(folder, names)
     return names
 
 
 def is_part(name: str) -> bool:
-    """Return whether a file of this name can belong to a model, its card and licence included."""
+    """Return whether a file of this name can belong to a model; card and licence count as parts."""
     return name in _TEXT - {".gitattributes"} or ("/" not in name and name.endswith(".safetensors"))
 
 
 def texts_in(source: str, listed: Iterable[str]) -> list[str]:
-    """Return which of the names of a listing are a model's texts; its weights are those of `weights_in`.
+    """Return the names in a listing that are a model's text files; `weights_in` returns the weight files.
 
     Raises:
-        SourceError: it is no model in safetensors; the message says what was found in their place.
+        SourceError: the listing is no model in safetensors; the message names the weight files that were found.
     """
     names = {name for name in listed if "/" not in name}  # subfolders hold other formats of the same model
     for name in names:
@@ -101,15 +101,20 @@ def texts_in(source: str, listed: Iterable[str]) -> list[str]:
     for needed in _NEEDED:
         if needed not in names:
             raise SourceError(f"{source}: {needed} is missing")
-    left = _DROPPED | ({INDEX} if SINGLE in names else set())  # where both are there, transformers reads the one file
+    left = _DROPPED | ({INDEX} if SINGLE in names else set())  # if both exist, transformers reads the single file
     return sorted(names & _TEXT - left)
 
 
 def weights_in(source: str, listed: Iterable[str], folder: Path) -> list[str]:
-    """Return which of the names of a listing are the model's weights; `folder` holds the index, where there is one.
+    """Return the names in a listing that are the model's weight files.
+
+    Args:
+        source: the source, for error messages.
+        listed: the names in the listing.
+        folder: holds the index, if the listing has one.
 
     Raises:
-        SourceError: the index names a part that is not listed, or a place outside.
+        SourceError: the index names a part that is not in the listing, or a path outside the folder.
     """
     names = set(listed)
     if SINGLE in names:
@@ -132,18 +137,22 @@ def _plain(source: str, name: str) -> None:
 
 
 def check_texts(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a file that is not what its name says, a tokenizer that cannot be read, and a checkpoint that names code."""
+    """Check that each text file is what its name says and that the tokenizer can be read.
+
+    Raises:
+        SourceError: a file fails; or a quantized checkpoint, which would be published unchanged, names code to run.
+    """
     packed = _is_packed(folder)
     for name in sorted(names):
         try:
-            contents.check_file(folder / name, name, incoming=not packed)  # what is taken as it is, nobody changes
+            contents.check_file(folder / name, name, incoming=not packed)  # from plain models auto_map is removed later
         except VerificationError as error:
             raise SourceError(str(error)) from error
     _check_tokenizer(folder / "tokenizer.json")
 
 
 def check_files(folder: Path, names: list[str]) -> None:
-    """Refuse files of `folder` that are not what their names say, and parts that do not make one model."""
+    """Raise SourceError if a file is not what its name says, or the weights are no complete model."""
     check_texts(folder, [name for name in names if not name.endswith(".safetensors")])
     weights = [name for name in names if name.endswith(".safetensors")]
     kinds = _KINDS | _PACKED_KINDS if _is_packed(folder) else _KINDS
@@ -153,7 +162,7 @@ def check_files(folder: Path, names: list[str]) -> None:
     if SINGLE not in held:
         raise SourceError(f"{folder}: weights file {SINGLE!r} is not in the folder")
     if strays := sorted(set(held) - {SINGLE}):
-        raise SourceError(f"{strays[0]}: no part of the model: beside {SINGLE} and without {INDEX}")
+        raise SourceError(f"{strays[0]}: no part of the model: the folder has {SINGLE} and no {INDEX}")
     return None
 
 
@@ -163,7 +172,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
 
 
 def _check_parts(held: dict[str, set[str]], named: dict[str, str]) -> None:
-    """Refuse parts that miss, are not named, or hold other tensors than the index says."""
+    """Raise SourceError if a part is missing or unnamed, or holds other tensors than the index says."""
     for part in sorted(set(named.values())):
         if part not in held:
             raise SourceError(f"{INDEX}: weights file {part!r} is not in the folder")
@@ -182,7 +191,7 @@ def _check_parts(held: dict[str, set[str]], named: dict[str, str]) -> None:
 
 
 def _hub_link(path: Path, folder: Path) -> bool:
-    """Return whether a link is the hub cache's own: `snapshots/<revision>/file` -> `../../blobs/<digest>`."""
+    """Return whether a link is the hub cache's: `snapshots/<revision>/file` -> `../../blobs/<digest>`."""
     blobs = folder.resolve().parent.parent / "blobs"
     return folder.resolve().parent.name == "snapshots" and path.resolve().parent == blobs
 
@@ -192,7 +201,11 @@ def _is_packed(folder: Path) -> bool:
 
 
 def _tensors(path: Path, allowed: set[str]) -> set[str]:
-    """Return the names of a file's tensors; refuse one whose header does not describe exactly its bytes, or is none."""
+    """Return the names of a safetensors file's tensors.
+
+    Raises:
+        SourceError: the header does not describe exactly the file's bytes, or a tensor's type is not allowed.
+    """
     try:
         tensors = safetensors_header.read_header(path)
     except VerificationError as error:
@@ -210,6 +223,6 @@ def _check_tokenizer(path: Path) -> None:
     try:
         Tokenizer.from_file(str(path))
     except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of Rust, and no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's is no Exception
             raise
         raise SourceError(f"{path.name}: not a tokenizer: {' '.join(str(error).split())[:120]}") from error

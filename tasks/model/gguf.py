@@ -1,4 +1,4 @@
-"""Opens GGUF files for reading, here and in transformers; what reads whole tensors is imported late."""
+"""Opens GGUF files for reading, here and in transformers; imports the readers of tensors late."""
 
 import json
 import struct
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 def read_gguf(gguf: Path, vocabulary: bool = True) -> "GGUFReader":
-    """Return a reader of a file whose header and tensor table are whole and whose tensors all lie inside it.
+    """Return a reader of a complete GGUF file: header, tensor table and all tensors are inside the file.
 
     Args:
         gguf: the file.
-        vocabulary: whether tokens and merges are wanted one by one, which takes seconds; else they are blocks of bytes.
+        vocabulary: read tokens and merges one by one, which takes seconds; if false, as blocks of bytes.
 
     Raises:
-        SourceError: the file is missing, is no GGUF, is cut short, or is one part of several.
+        SourceError: the file is missing, is no GGUF, is cut short, or is one of several parts.
     """
     import numpy
     from gguf import GGUFReader
@@ -37,13 +37,13 @@ def read_gguf(gguf: Path, vocabulary: bool = True) -> "GGUFReader":
     except OSError as error:
         raise SourceError(f"{gguf.name}: cannot be read ({error.strerror})") from error
     try:
-        # A broken length field makes numpy warn about an overflow before the reader fails on it.
+        # On a broken length field numpy warns of an overflow before the reader fails.
         with numpy.errstate(over="ignore"):
             reader = GGUFReader(gguf) if vocabulary else BlockReader(gguf)
     except (ValueError, KeyError, IndexError, OverflowError, MemoryError, struct.error) as error:
         raise SourceError(f"{gguf.name}: the GGUF is cut short or broken ({one_line(error)})") from error
     if not reader.tensors or "general.architecture" not in reader.fields:
-        raise SourceError(f"{gguf.name}: a model's GGUF has tensors and general.architecture, this one lacks them")
+        raise SourceError(f"{gguf.name}: a model's GGUF needs tensors and general.architecture; this file lacks them")
     parts = reader.get_field("split.count")
     if parts is not None and int(parts.contents()) > 1:
         raise SourceError(f"{gguf.name}: one part of {int(parts.contents())}; llama-gguf-split --merge joins them")
@@ -51,7 +51,7 @@ def read_gguf(gguf: Path, vocabulary: bool = True) -> "GGUFReader":
 
 
 def read_blocks(gguf: Path) -> "GGUFReader":
-    """Return a reader of a file made here, with each long array as one block of bytes."""
+    """Return a reader of a GGUF file that was checked before, with each long array as one block of bytes."""
     from tasks.model.gguf_blocks import BlockReader
 
     return BlockReader(gguf)
@@ -59,11 +59,11 @@ def read_blocks(gguf: Path) -> "GGUFReader":
 
 @contextmanager
 def read_by_transformers(reader: "GGUFReader") -> Iterator[None]:
-    """Have transformers read a GGUF by its architecture alone, through a reader that exists already.
+    """Make transformers read a GGUF through `reader`, and ignore the file's general.name.
 
-    A file of the architecture `llama` whose general.name is `mistral` is of another architecture to transformers, which it
-    then does not know. By itself transformers reads the file anew for config, weights and tokenizer (4.5 s each with a
-    vocabulary of 49,152) and makes the table of tensor names once for every module of the model.
+    transformers takes a file of architecture `llama` with the general.name `mistral` for another architecture, which it
+    then does not know. Without `reader`, transformers would read the file three times, for config, weights and tokenizer
+    (4.5 s each for a vocabulary of 49,152), and would make the table of tensor names again for every module.
     """
     import gguf
     from transformers import modeling_gguf_pytorch_utils as reading
@@ -82,12 +82,12 @@ def read_by_transformers(reader: "GGUFReader") -> Iterator[None]:
 
 
 def rewrite_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Write a JSON object anew, changed, in the same form wherever that is done."""
+    """Replace the JSON object in a file by `change(object)`, written with sorted keys and an indent of 2."""
     settings = change(json.loads(path.read_text(encoding="utf-8")))
     text = json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's words as part of a line."""
+    """Return an error's message in one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,6 +1,7 @@
-"""A GGUF file's tensors and fields, with each long array as one block of bytes: to be imported late, for it imports gguf.
+"""Reads a GGUF file's tensors and fields, with each long array as one block of bytes.
 
-gguf's own reader makes three objects a token and three a merge, which takes seconds for a vocabulary that nobody looks at.
+gguf's own reader makes three objects for each token and each merge, which takes seconds for a vocabulary that nobody
+needs. Import this module late, because it imports gguf.
 """
 
 import struct
@@ -10,11 +11,11 @@ import numpy
 from gguf import GGUFReader, GGUFValueType, ReaderField
 
 _Parts = tuple[int, list[Any], list[int], list[Any]]
-_LONG = 1024  # more elements than a model has layers: a vocabulary
+_LONG = 1024  # an array with more elements than a model has layers is a vocabulary
 
 
 class BlockReader(GGUFReader):  # type: ignore[misc]  # gguf has no types
-    """gguf's reader for those who ask for tensors, or whether a field is the same in two files."""
+    """gguf's reader for callers that need tensors, or that compare the bytes of fields in two files."""
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> _Parts:
         if GGUFValueType(raw_type) != GGUFValueType.ARRAY:
@@ -27,7 +28,7 @@ class BlockReader(GGUFReader):  # type: ignore[misc]  # gguf has no types
         return end - orig_offs, [self.data[orig_offs:end]], [0], [GGUFValueType.ARRAY, kind]
 
     def _end(self, start: int, kind: GGUFValueType, count: int) -> int:
-        """Return where an array's elements end."""
+        """Return the offset of the first byte after an array's elements."""
         if kind == GGUFValueType.STRING:
             for _ in range(count):
                 start += 8 + int(struct.unpack_from("<Q", self.data, start)[0])
@@ -40,5 +41,5 @@ class BlockReader(GGUFReader):  # type: ignore[misc]  # gguf has no types
 
 
 def length(array: ReaderField) -> int:
-    """Return how many elements an array field has, from either reader."""
+    """Return the number of elements of an array field, for a field of either reader."""
     return int(struct.unpack_from("<Q", b"".join(map(bytes, array.parts[3:5])), 4)[0])

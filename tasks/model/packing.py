@@ -1,4 +1,4 @@
-"""Recognises a checkpoint that is quantized already: by `quantization_config` in its config.json, or by its GGUF header."""
+"""Recognises quantized checkpoints by `quantization_config` in config.json, or by the GGUF header."""
 
 import re
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ _WIDEST = 16
 
 
 def of_config(config: Mapping[str, Any]) -> Packing | None:
-    """Return how the config says that the weights are packed, or None: they are plain.
+    """Return the packing of the weights that the config states, or None for plain weights.
 
     Raises:
-        SourceError: they are packed in a way that is not read here, or the config does not say how.
+        SourceError: the packing is not supported, or the config does not describe it.
     """
     said = config.get("quantization_config")
     if not isinstance(said, dict):
@@ -24,12 +24,12 @@ def of_config(config: Mapping[str, Any]) -> Packing | None:
     known = {row.quant_method: row for row in METHODS.values() if row.quant_method}
     if name not in known:
         read = ", ".join(known)
-        raise SourceError(f"quantized with {name} already, {read} are read; name the original model")
+        raise SourceError(f"quantized with {name} already; supported are {read}; name the original model")
     return known[name].packing_of(said)
 
 
 def of_gguf(file_type: object, tensor_types: list[str]) -> Packing:
-    """Return how a GGUF file is packed: the type that its header states, else the one that most tensors have."""
+    """Return the packing of a GGUF file: the type in its header, else the most frequent tensor type."""
     from gguf import LlamaFileType
 
     try:

@@ -1,6 +1,7 @@
-"""The types that a safetensors artifact stores: what was not quantized keeps the source's, and the account is of the file.
+"""Restores the source's types of an artifact's unquantized tensors; checks the tensor records.
 
-Engines that work in fp32 also save in fp32 what they did not quantize: half as large again under a config that says bf16.
+Engines that compute in fp32 also save unquantized tensors in fp32. The artifact would be half as large again, and its
+config would say bf16.
 """
 
 import json
@@ -14,13 +15,14 @@ from quantmill.records.artifact import QuantizedTensor
 from tasks.model import tensors
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_TOLERANCE = 0.01  # of the file's bytes: shapes and flags that belong to no weight
+_TOLERANCE = 0.01  # of the files' bytes: tensors of shapes and flags belong to no weight
 
 
 def keep(source: Path, out: Path) -> None:
-    """Give what was not quantized the source's type again, and say that type in the config.
+    """Convert unquantized tensors back to the source's types, and state the source's type in the config.
 
-    Exact where the engine left the values alone. Quantized weights and their scales have names that the source lacks.
+    The conversion is exact if the engine did not change the values. Quantized weights and their scales are left alone,
+    because the source has no tensors of their names.
     """
     known = _known(source)
     for path in sorted(out.glob("*.safetensors")):
@@ -35,9 +37,10 @@ def keep(source: Path, out: Path) -> None:
 
 
 def check(source: Path, out: Path, account: list[QuantizedTensor]) -> None:
-    """Raise EngineError where the account is not that of the file, or a float has another type without a mark.
+    """Raise EngineError if the records do not match the files, or a float changed its type without a mark.
 
-    The records' bytes add up to the file's tensor data within 1 %. A GGUF's account is read from its own tensors.
+    The bytes of the records must equal the files' tensor data within 1 %. A GGUF artifact needs no check: its records are
+    read from its own tensors.
     """
     made, known = tensors.read_headers(out), _known(source)
     if not made:
@@ -46,15 +49,15 @@ def check(source: Path, out: Path, account: list[QuantizedTensor]) -> None:
     for name, (kind, shape) in made.items():
         before = known.get(name)
         if before and before.shape == shape and kind in _FLOATS and kind != before.dtype and name not in marked:
-            raise EngineError(f"{name}: the engine left {kind}, the source has {before.dtype}")
+            raise EngineError(f"{name}: the engine stored {kind}, the source has {before.dtype}")
     stored = sum(record.bits * record.parameters for record in account) / 8
     held = sum(BITS[kind] * math.prod(shape) for kind, shape in made.values()) / 8
     if abs(stored - held) > _TOLERANCE * held:
-        raise EngineError(f"the account of the tensors says {stored:.0f} bytes, the files hold {held:.0f}")
+        raise EngineError(f"the tensor records add up to {stored:.0f} bytes, the files hold {held:.0f}")
 
 
 def _known(source: Path) -> tensors.Header:
-    """Return the source's tensors under their own names and those that transformers gives them."""
+    """Return the source's tensors under their own names and under transformers' names."""
     found = tensors.read_headers(source)
     return found | {tensors.renamed(name): tensor for name, tensor in found.items()}
 

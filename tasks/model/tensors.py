@@ -1,4 +1,4 @@
-"""What became of each weight, read from the safetensors headers of source and artifact."""
+"""Records how each weight was stored, from the safetensors headers of source and artifact."""
 
 import json
 import math
@@ -15,7 +15,7 @@ _FLOATS = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16"}
 _OUTSIDE = ("embed", "wte", "wpe", "lm_head", "norm", "ln_", "project_in", "project_out")
 _ROUTERS = (".gate.weight", ".router.weight", "_expert_gate.weight", ".router.layer.weight")  # no method rounds them
 
-# transformers 5 renames Mixtral's experts while it loads: GPTQModel saves the new names, AutoRound the new last parts.
+# transformers 5 renames Mixtral's experts while it loads. GPTQModel saves the new names, AutoRound only new last parts.
 _PARTS = {".w1.": ".gate_proj.", ".w3.": ".up_proj.", ".w2.": ".down_proj."}
 _RENAMED = {".block_sparse_moe.": ".mlp."} | _PARTS
 
@@ -31,13 +31,13 @@ def read_headers(folder: Path) -> Header:
 
 
 def linear_names(source: Path) -> list[str]:
-    """Return the names of the decoder's matrices, without head and embeddings: what methods quantize."""
+    """Return the names of the matrices that methods quantize: the decoder's, without head and embeddings."""
     headers = read_headers(source).items()
     return sorted(name.removesuffix(".weight") for name, (_, shape) in headers if _is_matrix(name, shape))
 
 
 def choose_bits(rules: tuple[LayerRule, ...], source: Path) -> dict[str, int]:
-    """Return module name -> bits where a rule of `layers` says so.
+    """Return module name -> bits for the modules that a rule of `layers` matches.
 
     Raises:
         RecipeError: a rule matches nothing.
@@ -46,7 +46,7 @@ def choose_bits(rules: tuple[LayerRule, ...], source: Path) -> dict[str, int]:
 
 
 def left(chosen: dict[str, int]) -> frozenset[str]:
-    """Return the modules that were asked to stay as they are."""
+    """Return the modules that the request leaves unquantized."""
     return frozenset(name for name, bits in chosen.items() if bits == 16)
 
 
@@ -62,7 +62,7 @@ def _is_matrix(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def renamed(name: str, names: dict[str, str] = _RENAMED) -> str:
-    """Return a module's or tensor's name as transformers has it."""
+    """Return a module's or tensor's name in transformers."""
     if ".block_sparse_moe." not in name:
         return name
     name = f"{name}."
@@ -72,7 +72,7 @@ def renamed(name: str, names: dict[str, str] = _RENAMED) -> str:
 
 
 def expert_share(source: Path) -> float:
-    """Return the share of the decoder's weights that lie in experts."""
+    """Return the share of the decoder's weights that belong to experts."""
     headers = read_headers(source).items()
     sizes = {
         name: math.prod(shape) for name, (_, shape) in headers if _is_matrix(name, shape) or _is_fused(name, shape)
@@ -81,13 +81,16 @@ def expert_share(source: Path) -> float:
 
 
 def transposed(source: Path) -> bool:
-    """Return whether matrices are stored as (in, out), which GPT-2's `Conv1D` does: query, key and value side by side."""
+    """Return whether matrices are stored as (in, out), as in GPT-2's `Conv1D`.
+
+    The test is the matrix of query, key and value side by side, which is wider than high.
+    """
     shapes = [shape for name, (_, shape) in read_headers(source).items() if name.endswith("attn.c_attn.weight")]
     return any(len(shape) == 2 and shape[1] > shape[0] for shape in shapes)
 
 
 def merged(source: Path) -> bool:
-    """Return whether gate and up are one matrix, as in Phi 3."""
+    """Return whether gate and up projection are one matrix, as in Phi 3."""
     return any(name.endswith("mlp.gate_up_proj.weight") for name in read_headers(source))
 
 
@@ -104,14 +107,14 @@ def account(
 ) -> list[QuantizedTensor]:
     """Return one record per weight of the source.
 
-    A matrix of the decoder that is still a float while `scheme` is an integer type counts as a fallback.
+    A matrix of the decoder that is still a float although `scheme` is an integer type counts as a fallback.
 
     Args:
         source: the snapshot's folder.
         out: the artifact's folder.
-        scheme: what the method makes of a matrix.
-        replaced: end of a module's name -> why the engine did something else there.
-        left: modules that the request leaves as they are.
+        scheme: the type in which the method stores a matrix.
+        replaced: end of a module's name -> why the engine treated the module differently.
+        left: modules that the request leaves unquantized.
     """
     made, known, records = read_headers(out), read_headers(source), []
     for name, (_, shape) in sorted(known.items()):

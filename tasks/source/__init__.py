@@ -1,3 +1,3 @@
-"""Stage 1: a source becomes a `Snapshot`. `places` finds the module of its scheme in `schemes/`."""
+"""Stage 1: turns a source into a `Snapshot`. `schemes/` has one module for each scheme of sources."""
 
 __all__ = ["download", "fields", "places", "sights", "snapshots", "templates"]

@@ -1,4 +1,7 @@
-"""Which finished checkpoints a recipe takes as they are, and whether each is one of the recipe's model: asked before any work."""
+"""Finds the checkpoints of a recipe's `imported` variants; checks that each is of the recipe's model.
+
+This runs before any work.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -13,17 +16,17 @@ _SHAPE = ("layers", "hidden_size", "vocabulary_size")
 
 
 def find(recipe: Recipe, model: _Found, look: Callable[[ModelRequest], _Found]) -> dict[str, _Found]:
-    """Return source -> what lies there for every `imported` variant; an empty source is the model's own.
+    """Return source -> origin or preview for every `imported` variant; source "" is the model's own.
 
     Args:
-        recipe: what is asked for.
-        model: what lies at the model's source.
-        look: what tells what lies at another.
+        recipe: the recipe.
+        model: the origin or preview of the recipe's model.
+        look: returns the origin or preview of a checkpoint's request.
 
     Raises:
-        RecipeError: it is no quantized checkpoint, or one of another model; or the model is quantized and another method
-            is asked for; or two checkpoints would have one name.
-        SourceError: what lies there may not be read.
+        RecipeError: a checkpoint is not quantized, or is of another model; or the model is quantized already and a variant
+            asks for another method than `imported`; or two checkpoints would get the same name.
+        SourceError: a checkpoint may not be read.
     """
     found, names = dict[str, _Found](), dict[str, str]()
     for spec in recipe.expand():
@@ -35,21 +38,23 @@ def find(recipe: Recipe, model: _Found, look: Callable[[ModelRequest], _Found]) 
             found[spec.source_asked] = look(ModelRequest(source=spec.source_asked)) if spec.source_asked else model
         name = _label(where, model.architecture, found[spec.source_asked].architecture)
         if name in names:
-            raise RecipeError(f"{where}: is imported-{name}, which {names[name]} is too; publish them by two recipes")
+            raise RecipeError(
+                f"{where}: would be named imported-{name}, as would {names[name]}; use one recipe for each"
+            )
         names[name] = spec.source_asked or "the model"
     return found
 
 
 def _require_plain(name: str, model: Architecture) -> None:
-    if model.packing and model.packing.format != "gguf":  # a GGUF is dequantized, as it always was
+    if model.packing and model.packing.format != "gguf":  # a GGUF is dequantized
         raise RecipeError(
-            f"variants: {name}: the model is quantized with {model.packing.method} already; `method: imported` takes it as"
-            " it is, or name the original model as model.source"
+            f"variants: {name}: the model is already quantized with {model.packing.method}; use `method: imported` to take"
+            " its weights unchanged, or name the original model as model.source"
         )
 
 
 def _label(where: str, model: Architecture, found: Architecture) -> str:
-    """Return how the checkpoint is called; refuse one that is not quantized, or not of this model."""
+    """Return the label of a checkpoint's packing; RecipeError if it is plain or is of another model."""
     if found.packing is None:
         raise RecipeError(
             f"{where}: its weights are not quantized; imported takes GPTQ, AWQ, AutoRound, bitsandbytes, GGUF"

@@ -1,10 +1,10 @@
 """Turns a GGUF file into the Hugging Face folder that every quantizer and the baseline start from.
 
-The weights went through the file's own quantization once, so whoever shows figures of such a model says so:
-the returned types are the record. Reading is left to transformers (`from_pretrained(..., gguf_file=...)`),
-which undoes llama.cpp's permutations; saving is not, because it refuses to save what it read from a GGUF.
+The weights went through the file's own quantization once, and reports must say so: the returned types record it.
+transformers reads the file (`from_pretrained(..., gguf_file=...)`) and undoes llama.cpp's permutations. The folder is
+saved here, because transformers refuses to save a model that it read from a GGUF.
 
-The tokenizer that comes out is transformers' reading of the GGUF, not yet llama.cpp's: see `tasks/tokenizer/check.py`.
+The tokenizer is transformers' reading of the GGUF, which can differ from llama.cpp's: see `tasks/tokenizer/check.py`.
 """
 
 from pathlib import Path
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 _STEPS = 4
 _LARGEST_GEMMA = {"gemma2": 46, "gemma3_text": 62}
-"""Model type -> layers of its 27B, whose attention llama.cpp scales by the width of the model over its heads."""
+"""Model type -> number of layers of its 27B model, for which llama.cpp scales attention by hidden size / heads."""
 _LOCAL_CONFIG_KEYS = ("quantization_config", "auto_map", "_name_or_path", "_model_name_or_path")
 
 
 def dequantize(gguf: Path, out: Path, progress: Progress) -> dict[str, str]:
-    """Fill the empty folder `out` with a bf16 model and its tokenizer; return every GGUF tensor's type.
+    """Fill the empty folder `out` with a bf16 model and its tokenizer; return each tensor's GGUF type.
 
-    The same file gives the same bytes. Peak memory: 1.0 GB on a model of 135M weights, half of it imports.
+    The same file gives the same bytes. Peak memory: 1.0 GB for a model of 135M weights, half of it for imports.
 
     Raises:
-        SourceError: the file is no whole GGUF, or transformers cannot read its architecture in full.
+        SourceError: the file is no complete GGUF, or transformers cannot read its architecture in full.
     """
     reader = read_gguf(gguf)
     types = {tensor.name: tensor.tensor_type.name for tensor in reader.tensors}
@@ -50,7 +50,7 @@ def dequantize(gguf: Path, out: Path, progress: Progress) -> dict[str, str]:
 
 
 def _load(gguf: Path, reader: "GGUFReader", elements: int) -> "PreTrainedModel":
-    """Return the model in bf16, sure that every weight of the file went into it."""
+    """Return the model in bf16; SourceError unless transformers kept every weight of the file."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -60,7 +60,7 @@ def _load(gguf: Path, reader: "GGUFReader", elements: int) -> "PreTrainedModel":
                 gguf.parent,
                 gguf_file=gguf.name,
                 dtype=torch.bfloat16,
-                # Without it some architectures stay packed where the `kernels` package happens to be installed.
+                # Without this, some architectures stay packed if the `kernels` package is installed.
                 quantization_config=GgufConfig(dequantize=True),
                 local_files_only=True,
                 trust_remote_code=False,
@@ -72,16 +72,16 @@ def _load(gguf: Path, reader: "GGUFReader", elements: int) -> "PreTrainedModel":
     scale_attention(model.config)
     missing = loaded[1]["missing_keys"]
     if missing:
-        raise SourceError(f"{gguf.name}: the file lacks {len(missing)} tensors of the model, one is {min(missing)}")
+        raise SourceError(f"{gguf.name}: the file lacks {len(missing)} tensors of the model, such as {min(missing)}")
     read = sum(parameter.numel() for parameter in model.parameters())
-    # transformers drops what it has no place for, such as Llama 3.1's RoPE factors: that is another model.
+    # transformers drops tensors that its model lacks, such as Llama 3.1's RoPE factors: the result is another model.
     if read != elements:
         raise SourceError(f"{gguf.name}: holds {elements} weights, transformers would keep {read} of them")
     return model
 
 
 def scale_attention(config: Any) -> None:
-    """Set the scale of a Gemma's attention as llama.cpp has it: a GGUF does not say it, and transformers takes 256."""
+    """Set a Gemma's attention scale to llama.cpp's: a GGUF does not state it, transformers assumes 256."""
     if (largest := _LARGEST_GEMMA.get(config.model_type)) is None:
         return
     plain = config.num_hidden_layers != largest
@@ -89,10 +89,10 @@ def scale_attention(config: Any) -> None:
 
 
 def save_model(model: "PreTrainedModel", out: Path) -> None:
-    """Write weights in bf16, and configurations, through a twin that never heard of quantization.
+    """Write weights in bf16 and the configs, through a plain model that carries no trace of quantization.
 
     Raises:
-        RuntimeError: the model has other tensors than a plain one.
+        RuntimeError: the model's tensors differ from those of a plain model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -109,7 +109,7 @@ def save_model(model: "PreTrainedModel", out: Path) -> None:
     twin.tie_weights()
     twin.save_pretrained(out)
     for weights in out.glob("*.safetensors"):
-        weights.chmod(0o644)  # safetensors leaves them readable to their owner only
+        weights.chmod(0o644)  # safetensors makes files that only their owner can read
     rewrite_json(
         out / "config.json", lambda said: {key: value for key, value in said.items() if key not in _LOCAL_CONFIG_KEYS}
     )

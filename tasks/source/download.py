@@ -1,4 +1,7 @@
-"""Stage 1: a source becomes a `Snapshot`, a bf16 folder in the local cache that can be made again from its origin."""
+"""Stage 1: turns a source into a `Snapshot`, a bf16 folder in the local cache.
+
+The folder can be made again from the snapshot's origin.
+"""
 
 import shutil
 import time
@@ -18,40 +21,40 @@ REVISION = 2
 
 
 def inspect_source(request: ModelRequest, home: Path, fetch: bool = True) -> Origin:
-    """Return the origin of the recipe's model; a source that shows no change is not read again.
+    """Return the origin of the recipe's model; an unchanged source is not read again.
 
     Args:
-        request: which source.
-        home: what is remembered, and what is fetched, is under it.
-        fetch: whether weights may be fetched, where a source states no digests without.
+        request: the source and its revision.
+        home: holds the cached origins and the fetched files.
+        fetch: whether weights may be fetched if the source states no digests for them.
 
     Raises:
-        SourceError: a file is not allowed, or it is no causal language model that can be quantized.
+        SourceError: a file is not allowed, or the source is no causal language model that can be quantized.
         DownloadError: a server does not answer, or broke off.
-        NotCached: weights would have to be fetched, and may not be.
+        NotCached: weights must be fetched, and `fetch` is false.
     """
     with fields.of_model():
         return origins.inspect(request, home, fetch)
 
 
 def preview_source(request: ModelRequest, home: Path) -> Origin | Preview:
-    """Return what can be told of a source before its weights are fetched; raises as `inspect_source` does."""
+    """Return the cached origin, or a preview made without the weights; raises as `inspect_source` does."""
     with fields.of_model():
         return origins.preview(request, home)
 
 
 def inspect_checkpoints(recipe: Recipe, model: Origin, home: Path, fetch: bool = True) -> dict[str, Origin]:
-    """Return source -> the finished checkpoint there, of the variants that are taken as they are; see `checkpoints.find`."""
+    """Return source -> origin of the checkpoint of each `imported` variant; see `checkpoints.find`."""
     return checkpoints.find(recipe, model, lambda request: origins.inspect(request, home, fetch))
 
 
 def preview_checkpoints(recipe: Recipe, model: Origin | Preview, home: Path) -> None:
-    """Refuse, before anything is written, what `inspect_checkpoints` would refuse."""
+    """Raise the errors of `inspect_checkpoints` that need no weights, before anything is written."""
     checkpoints.find(recipe, model, lambda request: origins.preview(request, home))
 
 
 def require_space(recipe: Recipe, origin: Origin | Preview, home: Path) -> None:
-    """Raise NotEnoughSpace where the disk under `home` cannot hold what the recipe makes; nothing is written."""
+    """Raise NotEnoughSpace if the disk under `home` cannot hold the run's files; writes nothing."""
     place = home.absolute()
     while not place.exists():
         place = place.parent
@@ -65,11 +68,11 @@ def require_space(recipe: Recipe, origin: Origin | Preview, home: Path) -> None:
 
 
 def fetch_snapshot(origin: Origin, store: Store, sandbox: Sandbox) -> Snapshot:
-    """Return the snapshot of an origin; where it was taken in before, from the store's record.
+    """Return the snapshot of an origin, from the store's record if the snapshot was made before.
 
     Raises:
         SourceError: the source cannot be read in full.
-        TokenizerMismatch: its tokenizer cannot be made to agree with llama.cpp's.
+        TokenizerMismatch: the source's tokenizer cannot be made to agree with llama.cpp's.
     """
     key = keys.stage_key(
         "snapshot",

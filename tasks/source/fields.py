@@ -1,4 +1,4 @@
-"""The field of the recipe that an error of a source is about. Sources raise without one: who knows the field adds it."""
+"""Adds the recipe's field to a source's errors. Sources raise errors without a field; callers add it."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -7,17 +7,20 @@ from quantmill.errors import DownloadError, SourceError, VerificationError
 
 
 class WrongRevision(SourceError):
-    """A source has no such revision; becomes a `SourceError` of the field that names the revision."""
+    """A source lacks the requested revision; `named` makes this a SourceError of the revision's field."""
 
 
 def of_model() -> AbstractContextManager[None]:
-    """Put `model.source` or `model.revision` before what is raised of the recipe's model."""
+    """Prefix errors about the recipe's model with `model.source` or `model.revision`."""
     return named("model.source", "model.revision")
 
 
 @contextmanager
 def named(field: str, revision: str = "") -> Iterator[None]:
-    """Put a field before what is raised of a source, or of its revision; the error's type stays."""
+    """Prefix a source's errors with `field` and keep their types.
+
+    A WrongRevision becomes a SourceError with the prefix `revision`, or `field` where `revision` is empty.
+    """
     try:
         yield
     except WrongRevision as error:

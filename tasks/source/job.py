@@ -1,4 +1,4 @@
-"""Inside a job: a source becomes a bf16 folder whose tokenizer was checked."""
+"""Inside a job: turns a source into a bf16 folder with a checked tokenizer."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,22 +8,22 @@ from tasks.sandbox import JobArguments, Progress, here
 
 
 class Arguments(JobArguments):
-    """A snapshot to make."""
+    """The arguments of a job that makes a snapshot."""
 
     kind: Literal["snapshot"] = "snapshot"
     source: Path
-    """The folder or the GGUF file."""
+    """The model folder or the GGUF file."""
     files: tuple[str, ...]
-    """Which files of the folder."""
+    """Names of the files to take from the folder."""
     form: Literal["folder", "gguf", "packed"]
-    """`packed`: a folder that was quantized already."""
+    """`packed`: a folder with weights that are quantized already."""
     packing: Packing | None = None
     runtime: str = ""
     """The module of `tasks.runtimes` that opens a packed folder."""
 
 
 def run(arguments: Arguments, out: Path, progress: Progress) -> dict[str, Any]:
-    """Fill `out`; return the types of a GGUF's tensors and what is to be said of the model."""
+    """Fill `out` with the bf16 folder; return a GGUF's tensor types and the snapshot's notes."""
     from tasks.tokenizer import chat
 
     if arguments.form == "folder":
@@ -45,7 +45,7 @@ def run(arguments: Arguments, out: Path, progress: Progress) -> dict[str, Any]:
 
 
 def _unpacked(arguments: Arguments, packing: Packing, out: Path, progress: Progress) -> dict[str, Any]:
-    """Fill `out` with the weights of a finished checkpoint, unpacked."""
+    """Fill `out` with the unpacked weights of a finished checkpoint."""
     here.compile_nothing("cpu")
     from tasks.runtimes import Machine, runtime
     from tasks.source import unpack

@@ -1,4 +1,4 @@
-"""A source on this machine: a model folder or a GGUF file, read where it is."""
+"""A source on this machine: a model folder or a GGUF file, read without a copy."""
 
 from pathlib import Path
 
@@ -15,23 +15,23 @@ from tasks.source.fields import WrongRevision
 
 
 class LocalSource:
-    """A folder or a GGUF file at a path."""
+    """A model folder or a GGUF file."""
 
     fetches = False
 
     def __init__(self, request: ModelRequest, path: Path) -> None:
-        """Take the path; nothing is read yet."""
+        """Keep the path; nothing is read yet."""
         self._request, self._path = request, path
 
     @property
     def stamp(self) -> object:
-        """Every file's size and time."""
+        """Path, size, modification time and inode of every file."""
         inside = sorted(self._path.iterdir()) if self._path.is_dir() else [self._path]
-        states = [(file, file.stat() if file.exists() else file.lstat()) for file in inside]  # a link may lead nowhere
+        states = [(file, file.stat() if file.exists() else file.lstat()) for file in inside]  # a link may be broken
         return [[str(file), state.st_size, state.st_mtime_ns, state.st_ino] for file, state in states]
 
     def preview(self) -> Preview:
-        """Return kind, size and shape; weights are hashed only where the request says how the digest begins."""
+        """Return kind, size and architecture; the weights are hashed only if the request names a revision."""
         if self._request.revision:
             self.inspect()
         kind, paths, shape, _ = self._look()
@@ -39,7 +39,7 @@ class LocalSource:
         return Preview(kind=kind, size_bytes=size, download_bytes=0, architecture=shape)
 
     def inspect(self) -> Origin:
-        """Return the checked files with the sha256 of each; writes nothing."""
+        """Return the source's files, checked, each with its sha256; writes nothing."""
         kind, paths, shape, license_name = self._look()
         files = tuple(
             FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
@@ -50,7 +50,7 @@ class LocalSource:
         )
 
     def _look(self) -> tuple[str, dict[str, Path], Architecture, str]:
-        """Return the kind, the files by name, the model's shape and the licence that the source states."""
+        """Return the kind, the files by name, the model's architecture and the licence that the source states."""
         path = self._path
         if path.is_dir():
             files = {name: path / name for name in model_files.list_files(path)}
@@ -60,13 +60,13 @@ class LocalSource:
         shape, license_name = of_gguf(path)
         return "gguf", {safe_path(path.name): path}, shape, license_name
 
-    def fetch(self, origin: Origin) -> Path:  # noqa: ARG002 (what was made of it is checked, and says more)
-        """Return the path."""
+    def fetch(self, origin: Origin) -> Path:  # noqa: ARG002 (the snapshot's digest is checked, and tells more)
+        """Return the source's path; there is nothing to fetch."""
         return self._path
 
 
 def require_revision(origin: Origin) -> Origin:
-    """Return `origin` if its digest begins as the request's revision says; else raise WrongRevision."""
+    """Return `origin` if its digest begins with the request's revision; else raise WrongRevision."""
     if not origin.digest.startswith(origin.request.revision):
         raise WrongRevision(f"{origin.request.revision}: the source's digest is {origin.digest}")
     return origin

@@ -1,4 +1,4 @@
-"""What `mlflow://` reads from MLflow: its client, a version's artifacts as a model folder, its errors as one line."""
+"""Reads the artifacts of an MLflow model version as a model folder, for the scheme `mlflow://`."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -10,19 +10,19 @@ from tasks.source import remote
 from tasks.tracking import one_line
 
 _FLAVOUR = ("model", "components/tokenizer")
-"""Where MLflow's transformers flavour puts weights and config, and the tokenizer."""
+"""The folders in which MLflow's transformers flavour stores weights with config, and the tokenizer."""
 
 
 class ArtifactShelf:
-    """The artifacts of a version as a model folder."""
+    """The artifacts of a model version, listed and read as a model folder."""
 
     def __init__(self, source: str, tracking_uri: str, number: str, place: str) -> None:
-        """Take where they are; nothing is listed yet."""
+        """Keep the addresses; nothing is listed yet. `place` is the URI of the version's artifacts."""
         self._source, self._tracking, self._number, self._place = source, tracking_uri, number, place
 
     @cached_property
     def listing(self) -> Mapping[str, remote.Listed]:
-        """The files by name: those of the folder, or of the folders of MLflow's transformers flavour."""
+        """File name -> size and stamp, of the version's folder or of the transformers flavour's two folders."""
         return {name: remote.Listed(size, f"{self._number} {path}") for name, (size, path) in self._found.items()}
 
     def read_file(self, name: str, target: Path, advance: Callable[[int], None]) -> str:
@@ -48,7 +48,7 @@ class ArtifactShelf:
         return {name: entry for part in inner for name, entry in part.items() if not name.endswith("/")}
 
     def _list(self, folder: str) -> dict[str, tuple[int, str]]:
-        """Return name -> size and path below the version's place; folders end with a slash."""
+        """Return name -> (size, path relative to the version's artifacts); names of folders end with a slash."""
         from mlflow.artifacts import list_artifacts
 
         uri = f"{self._place.rstrip('/')}/{folder}".rstrip("/")

@@ -1,4 +1,7 @@
-"""What is at a source, remembered: a source that shows no change is not read again. Errors name no field here."""
+"""Inspects sources and caches their origins, so that an unchanged source is not read again.
+
+The cache is `HOME/origins`. Errors raised here name no field of the recipe.
+"""
 
 from pathlib import Path
 
@@ -22,14 +25,14 @@ def inspect(request: ModelRequest, home: Path, fetch: bool = True) -> Origin:
     if source.fetches and not fetch:
         raise NotCached(f"{request.source}: has not been fetched yet")
     origin = source.inspect()
-    if home.exists():  # a request that is refused leaves nothing, so the home is made by the run
+    if home.exists():  # only a run creates the home: a refused request must leave nothing behind
         memo.parent.mkdir(parents=True, exist_ok=True)
         memo.write_text(origin.model_dump_json(), encoding="utf-8")
     return origin
 
 
 def preview(request: ModelRequest, home: Path) -> Origin | Preview:
-    """Return the remembered origin, else what can be told before the weights are fetched."""
+    """Return the cached origin, or a preview made without fetching the weights."""
     source = places.open_source(request, home)
     try:
         return Origin.model_validate_json(_memo(request, source, home).read_bytes())
@@ -38,5 +41,5 @@ def preview(request: ModelRequest, home: Path) -> Origin | Preview:
 
 
 def _memo(request: ModelRequest, source: places.Source, home: Path) -> Path:
-    """Return where an origin is remembered: the name holds what the source shows of itself, so a change is another name."""
+    """Return the cache file of an origin; a changed source has another stamp and so another file name."""
     return home / "origins" / f"{keys.digest([request.model_dump(), source.stamp])}.json"

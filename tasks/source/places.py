@@ -1,10 +1,10 @@
-"""A recipe's source -> where its bytes are. The work of a scheme is `tasks/source/schemes/NAME.py`, named as its row.
+"""Opens and locates sources with the code of their scheme, `tasks/source/schemes/NAME.py`.
 
-Such a module has
+NAME is the name of the scheme's row in `quantmill/recipe/schemes`. Such a module has
 
-    locate(source) -> Path                                             where the row says that the bytes are on this machine
-    open_source(request, home) -> Source                               where they must be fetched
-    find_models(place, wanted, home) -> Iterator[Found | NotYet]       where the row says how watch lists name them
+    locate(source) -> Path                                             if the row is not `remote`: files on this machine
+    open_source(request, home) -> Source                               if the row is `remote`: files must be fetched
+    find_models(place, wanted, home) -> Iterator[Found | NotYet]       if the row has a `watch`: watch lists may name it
 """
 
 from collections.abc import Callable, Iterator
@@ -21,47 +21,49 @@ from tasks.source.sights import Found, NotYet
 
 
 class Source(Protocol):
-    """A place that a recipe names, before anything of it was taken in."""
+    """A source that a recipe names."""
 
     @property
     def fetches(self) -> bool:
-        """Whether `inspect` has to fetch the weights, as no sha256 is stated without them."""
+        """Whether `inspect` must fetch the weights, because the source states no sha256 for them."""
         ...
 
     @property
     def stamp(self) -> object:
-        """JSON that changes when the files there change: an origin is remembered under it."""
+        """A JSON value that changes when the source's files change: part of the key of a cached origin."""
         ...
 
     def preview(self) -> Preview:
-        """Return what can be told without the weights; nothing is written where there is no home yet.
+        """Return kind, size and architecture without fetching the weights.
+
+        Nothing is written while the home does not exist.
 
         Raises:
-            SourceError: it is no causal language model that can be quantized, or may not be read.
-            DownloadError: its server does not answer.
+            SourceError: the source is no causal language model that can be quantized, or may not be read.
+            DownloadError: the source's server does not answer.
         """
         ...
 
     def inspect(self) -> Origin:
-        """Return the checked files with the sha256 of each; raises as `preview` does."""
+        """Return the source's files, checked, each with its sha256; raises the same errors as `preview`."""
         ...
 
     def fetch(self, origin: Origin) -> Path:
-        """Return the folder or file on this machine that holds just the origin's bytes.
+        """Return the folder or file on this machine that holds exactly the origin's bytes.
 
         Raises:
-            SourceError: the files there now are others.
-            VerificationError: the bytes that came are not those of the digest that was stated.
+            SourceError: the source's files have changed.
+            VerificationError: the received bytes do not match the stated digest.
             DownloadError: the server broke off.
         """
         ...
 
 
 def open_source(request: ModelRequest, home: Path) -> Source:
-    """Return the source that a request names; its cache, where it has one, is under `home`.
+    """Return the source that a request names; a remote source keeps its cache under `home`.
 
     Raises:
-        SourceError: no source is written like this, or nothing is there on this machine.
+        SourceError: the source is not written as its scheme demands, or is missing on this machine.
     """
     row = _require_written(request.source)
     if not row.remote:
@@ -71,23 +73,23 @@ def open_source(request: ModelRequest, home: Path) -> Source:
 
 
 def locate(source: str) -> Path:
-    """Return the path of a source whose bytes are on this machine.
+    """Return the path of a source whose files are on this machine.
 
     Raises:
-        SourceError: there is none, no source is written like this, or its bytes must be fetched first.
+        SourceError: the path does not exist, the source is not written as its scheme demands, or is remote.
     """
     row = _require_written(source)
     if row.remote:
-        raise SourceError(f"{source}: {row.title}; its files are not on this machine before they are fetched")
+        raise SourceError(f"{source}: {row.title}; its files are not on this machine until they are fetched")
     path: Path = _work_of(row).locate(source)
     return path
 
 
 def find_models(row: Scheme, place: str, wanted: Callable[[str], bool], home: Path) -> Iterator[Found | NotYet]:
-    """Yield the models of a scheme at a place whose names are `wanted`.
+    """Yield the models at a watched place of a scheme whose names are `wanted`.
 
     Raises:
-        QuantmillError, OSError: the place itself cannot be read.
+        QuantmillError, OSError: the watched place itself cannot be read.
     """
     found: Iterator[Found | NotYet] = _work_of(row).find_models(place, wanted, home)
     return found

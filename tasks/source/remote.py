@@ -1,8 +1,8 @@
-"""What the sources over a network share: room on the disk, progress, and a cache for places that state no sha256.
+"""Code that remote sources share: disk space, progress, and a cache for servers that state no sha256.
 
-A hub says what a file's sha256 is before it is fetched; a bucket or a tracking server does not. There the digest is made
-while the bytes come in, and a state file beside them says which listing they belong to: a rerun fetches only what is not
-there yet, or what the listing shows as changed.
+A hub states a file's sha256 before the file is fetched; a bucket or a tracking server does not. For these the digest is
+computed during the download. A state file beside the downloaded files records the listing that they belong to: a rerun
+fetches only files that are missing or that the listing shows as changed.
 """
 
 import json
@@ -33,39 +33,39 @@ class Listed(NamedTuple):
 
     size_bytes: int
     stamp: str
-    """What is another where the bytes are: an ETag."""
+    """A token that changes when the bytes change, such as an ETag."""
 
 
 class Shelf(Protocol):
-    """A place that lists files and gives their bytes, and states no sha256."""
+    """A remote folder that can be listed and read, but that states no sha256."""
 
     @property
     def listing(self) -> Mapping[str, Listed]:
-        """What lies there, by name, without subfolders."""
+        """File name -> size and stamp, without subfolders."""
         ...
 
     def read_file(self, name: str, target: Path, advance: Callable[[int], None]) -> str:
-        """Write a file to `target` and return the sha256 of what was written.
+        """Write a file to `target` and return the sha256 of the written bytes.
 
         Raises:
-            SourceError: it is gone, is another than was listed, or may not be read.
+            SourceError: the file is gone, has changed since the listing, or may not be read.
             DownloadError: the server broke off.
         """
         ...
 
 
 class Meter:
-    """Tells how far a download is, as the jobs do with their work."""
+    """Reports the progress of a download in the same form as jobs report theirs."""
 
     def __init__(self, total_bytes: int) -> None:
-        """Begin at nothing of `total_bytes`."""
+        """Start at 0 of `total_bytes`."""
         self._total, self._done, self._told = total_bytes, 0, 0.0
 
     def advance(self, some_bytes: int) -> None:
-        """Count bytes that came in (fewer than none: an attempt that begins again).
+        """Count received bytes; a negative number takes back the bytes of an attempt that starts again.
 
         Raises:
-            Stopped: the run was stopped; what is complete stays for the next time.
+            Stopped: the run was stopped; complete files stay for the next run.
         """
         stopping.require_going("download")
         self._done += some_bytes
@@ -76,12 +76,12 @@ class Meter:
             PROGRESS.info("source: downloaded %d of %d MB", done, total, extra=extra)
 
     def reach(self, done_bytes: int) -> None:
-        """Stand at `done_bytes`, whatever was counted on the way."""
+        """Set the count to `done_bytes`."""
         self.advance(done_bytes - self._done)
 
 
 def require_room(place: Path, missing_bytes: int) -> None:
-    """Raise NotEnoughSpace where a download of so many bytes would fill the disk that holds `place`."""
+    """Raise NotEnoughSpace if a download of `missing_bytes` would fill the disk that holds `place`."""
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
@@ -92,10 +92,10 @@ def require_room(place: Path, missing_bytes: int) -> None:
 
 
 def preview(source: str, shelf: Shelf) -> Preview:
-    """Return what a shelf holds, from its listing and the model's config; nothing stays on the disk.
+    """Return a preview from a shelf's listing and the model's config; keeps no file on the disk.
 
     Raises:
-        SourceError: it is no causal language model in safetensors that can be quantized.
+        SourceError: the shelf holds no causal language model in safetensors that can be quantized.
     """
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -110,19 +110,19 @@ def preview(source: str, shelf: Shelf) -> Preview:
 
 
 def take(request: ModelRequest, shelf: Shelf, cache: Path, resolved: str = "") -> Origin:
-    """Return the origin of a shelf's model, after its files were fetched into `cache`; finished files are kept.
+    """Fetch a shelf's model into `cache` and return its origin; files that are complete already are kept.
 
     Raises:
-        SourceError: a file is not allowed, or it is no model that can be quantized.
-        DownloadError: the server broke off; what is complete stays for the next time.
+        SourceError: a file is not allowed, or the files are no model that can be quantized.
+        DownloadError: the server broke off; complete files stay for the next run.
     """
     with locks.folder_held(cache):
         texts = model_files.texts_in(request.source, shelf.listing)
         first = ["config.json", *({model_files.INDEX} & set(texts))]
         files = _fetch_all(first, shelf, cache)
-        architecture = of_config(cache)  # refused here, a model costs two small files
+        architecture = of_config(cache)  # a model that is refused here has cost two small files
         files |= _fetch_all([name for name in texts if name not in files], shelf, cache)
-        model_files.check_texts(cache, texts)  # and here no weights
+        model_files.check_texts(cache, texts)  # a model that is refused here has cost no weights
         names = [*texts, *model_files.weights_in(request.source, shelf.listing, cache)]
         files |= _fetch_all([name for name in names if name not in files], shelf, cache)
         model_files.check_files(cache, sorted(files))
@@ -131,10 +131,10 @@ def take(request: ModelRequest, shelf: Shelf, cache: Path, resolved: str = "") -
 
 
 def again(origin: Origin, shelf: Callable[[], Shelf], cache: Path) -> Path:
-    """Return the folder with just the origin's bytes; what is missing or damaged is fetched, if it is still the same.
+    """Return the cache folder with the origin's files, after fetching those that are missing or damaged.
 
     Raises:
-        SourceError: what lies at the source now is something else.
+        SourceError: a file to fetch is gone or has changed at the source.
     """
     with locks.folder_held(cache):
         missing = [entry.path for entry in origin.files if not is_entry(cache / entry.path, entry)]
@@ -147,17 +147,20 @@ def again(origin: Origin, shelf: Callable[[], Shelf], cache: Path) -> Path:
             _fetch_all(missing, place, cache)
         for entry in origin.files:
             if entry.path in missing and not is_entry(cache / entry.path, entry):
-                raise SourceError(f"{origin.request.source}: {entry.path} is another than when the run began")
+                raise SourceError(f"{origin.request.source}: {entry.path} has changed since the run began")
     return cache
 
 
 def is_entry(path: Path, entry: FileEntry) -> bool:
-    """Return whether a file has just the bytes of an entry."""
+    """Return whether a file has exactly the bytes of an entry."""
     return path.is_file() and path.stat().st_size == entry.size_bytes and keys.file_sha256(path) == entry.sha256
 
 
 def _fetch_all(names: list[str], shelf: Shelf, cache: Path) -> dict[str, FileEntry]:
-    """Fetch what is not in the cache as it is listed; the state is written after every file."""
+    """Fetch the files that the cache lacks or holds in an older state; return name -> entry of all names.
+
+    The state file is written after each file.
+    """
     state_file = cache / ".state.json"
     state = _read_state(state_file)
 
@@ -180,7 +183,7 @@ def _fetch_all(names: list[str], shelf: Shelf, cache: Path) -> dict[str, FileEnt
                 raise disk.disk_full(cache) from error
             raise NotEnoughSpace(f"{cache}: {(error.strerror or str(error)).lower()}; set QUANTMILL_HOME") from error
         if part.stat().st_size != listed.size_bytes:
-            raise SourceError(f"{name}: {part.stat().st_size} bytes came, {listed.size_bytes} were listed")
+            raise SourceError(f"{name}: received {part.stat().st_size} bytes, the listing says {listed.size_bytes}")
         part.replace(cache / name)
         state[name] = [listed.size_bytes, listed.stamp, sha256]
         (cache / ".state.new").write_text(json.dumps(state))
@@ -197,4 +200,4 @@ def _read_state(path: Path) -> dict[str, list[str | int]]:
     try:
         return dict(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
-        return {}  # nothing yet, or damaged: all is fetched
+        return {}  # no state yet, or a damaged file: all files are fetched

@@ -1,4 +1,4 @@
-"""What a look at a watched place finds: models that can be compressed, and what is not, or not yet, one."""
+"""Types for the entries of a watched place: models, and entries that cannot be compressed (yet)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,12 +7,12 @@ from quantmill.recipe.recipe import ModelRequest
 
 
 class Sight(NamedTuple):
-    """A model at a watched place, in the state that it has now."""
+    """A model at a watched place, in its present state."""
 
     model: str
-    """What stays the same from revision to revision."""
+    """The model's source without a revision: the same for every revision."""
     request: ModelRequest
-    """What a recipe asks for to get this state."""
+    """The recipe's model request for this state."""
     revision: str
     """A commit, a version, or a digest of the files."""
     files: dict[str, str]
@@ -20,19 +20,19 @@ class Sight(NamedTuple):
 
 
 class NotYet(NamedTuple):
-    """Something at a watched place that is not, or not yet, a model that can be compressed."""
+    """An entry of a watched place that cannot be compressed, or cannot be compressed yet."""
 
     model: str
     why: str
 
 
 class Found(NamedTuple):
-    """A model at a watched place, before a closer look."""
+    """A model at a watched place before its files are inspected."""
 
     model: str
     revision: str
-    """Empty where only the closer look tells it."""
+    """Empty where only `look` can tell the revision."""
     changed_at: float
     """Seconds since 1970."""
     look: Callable[[], Sight]
-    """Raises where it is no model that can be compressed."""
+    """Inspects the model's files; raises if they are no model that can be compressed."""

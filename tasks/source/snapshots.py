@@ -1,4 +1,4 @@
-"""The local cache of snapshots: `HOME/snapshots/<digest>`, made from the origin and made again where it is missing."""
+"""The cache of snapshots, `HOME/snapshots/<digest>`: a missing folder is made again from its origin."""
 
 import shutil
 import tempfile
@@ -19,25 +19,30 @@ PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "llama
 
 
 def local_folder(snapshot: Snapshot, sandbox: Sandbox) -> Path:
-    """Return the snapshot's folder on this machine; where it is missing it is made again and must come out the same."""
+    """Return the snapshot's folder on this machine, made again from its origin if the folder is missing.
+
+    Raises:
+        SourceError: the folder made again has another digest than the snapshot.
+    """
     folder = sandbox.home / "snapshots" / snapshot.digest
     if not all((path := folder / f.path).is_file() and path.stat().st_size == f.size_bytes for f in snapshot.files):
         shutil.rmtree(folder, ignore_errors=True)
         with fields.of_model():
             again = take_in(snapshot.origin, sandbox)
             if again.digest != snapshot.digest:
-                raise SourceError(f"{snapshot.origin.request.source}: became {again.digest}, was {snapshot.digest}")
+                source = snapshot.origin.request.source
+                raise SourceError(f"{source}: made again with digest {again.digest}, was {snapshot.digest}")
     return folder
 
 
 def packages(origin: Origin) -> tuple[str, ...]:
-    """Return the packages whose versions decide what a snapshot of the origin holds."""
+    """Return the packages whose versions can change the bytes of the origin's snapshot."""
     spec = _packed(origin)
     return (*PACKAGES, *(name for name in spec.maker.engines if name not in PACKAGES)) if spec else PACKAGES
 
 
 def _packed(origin: Origin) -> VariantSpec | None:
-    """Return the variant that the origin itself is, where it is a folder that was quantized already."""
+    """Return the `imported` variant of a folder with quantized weights; None for plain weights or a GGUF."""
     packing = origin.architecture.packing
     if packing is None or origin.kind == "gguf":
         return None
@@ -45,7 +50,7 @@ def _packed(origin: Origin) -> VariantSpec | None:
 
 
 def take_in(origin: Origin, sandbox: Sandbox) -> Snapshot:
-    """Make the snapshot's folder in the local cache, whole or not at all."""
+    """Make the snapshot's folder in the cache and return the snapshot; a failure leaves no partial folder."""
     path = places.open_source(origin.request, sandbox.home).fetch(origin)
     spec = _packed(origin)
     told = Arguments(

@@ -1,4 +1,4 @@
-"""Takes a local model folder in: the files that were allowed, every float weight in bf16, no reference to code."""
+"""Copies a local model folder: the allowed files, every float weight in bf16, no reference to code."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from tasks.sandbox import Progress
 
 
 def take_in(source: Path, files: list[str], out: Path, progress: Progress) -> list[str]:
-    """Copy `files` of `source` into `out` and return in words what was changed on the way."""
+    """Copy `files` from `source` into `out` and return a note for each change that was made."""
     notes: list[str] = []
     for index, name in enumerate(files):
         target = out / name
@@ -32,7 +32,11 @@ def take_in(source: Path, files: list[str], out: Path, progress: Progress) -> li
 
 
 def _copy_weights(source: Path, target: Path) -> list[str]:
-    """Copy a safetensors file, its floats rounded to bf16; returns a note where any was wider or another 16-bit type."""
+    """Copy a safetensors file with its floats rounded to bf16; return a note if any had another type.
+
+    Raises:
+        SourceError: a tensor holds NaN or Inf after rounding.
+    """
     import torch
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -53,9 +57,10 @@ def _copy_weights(source: Path, target: Path) -> list[str]:
 
 
 def _template_apart(out: Path) -> list[str]:
-    """Move a chat template out of tokenizer_config.json into a file of its own, as transformers writes it today.
+    """Move a chat template from tokenizer_config.json to chat_template.jinja, as transformers does.
 
-    Libraries disagree about which of two counts; transformers' choice, the file, stays. Named templates are left as they are.
+    If a folder has both, libraries disagree about which template applies; transformers uses the file, so the file stays.
+    Several named templates are left unchanged.
     """
     path = out / "tokenizer_config.json"
     settings = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

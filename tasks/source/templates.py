@@ -1,4 +1,4 @@
-"""Whether a source has a chat template, told before it is taken in."""
+"""Checks whether a source has a chat template, before the source becomes a snapshot."""
 
 from quantmill.recipe.recipe import ModelRequest
 from tasks.model.architecture import read_json
@@ -8,7 +8,7 @@ from tasks.tokenizer.chat import FILES
 
 
 def lacks_template(request: ModelRequest) -> bool:
-    """Return whether a source is known to have no template; one that does not lie here is not known."""
+    """Return whether a source is known to have no chat template; False for a remote source."""
     if request.remote:
         return False
     path = places.locate(request.source)

@@ -1,6 +1,6 @@
-"""Turns a finished checkpoint that is the model itself into a bf16 folder: its own weights, unpacked, as those of a GGUF are.
+"""Turns a recipe's model that is quantized already into a bf16 folder of its unpacked weights.
 
-What was lost when it was quantized stays lost: figures beside such a baseline say what the packing costs, not what the method did.
+The loss of its quantization stays: figures relative to such a baseline show the cost of the packing, not that loss.
 """
 
 import shutil
@@ -20,15 +20,15 @@ def take_in(model: Any, source: Path, files: list[str], packing: Packing, out: P
     """Fill the empty folder `out` with plain bf16 weights and the checkpoint's other files.
 
     Args:
-        model: the checkpoint as a runtime opened it, its layers unpacked where they can be.
+        model: the checkpoint as a runtime opened it, with the layers unpacked that the runtime can unpack.
         source: the checkpoint's folder.
-        files: which of its files.
-        packing: how it is packed.
+        files: names of the files to take from the folder.
+        packing: how the checkpoint is packed.
         out: an empty folder.
-        progress: told the step.
+        progress: receives the step.
 
     Raises:
-        SourceError: its layers cannot be unpacked.
+        SourceError: the checkpoint's layers cannot be unpacked.
     """
     progress("unpack", 0, 1)
     if METHODS[packing.method].unpacks_whole:

@@ -1,4 +1,4 @@
-"""Which models each engine takes, and what llama.cpp computes otherwise than a config says. Imports no engine."""
+"""Checks which models an engine supports, and where llama.cpp ignores a config. Imports no engine."""
 
 from tasks.support.gguf import missing_kinds
 from tasks.support.gguf_arithmetic import likely_cause, longer_text, right_up_to

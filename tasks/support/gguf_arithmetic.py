@@ -1,8 +1,9 @@
-"""What llama.cpp computes otherwise than a model's config says: read from the config and the converter's source, before any work.
+"""Finds settings of a config that llama.cpp ignores, from the converter's source and before any work.
 
-llama.cpp's converter passes over what it does not know. What would be wrong everywhere is refused; what is wrong only
-past a number of tokens (a sliding window, dynamic NTK) is right up to there, and marked. Each rule was measured against
-transformers (docs/decisions.md). What no rule knows shows in the F32 file's divergence (`tasks/convert`, `flows/conversions.py`).
+llama.cpp's converter silently skips settings that it does not know. A model is refused if its GGUF would be wrong at every
+length. It gets a mark if its GGUF is wrong only beyond a number of tokens (sliding window, dynamic NTK). Each rule was
+measured against transformers (docs/decisions.md). Settings that no rule covers show in the divergence of the F32 file
+(`tasks/convert`, `flows/conversions.py`).
 """
 
 import ast
@@ -19,34 +20,37 @@ from tasks.support import gguf
 
 Rule = Callable[[str, dict[str, Any]], str]
 PAST = 512
-"""Tokens past the reach of a window or of an unscaled rotary embedding that a longer text goes."""
+"""Tokens by which the longer text exceeds a sliding window or the length of an unscaled rotary embedding."""
 _MODULE = "export/export_to_gguf/conversion/{}.py"
 _ACTIVATIONS = ("hidden_act", "hidden_activation", "activation_function")
-_GELU = "gelu"  # its approximations differ by less than a divergence of 1e-5: the floor decides
-_PERIODS = {"Gemma2": 2, "Gemma3": 6}  # llama.cpp's own: every second, every sixth layer sees the whole text
-_NOT_SLIDING = ("Phi3",)  # llama.cpp reads the window and computes none
+_GELU = "gelu"  # its approximations differ by a divergence of less than 1e-5; the noise floor decides
+_PERIODS = {"Gemma2": 2, "Gemma3": 6}  # llama.cpp's fixed periods: every second or sixth layer has full attention
+_NOT_SLIDING = ("Phi3",)  # llama.cpp reads the window but does not use it
 
 
 def refusal(name: str, config: dict[str, Any]) -> str:
-    """Return why a GGUF of a model of class `name` would compute something else at every length, or nothing."""
+    """Return why a GGUF of a model of class `name` would be wrong at every length; empty: it would not."""
     return next((why for rule in RULES if (why := rule(name, config))), "")
 
 
 def obstacle(model: Architecture, folder: Path) -> str:
-    """Return why no GGUF can be made of the model in `folder`, or would compute something else; an empty text: it can."""
+    """Return why the model in `folder` cannot become a GGUF or its GGUF would be wrong; empty: neither."""
     return gguf.obstacle(model.name, folder) or refusal(model.name, architecture.read_config(folder))
 
 
 def right_up_to(name: str, config: dict[str, Any]) -> tuple[int, str]:
-    """Return up to how many tokens a GGUF computes what the config says, with the key that ends it; 0: at any length."""
+    """Return up to how many tokens a GGUF follows the config, and the config's key that sets the limit.
+
+    (0, "") means that the GGUF follows the config at any length.
+    """
     return min((found for limit in LIMITS if (found := limit(name, config))), default=(0, ""))
 
 
 def longer_text(name: str, config: dict[str, Any]) -> int:
-    """Return how long a text shows what a sliding window or a scaled rotary embedding does; 0: nothing is to be shown.
+    """Return how many tokens a text needs to test a sliding window or scaled rotary embedding; 0: no test.
 
-    512 tokens past the window, or past what the embedding was made for; no longer than the model takes, and than a GGUF of
-    it is known to be right.
+    The text is 512 tokens longer than the window or than the embedding's unscaled length. It is not longer than the model
+    allows, nor than `right_up_to`.
     """
     known, _ = right_up_to(name, config)
     kind, scaled = _rope(config)
@@ -64,7 +68,7 @@ def longer_text(name: str, config: dict[str, Any]) -> int:
 
 
 def likely_cause(name: str, config: dict[str, Any]) -> str:
-    """Return the config's key, with its value, that the converter most likely passes over."""
+    """Return the config's key and value that the converter most likely ignores."""
     kind, scaled = _rope(config)
     if kind:
         plain = {key: value for key, value in scaled.items() if not isinstance(value, (list, dict)) and key != "type"}
@@ -82,7 +86,7 @@ def _activation_is_fixed(name: str, config: dict[str, Any]) -> str:
     usual = _default(str(config.get("model_type", "")), key)
     if not asked or not usual or key in _code(name) or _same(asked, usual):
         return ""
-    return f"llama.cpp computes {usual} in {name}, whatever the config says: {key}: {asked}"
+    return f"llama.cpp always computes {usual} in {name} and ignores the config's {key}: {asked}"
 
 
 def _rope_is_dropped(name: str, config: dict[str, Any]) -> str:
@@ -94,9 +98,9 @@ def _rope_is_dropped(name: str, config: dict[str, Any]) -> str:
         return ""
     for key in ("attention_factor", "mscale", "mscale_all_dim"):
         if scaled.get(key) is not None:
-            return f"llama.cpp computes YaRN's attention factor itself, against rope_parameters: {key} {scaled[key]}"
+            return f"llama.cpp computes YaRN's attention factor itself and ignores rope_parameters: {key} {scaled[key]}"
     if scaled.get("truncate") is False:
-        return "llama.cpp rounds the bounds of YaRN's ramp, against rope_parameters: truncate false"
+        return "llama.cpp rounds the bounds of YaRN's ramp and ignores rope_parameters: truncate false"
     return ""
 
 
@@ -105,7 +109,9 @@ def _pattern_is_fixed(name: str, config: dict[str, Any]) -> str:
     sliding = _sliding_layers(config)
     if not period or not sliding or sliding == [bool((layer + 1) % period) for layer in range(len(sliding))]:
         return ""
-    return f"llama.cpp lets every {period}th layer of {name} see the whole text, the config's layer_types say otherwise"
+    return (
+        f"llama.cpp gives layers {period}, {2 * period}, ... of {name} full attention; the config's layer_types differ"
+    )
 
 
 def _window_is_dropped(name: str, config: dict[str, Any]) -> tuple[int, str] | None:
@@ -120,13 +126,13 @@ def _dynamic_is_dropped(name: str, config: dict[str, Any]) -> tuple[int, str] | 
 
 
 RULES: tuple[Rule, ...] = (_activation_is_fixed, _rope_is_dropped, _pattern_is_fixed)
-"""What is wrong at every length."""
+"""Rules for models whose GGUF would be wrong at every length."""
 LIMITS: tuple[Callable[[str, dict[str, Any]], tuple[int, str] | None], ...] = (_window_is_dropped, _dynamic_is_dropped)
-"""What is wrong past a number of tokens only."""
+"""Rules for models whose GGUF is wrong only beyond a number of tokens."""
 
 
 def _rope(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the kind of scaling of the rotary embedding, nothing where there is none, and its parameters in either form."""
+    """Return the type of the rotary embedding's scaling and its parameters; the type is empty if unscaled."""
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}
     found = found.get("full_attention", found) if isinstance(found, dict) else {}
     kind = str(found.get("rope_type") or found.get("type") or "default")
@@ -134,7 +140,7 @@ def _rope(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _window(config: dict[str, Any]) -> int:
-    """Return the sliding window that some layer has, or 0."""
+    """Return the size of the sliding window; 0: no layer has one."""
     sliding = _sliding_layers(config)
     if config.get("use_sliding_window") is False or (sliding and not any(sliding)):
         return 0
@@ -142,7 +148,7 @@ def _window(config: dict[str, Any]) -> int:
 
 
 def _sliding_layers(config: dict[str, Any]) -> list[bool]:
-    """Return of each layer whether it slides, as the config lists them or states a pattern; empty: it does neither."""
+    """Return for each layer whether it has a sliding window; empty: the config does not say."""
     if isinstance(kinds := config.get("layer_types"), list):
         return [kind == "sliding_attention" for kind in kinds]
     pattern, layers = _whole(config.get("sliding_window_pattern")), _whole(config.get("num_hidden_layers"))
@@ -160,7 +166,7 @@ def _same(one: str, other: str) -> bool:
 
 @cache
 def _default(model_type: str, key: str) -> str:
-    """Return the value that a key has in a model type's config where nothing is said: what llama.cpp builds in."""
+    """Return a key's default in a model type's config class, which is the value that llama.cpp builds in."""
     text = engine_code.read("transformers", f"models/{model_type}/configuration_{model_type}.py") if key else ""
     found = re.search(rf"\b{key}: [^=\n]*= \"(\w+)\"", text) if model_type.isidentifier() else None
     return found[1] if found else ""
@@ -168,7 +174,10 @@ def _default(model_type: str, key: str) -> str:
 
 @cache
 def _code(name: str) -> str:
-    """Return the code of the converter's class for an architecture and of those that it inherits, less what all share."""
+    """Return the code of the converter's class for an architecture and of its base classes.
+
+    Base classes that all architectures share are left out.
+    """
     classes = _classes(gguf.module_of(name))
     found = [node for node in classes if any(f"'{name}'" in ast.unparse(mark) for mark in node.decorator_list)][:1]
     for node in found:
@@ -180,7 +189,7 @@ def _code(name: str) -> str:
 
 @cache
 def _classes(module: str) -> tuple[ast.ClassDef, ...]:
-    """Return the classes of one of the converter's modules, and of those that it imports from."""
+    """Return the classes of a converter's module and of the modules that it imports, except `base`."""
     text = engine_code.read("auto_round", _MODULE.format(module)) if module else ""
     found = [node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)]
     others = {other for other in re.findall(r"^from \.(\w+) import", text, re.MULTILINE) if other != "base"}

@@ -1,9 +1,8 @@
-"""Stage 2: text becomes token windows, for calibration and for evaluation, which share no document.
+"""Stage 2: turns text into token windows for calibration and evaluation, which share no document.
 
-The digest of a document says on which side it falls, so the two sides are disjoint whatever the seeds, lengths and
-files are (texts repeat themselves: a fifth of Python's own topics stands there twice), and neither depends on the other:
-another calibration text leaves the evaluation, and all that was measured on it, as it is. `text_sources` says what a
-document is and what exactly is promised.
+The digest of a document decides its side. So the two sides are disjoint for all seeds, lengths and files, even if a text
+repeats itself (a fifth of Python's own topics occurs twice). A change of the calibration text changes neither the
+evaluation windows nor the figures measured on them. `sources.py` defines a document and what exactly is promised.
 """
 
 import json
@@ -32,32 +31,32 @@ from tasks.tokenizer import chat
 REVISION = 1
 PACKAGES = ("tokenizers", "safetensors")
 READING = 1
-"""What files, rows and mixtures become; the built-in text does not depend on it."""
+"""Revision of how files, rows and mixtures are read; the key of the built-in text does not contain it."""
 _PIECE_SIGNS = 1 << 20
 
 
 class Part(NamedTuple):
-    """What one source holds for a token set."""
+    """The documents of one source for a token set."""
 
     share: Share
     documents: list[Document]
 
     @property
     def templated(self) -> bool:
-        """Whether it goes through the model's chat template."""
+        """Whether the documents go through the model's chat template."""
         return self.share.text.chat_template or any(document.messages for document in self.documents)
 
     @property
     def text(self) -> str:
-        """Its plain documents, in their order."""
+        """The plain documents, in their order."""
         return "\n\n".join(document.text for document in self.documents)
 
 
 def check_texts(recipe: Recipe) -> None:
-    """Refuse files that cannot do; only what is needed of them is read, and no network.
+    """Reject unusable text files; reads only what is needed, never the network.
 
     Raises:
-        TextError: missing, not what its name says, or too short however it is tokenized (a token is a byte at least).
+        TextError: a file is missing, has another format than its name says, or has fewer bytes than the tokens asked for.
     """
     for role, request in _requests(recipe).items():
         for _ in read_parts(request, role, far=False):
@@ -65,10 +64,10 @@ def check_texts(recipe: Recipe) -> None:
 
 
 def check_all(recipe: Recipe) -> None:
-    """Refuse what `check_texts` does, in data sets of the hub too, and a model without the chat template that is needed.
+    """Reject unusable text files and data sets of the hub, and a model that lacks a needed chat template.
 
     Raises:
-        TextError: see above.
+        TextError: as in `check_texts`; or messages must be rendered and the model has no chat template.
     """
     for role, request in _requests(recipe).items():
         for part in read_parts(request, role):
@@ -81,7 +80,7 @@ def check_all(recipe: Recipe) -> None:
 
 
 def require_context(recipe: Recipe, shape: Architecture) -> None:
-    """Raise RecipeError where a window is longer than the texts that the model is made for; nothing is read."""
+    """Raise RecipeError if a window is longer than the model's `max_position_embeddings`; reads no text."""
     seen = any(METHODS[request.method].calibrated for request in recipe.variants)
     for role, request in _requests(recipe).items():
         if 0 < shape.positions < request.sequence_length and (seen or role == "evaluation"):
@@ -96,15 +95,15 @@ def _requests(recipe: Recipe) -> dict[Role, TokenRequest]:
 
 
 def read_parts(request: TokenRequest, role: Role, far: bool = True) -> Iterator[Part]:
-    """Yield what each source holds on the side of `role`; a document that two sources hold counts for the first.
+    """Yield each source's documents on the side of `role`; the first of two sources keeps a document.
 
     Args:
-        request: what is asked for.
-        role: which side.
-        far: read data sets of the hub too.
+        request: the texts, windows and lengths that the recipe asks for.
+        role: the side.
+        far: also read data sets of the hub.
 
     Raises:
-        TextError: a source cannot be used, or holds too little.
+        TextError: a source cannot be used, or is too short.
     """
     seen = set[str]()
     for share in request.shares:
@@ -125,10 +124,10 @@ def read_parts(request: TokenRequest, role: Role, far: bool = True) -> Iterator[
 def build_token_sets(
     recipe: Recipe, snapshot: Snapshot, store: Store, sandbox: Sandbox, calibrated: bool
 ) -> tuple[TokenSet | None, TokenSet]:
-    """Return the calibration windows (None where no method uses them) and the evaluation windows.
+    """Return the calibration windows (None if no method uses them) and the evaluation windows.
 
     Raises:
-        TextError: a text is too short for the windows asked for.
+        TextError: a text is too short for the requested windows.
     """
     calibration = _build(recipe.calibration, "calibration", snapshot, store, sandbox) if calibrated else None
     return calibration, _build(recipe.evaluation, "evaluation", snapshot, store, sandbox)
@@ -166,7 +165,7 @@ def _build(request: TokenRequest, role: Role, snapshot: Snapshot, store: Store, 
 
 
 def _key(request: TokenRequest, role: Role, identities: list[dict[str, str]], snapshot: Snapshot) -> str:
-    """Return the stage key: sources, their windows (what weights come to), fields, template, tokenizer; no paths."""
+    """Return the stage key of a token set: the texts' content and numbers of windows, no paths or weights."""
     text, reading, shares = identities[0]["sha256"], dict[str, Any](), request.shares
     packages: tuple[str, ...] = PACKAGES
     if request.mix or request.chat_template or request.kind != "builtin":
@@ -191,7 +190,7 @@ def _key(request: TokenRequest, role: Role, identities: list[dict[str, str]], sn
 
 
 def _rendered(part: Part, role: Role, folder: Path, sandbox: Sandbox) -> str:
-    """Return the documents of a source as the model's chat template renders them, one after the other."""
+    """Return the documents of a source as one text, rendered by the model's chat template."""
     talks = [list(document.messages) or [{"role": "user", "content": document.text}] for document in part.documents]
     with sandbox.scratch() as place:
         path = place / "work" / "conversations.json"
@@ -203,9 +202,12 @@ def _rendered(part: Part, role: Role, folder: Path, sandbox: Sandbox) -> str:
 
 
 def cut_windows(text: str, tokenizer_file: Path, request: TokenRequest, role: Role) -> list[list[int]]:
-    """Return windows of `sequence_length` ids each: consecutive pieces of the text, drawn by the seed, in text order.
+    """Return windows of `sequence_length` ids: pieces of the text, drawn by the seed, in text order.
 
-    A tokenizer that opens every text with a special token (BOS) opens every window with it.
+    If the tokenizer puts a special token (BOS) before every text, every window begins with that token.
+
+    Raises:
+        TextError: the text holds fewer different windows than requested.
     """
     from tokenizers import Tokenizer
 
@@ -221,14 +223,17 @@ def cut_windows(text: str, tokenizer_file: Path, request: TokenRequest, role: Ro
     if len(unique) < request.samples:
         raise TextError(
             f"{role}.samples: the {role} side of {request.source} holds {len(unique)} different windows of"
-            f" {request.sequence_length} tokens, {request.samples} are asked for; take fewer, shorter ones or more text"
+            f" {request.sequence_length} tokens, {request.samples} are asked for; use fewer or shorter windows, or more text"
         )
     drawn = sorted(random.Random(request.seed).sample(range(len(unique)), request.samples))
     return [[*opening, *unique[index]] for index in drawn]
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yield a text in pieces of about a million signs that end with a line: an encoding takes 30 times its text."""
+    """Yield a text in pieces of about a million characters, cut at line ends.
+
+    The tokenizer's memory is 30 times the text that it encodes at once.
+    """
     start = 0
     while start < len(text):
         end = text.find("\n", start + _PIECE_SIGNS) + 1 or len(text)

@@ -1,4 +1,4 @@
-"""Inside a job: conversations as the model's chat template renders them."""
+"""Inside a job: renders conversations with the model's chat template."""
 
 import json
 from pathlib import Path
@@ -8,19 +8,19 @@ from tasks.sandbox import JobArguments, Progress
 
 
 class Arguments(JobArguments):
-    """Conversations to render."""
+    """The arguments of a job that renders conversations."""
 
     kind: Literal["tokens"] = "tokens"
     folder: Path
-    """The snapshot."""
+    """The snapshot's folder."""
     conversations: Path
-    """A JSON list of conversations, each a list of messages."""
+    """A JSON file: a list of conversations, each a list of messages."""
     where: str
-    """The recipe's field and source, for messages."""
+    """The recipe's field and source, for error messages."""
 
 
 def run(arguments: Arguments, out: Path, progress: Progress) -> dict[str, Any]:
-    """Write `rendered.json` to `out`: a list of texts."""
+    """Write the rendered texts, in order, to `out/rendered.json` as a JSON list."""
     from tasks.tokenizer import chat
 
     talks = json.loads(arguments.conversations.read_bytes())

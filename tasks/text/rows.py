@@ -1,6 +1,7 @@
-"""Rows of JSONL and Parquet files, one after the other, and the document in each; nothing is read further than asked.
+"""Reads rows of JSONL and Parquet files one by one, and the document in each row.
 
-A file is read in pieces of bounded size: a line, or a batch of rows. What a packed file unfolds to is bounded too.
+A file is read lazily, in pieces of bounded size: a line, or a batch of rows. The unpacked size of a packed file is
+bounded too.
 """
 
 import gzip
@@ -17,36 +18,36 @@ LINE_BYTES = 16 << 20
 _BATCH_ROWS = 64
 _BATCH_BYTES = 1 << 30
 _BUFFER_BYTES = 1 << 20
-_FREE_BYTES, _MAX_RATIO = 64 << 20, 100  # text packs 3 to 10 times, a bomb a thousand
+_FREE_BYTES, _MAX_RATIO = 64 << 20, 100  # gzip shrinks text 3 to 10 times, a bomb a thousand times
 
 
 class Document(NamedTuple):
-    """A piece of text that stays whole: a paragraph, a row's text, or a conversation."""
+    """A piece of text that is never split: a paragraph, a row's text, or a conversation."""
 
     words: str
-    """Its words with single blanks between: equal words are the same document, on the same side."""
+    """The document's words joined by single blanks: documents with equal words count as one and share a side."""
     text: str
     messages: tuple[dict[str, str], ...] = ()
 
 
 def documents(path: Path, kind: TextKind, field: str, where: str) -> Iterator[Document]:
-    """Yield the documents of a file of rows, in its order; rows without words are left out.
+    """Yield the documents of a file of rows, in file order; rows without words are skipped.
 
     Args:
         path: the file.
         kind: `jsonl`, `jsonl.gz` or `parquet`.
         field: the field that holds text or messages; empty: `text`, else `messages`.
-        where: the recipe's field, for messages: `calibration.` or `calibration.mix[1].`.
+        where: the prefix of the recipe's field in errors: `calibration.` or `calibration.mix[1].`.
 
     Raises:
-        TextError: it is no such file, or a row holds no text where it should.
+        TextError: the file is not of this kind, or a row's field holds neither text nor messages.
     """
     rows = _parquet_rows(path, field, where) if kind == "parquet" else _json_rows(path, kind == "jsonl.gz", where)
     yield from of_rows(rows, path.name, field, where)
 
 
 def of_rows(rows: Iterator[tuple[str, dict[str, Any]]], name: str, field: str, where: str) -> Iterator[Document]:
-    """Yield the document of each (place, row); the first row says which field is read where none is named."""
+    """Yield the document of each (position, row); an empty `field` is chosen from the first row's fields."""
     for place, row in rows:
         field = field or choose_field(list(row), name, where)
         if field not in row:
@@ -59,7 +60,7 @@ def of_rows(rows: Iterator[tuple[str, dict[str, Any]]], name: str, field: str, w
 
 
 def choose_field(fields: list[str], name: str, where: str) -> str:
-    """Return the field that is read where the recipe names none."""
+    """Return the field to read if the recipe names none: `text`, else `messages`."""
     for known in ("text", "messages"):
         if known in fields:
             return known
@@ -71,7 +72,7 @@ def _listed(fields: Iterable[str]) -> str:
 
 
 def _document(value: Any, where: str) -> Document:
-    """Return what a field's value holds; `where` opens every message."""
+    """Return the document in a field's value; `where` begins every error message."""
     if isinstance(value, str):
         return Document(_words(value, where), value)
     if not isinstance(value, list):
@@ -82,7 +83,7 @@ def _document(value: Any, where: str) -> Document:
         for key in ("role", "content"):
             if not isinstance(spoken.get(key), str):
                 raise TextError(
-                    f"{where}: message {at + 1} needs role and content, both text; {key} is missing or none"
+                    f"{where}: message {at + 1} needs role and content, both text; {key} is missing or is no text"
                 )
         messages.append({"role": spoken["role"], "content": spoken["content"]})
     return Document(_words(" ".join(m["content"] for m in messages), where), "", tuple(messages))
@@ -112,10 +113,10 @@ def _json_rows(path: Path, packed: bool, where: str) -> Iterator[tuple[str, dict
 
 
 def lines(path: Path, packed: bool, where: str) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file without their ends, whichever system's those are.
+    """Yield the lines of a UTF-8 file without their line ends (LF, CR or CR LF).
 
     Raises:
-        TextError: it is not UTF-8, a line is longer than 16 MiB, or a packed file is broken or unfolds beyond measure.
+        TextError: the file is not UTF-8, has a line of more than 16 MiB, or is packed and broken or suspiciously large.
     """
     begin, at = f"{where}source: {path.name}", 0
     try:
@@ -145,7 +146,7 @@ def _decoded(line: bytes, begin: str, at: int) -> list[str]:
 
 def _require_no_bomb(raw: IO[bytes], unfolded: int, begin: str) -> None:
     if unfolded > _FREE_BYTES and unfolded > _MAX_RATIO * raw.tell():
-        raise TextError(f"{begin}: unfolds to more than {_MAX_RATIO} times its size; unpack it, if that is meant")
+        raise TextError(f"{begin}: unpacks to more than {_MAX_RATIO} times its size; if this is right, unpack it first")
 
 
 def _parquet_rows(path: Path, field: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -163,7 +164,7 @@ def _parquet_rows(path: Path, field: str, where: str) -> Iterator[tuple[str, dic
             for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=[field]):
                 if batch.nbytes > _BATCH_BYTES:
                     raise TextError(
-                        f"{begin}: {len(batch)} rows unfold to {batch.nbytes} bytes; allowed: {_BATCH_BYTES}"
+                        f"{begin}: {len(batch)} rows unpack to {batch.nbytes} bytes; allowed: {_BATCH_BYTES}"
                     )
                 for value in batch.column(0).to_pylist():
                     number += 1

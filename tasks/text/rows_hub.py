@@ -1,7 +1,7 @@
-"""Rows of a data set on the Hugging Face hub, through `datasets`, streamed: only what is needed is fetched.
+"""Streams the rows of a data set on the Hugging Face hub with `datasets`; fetches only needed rows.
 
-No code of the data set runs: the commit is pinned, and only plain file formats are opened. The endpoint is HF_ENDPOINT,
-the token HF_TOKEN from the environment; a token that a login left on this machine is not used.
+No code of the data set runs: the commit is pinned, and only plain file formats are opened. The endpoint and the token are
+HF_ENDPOINT and HF_TOKEN from the environment; a token stored by a login on this machine is not used.
 """
 
 import logging
@@ -22,18 +22,19 @@ _FORMATS = ("arrow", "csv", "json", "parquet", "text")
 
 def take(source: TextSource, role: Role, limit: int, where: str) -> list[Document]:
     """Return the documents of one side, up to about `limit` bytes; see `take` in `sources.py`."""
-    name = "hf://datasets/" + source.source.removeprefix(DATASET)  # without the prefix a folder of that name is taken
+    # Without this prefix, `datasets` would prefer a local folder of that name.
+    name = "hf://datasets/" + source.source.removeprefix(DATASET)
     return list(read(name, source.subset, source.split, source.revision, source.field, role, limit, where))
 
 
-@lru_cache(maxsize=16)  # a request is checked before the run and read in it
+@lru_cache(maxsize=16)  # a request is read twice: by the check before the run and by the run
 def read(
     path: str, subset: str, split: str, revision: str, field: str, role: Role, limit: int, where: str
 ) -> tuple[Document, ...]:
-    """Return the documents of one side of what `datasets` finds at `path`: a repository on the hub, or a folder.
+    """Return the documents of one side of the data set at `path`: a repository on the hub, or a folder.
 
     Raises:
-        TextError: there is no such data set, split or field, or it is no plain file format.
+        TextError: the data set, split or field does not exist, or the files have no plain format.
         DownloadError: the hub does not answer.
     """
     shown = f"{where}source: {path.removeprefix('hf://datasets/')}"
@@ -44,7 +45,7 @@ def read(
         except TextError:
             raise
         except Exception as error:
-            # the network, the hub and every reader behind `datasets`: what they raise is said in one line
+            # The network, the hub and the readers behind `datasets` raise many types; each becomes one line.
             words = f"cannot be read: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise hub.translated(error, shown, TextError) or TextError(f"{shown}: {words}") from error
 
@@ -56,7 +57,7 @@ def _stream(
 
     datasets.disable_progress_bars()
     for name in ("datasets", "huggingface_hub"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # a hub that is down is one line, not one for each try
+        logging.getLogger(name).setLevel(logging.ERROR)  # else a hub that is down logs a line for each attempt
     builder = datasets.load_dataset_builder(
         path,
         subset or None,

@@ -1,16 +1,16 @@
-"""Where calibration and evaluation text comes from: documents, each on one side, read no further than they are needed.
+"""Reads the documents of calibration and evaluation texts; each document belongs to one side only.
 
-What is promised of the two sides, calibration and evaluation, whatever the files, seeds, lengths and weights:
+Promises about the two sides, calibration and evaluation, for all files, seeds, lengths and weights:
 
-- A document falls on the side that the sha256 of its words says (white space does not count), so a document is never on
-  both sides, and no file's content moves a document of another. Equal documents of one token set count once.
-- A document is a paragraph of a text (a long one: a piece of about 2,000 signs), or a row's whole text, or a row's whole
-  conversation (the words of all its messages, whoever says them).
-- So a row that is one paragraph falls where that paragraph of a text file falls, and a conversation of one message where
-  a row of its text does. Between JSONL, packed JSONL, Parquet and data sets there is no difference.
+- The sha256 of a document's words decides its side (white space does not count). So no document is on both sides, and the
+  content of one file never moves a document of another. Equal documents of one token set count once.
+- A document is a paragraph of a text (or a piece of about 2,000 characters of a long paragraph), or a row's whole text,
+  or a row's whole conversation (the words of all its messages, of all roles).
+- So a row that is one paragraph has the same side as that paragraph in a text file, and a conversation of one message the
+  same side as a row with its text. JSONL, packed JSONL, Parquet and data sets do not differ.
 
-What is not promised: a paragraph inside a longer row may stand on the other side in a text file, or in another row.
-Texts that differ in a word are two documents.
+Not promised: a paragraph inside a longer row may be on the other side in a text file or in another row. Texts that differ
+in one word are two documents.
 """
 
 import hashlib
@@ -34,19 +34,19 @@ _HASHED_AT_ONCE = 64 << 20
 
 
 def take(source: TextSource, role: Role, tokens: int, where: str) -> list[Document]:
-    """Return the documents of one side, in the source's order, each once.
+    """Return the documents of one side, in the source's order, without repetitions.
 
-    Reading ends when the side holds 16 bytes for each of `tokens`, at least 4 MiB: memory depends on what is asked
-    for, not on the file. What lies behind is never seen; a file that is sorted by topic wants to be shuffled first.
+    Reading ends when the side holds 16 bytes for each of `tokens`, and at least 4 MiB: memory depends on the request, not
+    on the file. The rest of the file is never read; shuffle a file that is sorted by topic first.
 
     Args:
-        source: what to read.
-        role: which side.
-        tokens: how many are wanted of it.
-        where: the place in the recipe, for messages: `calibration.` or `calibration.mix[1].`.
+        source: the text to read.
+        role: the side.
+        tokens: number of tokens wanted from the source.
+        where: the prefix of the recipe's field in errors: `calibration.` or `calibration.mix[1].`.
 
     Raises:
-        TextError: it is missing, not what its name says, or holds no text on this side.
+        TextError: the source is missing, or has another format than its name says.
     """
     limit = max(_LEAST_BYTES, _BYTES_A_TOKEN * tokens)
     if source.kind == "dataset":
@@ -57,7 +57,7 @@ def take(source: TextSource, role: Role, tokens: int, where: str) -> list[Docume
 
 
 def on_side(found: Iterable[Document], role: Role, limit: int) -> list[Document]:
-    """Return the documents on the side of `role`, each once, up to about `limit` bytes of words."""
+    """Return the documents on the side of `role`, without repetitions, up to about `limit` bytes of words."""
     kept, held = dict[str, Document](), 0
     for document in found:
         if side_of_words(document.words) == role and document.words not in kept:
@@ -69,15 +69,15 @@ def on_side(found: Iterable[Document], role: Role, limit: int) -> list[Document]
 
 
 def side_of_words(words: str) -> Role:
-    """Return the side that a document falls on."""
+    """Return the side of a document with these words."""
     return "evaluation" if hashlib.sha256(words.encode()).digest()[0] % 2 else "calibration"
 
 
 def paragraphs(text: Iterable[str]) -> Iterator[Document]:
-    """Yield what stands between blank lines, longer stretches in pieces of about 2,000 signs that end with a line.
+    """Yield the paragraphs of a text, long ones in pieces of about 2,000 characters cut at line ends.
 
     Args:
-        text: its lines, without their ends.
+        text: the lines of the text, without line ends.
     """
     held, signs = list[str](), 0
     for line in chain(_parted(text), [None]):
@@ -94,7 +94,10 @@ def paragraphs(text: Iterable[str]) -> Iterator[Document]:
 
 
 def _parted(text: Iterable[str]) -> Iterator[str | None]:
-    """Yield the lines with None in place of each blank line that parts two blocks; a block's first line never does."""
+    """Yield the lines, with None for each blank line that separates two paragraphs.
+
+    The first line of a paragraph never separates, even if blank.
+    """
     first, blank = True, None
     for line in text:
         if blank is not None:
@@ -106,7 +109,7 @@ def _parted(text: Iterable[str]) -> Iterator[str | None]:
         first = False
         yield line
     if blank is not None:
-        yield blank  # the last line parts nothing
+        yield blank  # the last line separates nothing
 
 
 def _document(text: str) -> Iterator[Document]:
@@ -127,7 +130,7 @@ def locate(source: TextSource, where: str) -> Path:
     """Return the path of a file of text or rows.
 
     Raises:
-        TextError: there is none, or it is no plain file.
+        TextError: the path does not exist, or is no plain file.
     """
     shown = f"{where}source: {source.source[:80]}"
     try:
@@ -144,10 +147,10 @@ def locate(source: TextSource, where: str) -> Path:
 
 
 def identity(source: TextSource, where: str, home: Path) -> dict[str, str]:
-    """Return what a source is, so that equal identities give equal documents; `sha256` stands for its bytes.
+    """Return the identity of a source: sources with equal identities have equal documents.
 
-    A file's bytes are read through, though not its rows; a large one's digest is remembered by its size and times.
-    A data set's commit says what it holds: nothing is asked of the hub.
+    `sha256` is the digest of a file's bytes; the digest of a large file is cached by the file's size and times. For a data
+    set `sha256` covers its name, subset, split and commit, and the hub is not asked.
     """
     if source.kind == "builtin":
         return {"kind": "builtin", "sha256": hashlib.sha256(builtin_text().encode()).hexdigest()}
@@ -169,7 +172,7 @@ def _file_digest(path: Path, where: str, home: Path) -> str:
             memo.parent.mkdir(parents=True, exist_ok=True)
             whole = memo.with_suffix(f".{os.getpid()}")
             whole.write_text(keys.file_sha256(path), encoding="utf-8")
-            whole.replace(memo)  # never half of a digest
+            whole.replace(memo)  # atomic: nobody reads half a digest
         return memo.read_text(encoding="utf-8")
     except OSError as error:
         raise TextError(f"{where}source: {path}: {(error.strerror or 'cannot be read').lower()}") from error

@@ -1,3 +1,3 @@
-"""Tokenizers and chat templates: whether two make the same ids of the same text, and what repairs them."""
+"""Compares tokenizers and chat templates of a model's folder and GGUF file, and repairs them."""
 
 __all__ = ["chat", "check", "of_gguf", "probe", "same_text", "sentencepiece_model"]

@@ -1,7 +1,8 @@
-"""The model's chat template: whether there is one, what its digest is, and (inside a job) what it makes of conversations.
+"""The model's chat template: finds it, computes its digest and, inside a job, renders conversations.
 
-A template is code from whoever made the model. transformers runs it in Jinja's sandbox, which keeps it from Python's objects, and
-that inside a job, within limits of time and memory: a sandbox stops no loop. Each model's is tried when the model is taken in.
+A template is code written by the model's author. transformers runs it in Jinja's sandbox, which protects Python's objects
+but stops no endless loop. So templates run only inside a job, with limits on time and memory. A model's template is tried
+when the snapshot is made.
 """
 
 import datetime
@@ -28,14 +29,15 @@ _DAY = datetime.datetime(2024, 7, 26)
 
 
 def digest(snapshot: Snapshot) -> str:
-    """Return the digest of the files that a template and the special tokens in it come from."""
+    """Return the digest of the files that hold the chat template and its special tokens."""
     return keys.digest({file.path: file.sha256 for file in snapshot.files if file.path in FILES})
 
 
 def sha256_in(folder: Path) -> str:
-    """Return the digest of the chat template that a folder's users get, wherever it is kept; empty: there is none.
+    """Return the digest of the chat template that users of a folder get; empty: there is no template.
 
-    Of a file its bytes', of text inside a JSON file or a GGUF that text's in UTF-8, of several by name their JSON's.
+    Covers the file's bytes; for a template inside JSON or GGUF its UTF-8 text; for several named templates their
+    canonical JSON.
     """
     if (path := folder / FILES[0]).is_file():
         return keys.file_sha256(path)
@@ -46,14 +48,14 @@ def sha256_in(folder: Path) -> str:
 
 
 def render(folder: Path, conversations: list[list[dict[str, str]]], where: str) -> list[str]:
-    """Return each conversation as the model's tokenizer renders it, without an opening for an answer. Inside a job only.
+    """Return each conversation rendered by the chat template, without a generation prompt. Only in a job.
 
-    A text that opens with the BOS token loses it where the tokenizer puts one before every text itself: windows do
-    that too. Templates that print the date print 26 July 2024, or the windows would be others every day.
+    If the tokenizer puts a BOS token before every text, a BOS token at the beginning of a rendered text is removed, because
+    `cut_windows` adds it. Templates that print the date print 26 July 2024, or the windows would change every day.
 
     Raises:
-        TextError: there is no template, or it refuses a conversation.
-        SourceError: it takes more time or memory than any template needs.
+        TextError: the model has no template, or the template refuses a conversation.
+        SourceError: the template takes more time or memory than any template needs.
     """
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
@@ -79,10 +81,10 @@ def render(folder: Path, conversations: list[list[dict[str, str]]], where: str) 
 
 
 def try_out(folder: Path) -> None:
-    """Render a short conversation, for what a template does to whoever opens the model. Inside a job only.
+    """Render a short conversation, to reject a template that exceeds the limits. Only in a job.
 
     Raises:
-        SourceError: it takes more time or memory than any template needs.
+        SourceError: the template takes more time or memory than any template needs.
     """
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
@@ -90,22 +92,22 @@ def try_out(folder: Path) -> None:
     if not sha256_in(folder):
         return
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with limits(), suppress(TemplateError, ValueError, TypeError):  # what it refuses is told where it is needed
+    with limits(), suppress(TemplateError, ValueError, TypeError):  # a refusal is reported when the template is needed
         tokenizer.apply_chat_template(_TALK, tokenize=False, add_generation_prompt=True)
 
 
 @contextmanager
 def limits() -> Iterator[None]:
-    """End what is rendered in here after some seconds of processor time, or with gigabytes of memory. Inside a job only.
+    """Limit the processor time and memory of the rendering in this context. Only in a job.
 
-    A calculation that Python cannot be interrupted in (9 ** (9 ** 9)) takes the job with it: the kernel ends the process.
+    If Python cannot interrupt a calculation (9 ** (9 ** 9)), the kernel kills the job's process.
 
     Raises:
-        SourceError: it went beyond.
+        SourceError: the rendering exceeded a limit.
     """
 
     def stop(*_: object) -> None:
-        raise SourceError(f"the chat template runs for more than {_CPU_S} s; it is not rendered")
+        raise SourceError(f"the chat template runs for more than {_CPU_S} s and was stopped")
 
     used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
     held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -117,7 +119,9 @@ def limits() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, _CPU_S)
         yield
     except MemoryError as error:
-        raise SourceError("the chat template takes gigabytes of memory; it is not rendered") from error
+        raise SourceError(
+            f"the chat template takes more than {_MEMORY_BYTES >> 30} GiB of memory and was stopped"
+        ) from error
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, handler)
@@ -126,13 +130,13 @@ def limits() -> Iterator[None]:
 
 
 def _lower(kind: int, limit: int) -> None:
-    """Lower a soft limit, unless it is lower already."""
+    """Lower a soft limit to `limit`; a lower limit stays."""
     soft, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (limit if soft == resource.RLIM_INFINITY else min(limit, soft), hard))
 
 
 class _Clock:
-    """Stands in for `datetime` in the template's functions."""
+    """Replaces `datetime` in the template's functions, to return a fixed date."""
 
     @staticmethod
     def now(*_: Any) -> datetime.datetime:

@@ -1,6 +1,7 @@
-"""Checks that a folder's chat template and a GGUF's make the same text of a conversation.
+"""Checks that a folder's chat template and a GGUF's render a conversation to the same text.
 
-transformers renders one side, llama-cpp-python's formatter the other. Of several named templates each is compared under its name.
+transformers renders the folder's template, llama-cpp-python's formatter the GGUF's. Several named templates are compared
+by name.
 """
 
 from typing import TYPE_CHECKING, Any, cast
@@ -22,10 +23,10 @@ _FIELD = "tokenizer.chat_template"
 
 
 def difference(tokenizer: "PreTrainedTokenizerBase", vocabulary: "Llama") -> str | None:
-    """Return in one line how the folder's chat templates render unlike the GGUF's, or None.
+    """Return in one line how the renderings of the folder's and the GGUF's chat templates differ, or None.
 
-    A conversation that one template refuses (some take no system message), the other must refuse too. Where both sides hold
-    the same text, what one renderer cannot render is left out.
+    If one template refuses a conversation (some allow no system message), the other must refuse it too. If both sides hold
+    the same template text, a conversation that one renderer fails on is skipped.
     """
     ours, theirs = _of_folder(tokenizer), _of_gguf(vocabulary)
     if lone := sorted(set(ours) ^ set(theirs)):
@@ -38,7 +39,7 @@ def difference(tokenizer: "PreTrainedTokenizerBase", vocabulary: "Llama") -> str
 
 
 def _of_folder(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
-    """Return name -> template; a GGUF's writer replaces what is neither letter nor digit in a name."""
+    """Return name -> template; names have `_` for all but letters and digits, as a GGUF's writer does."""
     held = tokenizer.chat_template
     if held is None:
         return {}

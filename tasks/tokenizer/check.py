@@ -1,11 +1,11 @@
-"""Checks that a folder's tokenizer and a GGUF's make the same ids of the same text, and that they chat alike.
+"""Checks that a folder and a GGUF file tokenize text to the same ids and render chats identically.
 
-Two runtimes read one model through two tokenizers, and nothing fails when these differ: the figures are
-merely of other text. So a probe of about 200 kB is tokenized by both, id for id, for a downloaded GGUF
-(folder: dequantized) and for every GGUF that is made here (folder: its source).
+Two runtimes read one model through two tokenizers. If the tokenizers differ nothing fails, but the figures are of
+different text. So both tokenize a probe of about 200 kB and are compared id by id: for a downloaded GGUF with its
+dequantized folder, and for every GGUF that is made here with its source folder.
 
-The folder's side is `AutoTokenizer`, not `tokenizers` on tokenizer.json: it is what consumers, calibration
-and llama.cpp's converter get, and for some classes it builds another pre-tokenizer than the file states.
+The folder's tokenizer is `AutoTokenizer`, not `tokenizers` with tokenizer.json: consumers, calibration and llama.cpp's
+converter use `AutoTokenizer`, which for some classes builds another pre-tokenizer than the file states.
 """
 
 import difflib
@@ -30,14 +30,14 @@ _PIECE_CHARS = 4000
 
 
 def read_tokenizer(gguf: Path) -> dict[str, bytes]:
-    """Return the metadata that llama.cpp makes its tokenizer and chat template of: field -> its bytes."""
+    """Return the metadata from which llama.cpp makes tokenizer and chat template: field -> bytes."""
     fields = read_blocks(gguf).fields.items()
     return {name: b"".join(map(bytes, field.parts)) for name, field in fields if name.startswith("tokenizer.")}
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How two tokenizations of the probe part: the ids on each side, how many differ, the first of them."""
+    """How two tokenizations of the probe differ: ids on each side, differing ids, the first of them."""
 
     folder_ids: int
     gguf_ids: int
@@ -53,27 +53,27 @@ class Difference:
 
 
 def compare(folder: Path, gguf: Path) -> Difference | None:
-    """Return how the folder's tokenizer differs from llama.cpp's on the probe, or None: nothing that counts.
+    """Return how the folder's tokenizer differs from llama.cpp's on the probe; None: no real difference.
 
-    The last piece also compares the ids that each puts around a text by itself (BOS, EOS). Where the folder's tokenizer
-    composes accents (Unicode's NFC) first, the probe is composed text.
+    The last piece of the probe also compares the special tokens that each tokenizer adds to a text (BOS, EOS). If the
+    folder's tokenizer normalizes text to Unicode's NFC, the probe is in NFC.
     """
     return examine(folder, gguf)[0]
 
 
 def examine(folder: Path, gguf: Path) -> tuple[Difference | None, int]:
-    """Return what `compare` does, and how many ids differ that count as a mark: those of runs that are cut in another way.
+    """Return the result of `compare`, and the number of ids that differ but only lead to a mark.
 
-    Of a sentencepiece vocabulary, ids that spell the same text may differ where the sentencepiece library sides with llama.cpp
-    (`tokenizer.model` is in the folder), else where a run of one character is cut in other places: merges of equal score
-    have no order there, and tokenizer.json gives them one.
+    With a sentencepiece vocabulary, ids that spell the same text may differ: without a mark if the sentencepiece library
+    agrees with llama.cpp (the folder needs `tokenizer.model`), with a mark if only runs of one character are split at other
+    positions. In sentencepiece, merges of equal score have no order; tokenizer.json gives them an order.
     """
     tokenizer = _tokenizer(folder)
     vocabulary = _vocabulary(gguf)
     added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
-    rows = _rows(folder)  # Gemma 3's text models have no row for the token of images, which their tokenizer knows
+    rows = _rows(folder)  # Gemma 3's text models have no embedding for the image token, which their tokenizer knows
     text = probe_text([token for token, number in added if number < rows])
-    if type(tokenizer.backend_tokenizer.normalizer).__name__ == "NFC":  # as Qwen's; llama.cpp never composes
+    if type(tokenizer.backend_tokenizer.normalizer).__name__ == "NFC":  # as in Qwen; llama.cpp never composes accents
         text = unicodedata.normalize("NFC", text)
     leniency = token_runs.Leniency.of(folder, vocabulary, dict(added))
     pieces = [(text[at : at + _PIECE_CHARS], False) for at in range(0, len(text), _PIECE_CHARS)]
@@ -100,7 +100,7 @@ def examine(folder: Path, gguf: Path) -> tuple[Difference | None, int]:
 
 
 def _rows(folder: Path) -> float:
-    """Return how many tokens the model of the folder has a row for; no limit where it says none."""
+    """Return the number of rows of the model's embedding; infinity if the config does not state it."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return float(config.get("vocab_size") or config.get("text_config", {}).get("vocab_size") or "inf")
@@ -117,7 +117,7 @@ def _differing(ours: list[int], theirs: list[int]) -> int:
 
 
 def repair(folder: Path, gguf: Path) -> str | None:
-    """Give tokenizer.json the pre-tokenizer that the GGUF names; return what was done, None if nothing."""
+    """Set tokenizer.json's pre-tokenizer as the GGUF names it; return a note, or None if unchanged."""
     said = _vocabulary(gguf).metadata
     name, path = said.get("tokenizer.ggml.pre", ""), folder / "tokenizer.json"
     if not path.is_file():
@@ -139,9 +139,9 @@ def repair(folder: Path, gguf: Path) -> str | None:
 
 
 def _repair_blanks(path: Path, content: dict[str, Any], prefix: bool) -> str | None:
-    """Give the tokenizer.json of a sentencepiece vocabulary llama.cpp's rule for blanks, as Llama 2's own has it.
+    """Set llama.cpp's rule for blanks, which is also Llama 2's own, in a sentencepiece tokenizer.json.
 
-    transformers writes one that puts no blank before a text that begins with one, and none behind a special token.
+    The rule that transformers writes adds no blank before a text that begins with a blank, nor after a special token.
     """
     rule = {
         "normalizer": {
@@ -161,12 +161,12 @@ def _repair_blanks(path: Path, content: dict[str, Any], prefix: bool) -> str | N
 
 
 def check_or_repair(folder: Path, gguf: Path) -> str | None:
-    """Make the folder tokenize as the GGUF does; return what was repaired, None if it already did.
+    """Make the folder tokenize as the GGUF does; return a note on the repair, or None if none was needed.
 
-    Only for a folder of our own making. Where the folder is a source and the GGUF is ours, `compare` judges.
+    Use this only for a folder that was made here. For a GGUF that was made from a source folder, use `compare`.
 
     Raises:
-        TokenizerMismatch: they differ and no known repair makes them equal.
+        TokenizerMismatch: the tokenizers differ and no known repair makes them equal.
     """
     before = compare(folder, gguf)
     if before is None:
@@ -179,23 +179,23 @@ def check_or_repair(folder: Path, gguf: Path) -> str | None:
 
 
 def save_checked(gguf: Path, out: Path, context_length: int | None = None) -> str | None:
-    """Fill `out` with a GGUF's tokenizer and chat template that do as llama.cpp's do; return what was repaired.
+    """Write a GGUF's tokenizer and chat template, made to agree with llama.cpp's; return a repair note.
 
-    Its weights are not read, which is most of the work of taking in a whole model.
+    The GGUF's weights are not read, which saves most of the work of dequantizing the model.
 
     Raises:
         SourceError: transformers does not know this kind of tokenizer.
-        TokenizerMismatch: it cannot be made to agree.
+        TokenizerMismatch: the tokenizer cannot be made to agree.
     """
     of_gguf.save(gguf, out, context_length)
     return make_agree(out, gguf)
 
 
 def make_agree(folder: Path, gguf: Path) -> str | None:
-    """Make a folder of our own tokenize and chat as the GGUF does; return what was repaired.
+    """Make a folder that was made here tokenize and render chats as the GGUF does; return a repair note.
 
     Raises:
-        TokenizerMismatch: they differ and no known repair makes them equal.
+        TokenizerMismatch: tokenizers or chat templates differ and no known repair makes them equal.
     """
     repaired = check_or_repair(folder, gguf)
     if difference := compare_chat_template(folder, gguf):
@@ -204,7 +204,7 @@ def make_agree(folder: Path, gguf: Path) -> str | None:
 
 
 def compare_chat_template(folder: Path, gguf: Path) -> str | None:
-    """Return in one line how the folder's chat templates render unlike the GGUF's, or None."""
+    """Return in one line how the renderings of the folder's and the GGUF's chat templates differ, or None."""
     return chat_check.difference(_tokenizer(folder), _vocabulary(gguf))
 
 

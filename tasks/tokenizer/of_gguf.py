@@ -1,4 +1,4 @@
-"""The tokenizer and chat template that transformers reads from a GGUF, as files; inside a job."""
+"""Inside a job: writes the tokenizer and chat template that transformers reads from a GGUF to files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,21 +10,23 @@ from tasks.tokenizer import sentencepiece_model
 if TYPE_CHECKING:
     from gguf import GGUFReader
 
-# What transformers records of the machine and of its own class names; a reader needs neither.
+# Fields in which transformers records the machine and its own class names; no reader needs them.
 _LOCAL_KEYS = ("backend", "is_local", "local_files_only", "name_or_path", "tokenizer_file")
 
 
 def save(gguf: Path, out: Path, context_length: int | None = None, reader: "GGUFReader | None" = None) -> None:
-    """Write the tokenizer and chat template that transformers reads from the GGUF, with nothing of this machine.
+    """Write the tokenizer and chat template that transformers reads from a GGUF to the folder `out`.
+
+    The written files contain no data of this machine.
 
     Args:
-        gguf: the file.
+        gguf: the GGUF file.
         out: the folder.
-        context_length: tokens that the model is made for.
-        reader: of the file, where there is one already.
+        context_length: the model's context length in tokens.
+        reader: a reader of the file, if one exists already.
 
     Raises:
-        SourceError: the file is no whole GGUF, or transformers does not know this kind of tokenizer.
+        SourceError: the file is no complete GGUF, or transformers does not know this kind of tokenizer.
     """
     from transformers import AutoTokenizer
 
@@ -40,7 +42,7 @@ def save(gguf: Path, out: Path, context_length: int | None = None, reader: "GGUF
 
     def portable(settings: dict[str, Any]) -> dict[str, Any]:
         kept = {key: value for key, value in settings.items() if key not in _LOCAL_KEYS}
-        if kept.get("tokenizer_class") == "TokenizersBackend":  # transformers 4 knows the other name only
+        if kept.get("tokenizer_class") == "TokenizersBackend":  # transformers 4 knows only the older name
             kept["tokenizer_class"] = "PreTrainedTokenizerFast"
         if context_length is not None:
             kept["model_max_length"] = context_length

@@ -1,4 +1,4 @@
-"""llama.cpp's pre-tokenizers as tokenizer.json says them: what the repair of a tokenizer that came out of a GGUF sets."""
+"""llama.cpp's pre-tokenizers in the form of tokenizer.json, to repair a tokenizer read from a GGUF."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ def _split(number: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PreTokenizer:
-    """What llama.cpp does under one `tokenizer.ggml.pre`, as tokenizer.json says it, and in words."""
+    """llama.cpp's pre-tokenizer for a value of `tokenizer.ggml.pre`: in words and as in tokenizer.json."""
 
     words: str
     rule: dict[str, Any]

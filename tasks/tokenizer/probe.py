@@ -1,7 +1,7 @@
-"""The text on which two tokenizers are compared: about 200 kB of what makes tokenizers part ways.
+"""Makes the text on which two tokenizers are compared: about 200 kB on which tokenizers often differ.
 
-It is made, not stored: Python's own documentation and sources, arithmetic for the numbers, and a page of
-scripts. The same Python gives the same text.
+The text consists of Python's own documentation and sources, computed numbers, and a page of scripts. The same Python
+version gives the same text.
 """
 
 import importlib

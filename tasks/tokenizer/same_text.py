@@ -1,4 +1,4 @@
-"""Whether a GGUF file tokenizes and renders a chat as the folder that it comes from does; inside a job."""
+"""Inside a job: checks that a GGUF file tokenizes and renders chats as its source folder does."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ from quantmill.errors import TokenizerMismatch
 from tasks.tokenizer import check
 
 RECUT = "recut.json"
-"""Beside a conversion: how many ids of the probe lie in runs of one character that llama.cpp cuts in other places."""
+"""The file beside a conversion with the number of ids that `require` returned for it."""
 
 
 def require(folder: Path, gguf: Path) -> int:
-    """Return how many ids of the probe lie in runs of one character that the GGUF file cuts in other places.
+    """Return the number of the probe's ids that differ harmlessly (see `token_runs.py`).
 
     Raises:
-        TokenizerMismatch: it tokenizes or renders a chat unlike the folder.
+        TokenizerMismatch: the GGUF file tokenizes or renders a chat unlike the folder.
     """
     difference, recut = check.examine(folder, gguf)
     if difference:
@@ -25,8 +25,11 @@ def require(folder: Path, gguf: Path) -> int:
 
 
 def require_checked(folder: Path, conversion: Path, gguf: Path) -> int:
-    """Return the same of a file made from a conversion, in which what llama.cpp makes its tokenizer of was checked once."""
+    """Return the result of `require` for a file made from a conversion.
+
+    If the file has the conversion's tokenizer metadata, the result of the conversion's own check is returned.
+    """
     if check.read_tokenizer(conversion) != check.read_tokenizer(gguf):
         return require(folder, gguf)
-    found = conversion.parent / RECUT  # conversions made before this was counted had none
+    found = conversion.parent / RECUT  # older conversions lack this file: their ids had to agree
     return int(json.loads(found.read_text(encoding="utf-8"))) if found.is_file() else 0

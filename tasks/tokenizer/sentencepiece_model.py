@@ -1,7 +1,8 @@
-"""The sentencepiece model (`tokenizer.model`) that a tokenizer.json or a GGUF of such a family says, and what it makes of text.
+"""Makes sentencepiece models (`tokenizer.model`) from tokenizer.json or GGUF, and tokenizes with them.
 
-sentencepiece (arXiv:1808.06226) is the library that Llama 2, Mistral and Gemma were trained with. It merges the pair whose
-result has the highest score, the leftmost of equals. llama.cpp reads its scores; tokenizer.json orders the merges instead.
+Llama 2, Mistral and Gemma were trained with sentencepiece (arXiv:1808.06226). It merges the pair whose result has the
+highest score, and of equal scores the leftmost pair. llama.cpp reads these scores; tokenizer.json lists the merges in
+order instead.
 """
 
 import json
@@ -15,12 +16,12 @@ from quantmill.errors import SourceError
 FILE = "tokenizer.model"
 _BLANK = "▁"
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-_LEAST = -1e6  # a score below that of every merge
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # as sentencepiece_model.proto and GGUF number them
+_LEAST = -1e6  # lower than the score of every merge
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the numbers of sentencepiece_model.proto and GGUF
 
 
 def is_family(content: dict[str, Any]) -> bool:
-    """Return whether the content of a tokenizer.json is that of a sentencepiece model of pairs, with a piece for each byte."""
+    """Return whether a tokenizer.json describes a sentencepiece BPE model with a piece for each byte."""
     model = content.get("model") or {}
     vocabulary = model.get("vocab")
     if not (model.get("type") == "BPE" and model.get("byte_fallback") and isinstance(vocabulary, dict)):
@@ -29,9 +30,10 @@ def is_family(content: dict[str, Any]) -> bool:
 
 
 def of_tokenizer_json(path: Path) -> bytes:
-    """Return the model that a tokenizer.json of the family says.
+    """Return the bytes of the sentencepiece model that a tokenizer.json describes (see `is_family`).
 
-    A piece's score is the place of its first merge, so pieces that had equal scores once (runs of blanks) are in order here.
+    A piece's score is minus the rank of its first merge. So pieces with equal scores in the original model (runs of
+    blanks) have different scores here.
 
     Raises:
         SourceError: an id has no piece.
@@ -61,7 +63,7 @@ def of_tokenizer_json(path: Path) -> bytes:
 
 
 def of_gguf(fields: dict[str, Any]) -> bytes | None:
-    """Return the model that a GGUF's metadata say, None where the vocabulary is of another family."""
+    """Return the bytes of the sentencepiece model in a GGUF's metadata; None for any other vocabulary."""
     family = fields.get("tokenizer.ggml.model")
     if family is None or family.contents() != "llama":
         return None
@@ -79,9 +81,8 @@ def _serialize(rows: Iterable[tuple[str, float, int]], *, prefix: bool) -> bytes
     proto = sentencepiece_model_pb2.ModelProto()
     seen: set[str] = set()
     for number, (piece, score, kind) in enumerate(rows):
-        held = (
-            piece if piece and piece not in seen else f"[unused {number}]"
-        )  # sentencepiece refuses empty pieces and twins
+        # sentencepiece refuses empty and repeated pieces
+        held = piece if piece and piece not in seen else f"[unused {number}]"
         seen.add(held)
         proto.pieces.add(piece=held, score=score, type=kind if held == piece else UNUSED)
         if kind == UNKNOWN:
@@ -98,7 +99,7 @@ def _serialize(rows: Iterable[tuple[str, float, int]], *, prefix: bool) -> bytes
 
 
 def _prefix(content: dict[str, Any]) -> bool | None:
-    """Return whether a tokenizer.json puts a blank before a text, None where it treats blanks otherwise."""
+    """Return whether a tokenizer.json puts a blank before a text; None if it has other rules for blanks."""
     normalizer, split = content.get("normalizer"), content.get("pre_tokenizer") or {}
     steps = (normalizer or {}).get("normalizers", [normalizer] if normalizer else [])
     replaces = any(step["type"] == "Replace" and step.get("content") == _BLANK for step in steps)
@@ -111,10 +112,10 @@ def _prefix(content: dict[str, Any]) -> bool | None:
 
 
 class Referee:
-    """What the sentencepiece library makes of text, special tokens taken out first."""
+    """Tokenizes text with the sentencepiece library, after splitting off the special tokens."""
 
     def __init__(self, model: bytes, special: dict[str, int]) -> None:
-        """Take the bytes of a `tokenizer.model`, and the tokens that stand for themselves wherever they are found."""
+        """Load the bytes of a `tokenizer.model`; `special` is text -> id of tokens matched before the model."""
         from sentencepiece import SentencePieceProcessor
 
         self._processor = SentencePieceProcessor(model_proto=model)
@@ -132,10 +133,11 @@ class Referee:
 
 
 def complete(source: Path, place: Path) -> Path:
-    """Return a folder in which llama.cpp's converter finds the whole vocabulary: `source`, or links to it in the empty `place`.
+    """Return a folder in which llama.cpp's converter finds the whole vocabulary: `source` or `place`.
 
-    The converter reads `tokenizer.model` and, in tokenizer_config.json, the tokens that were added later. Where a folder of
-    the family says these in tokenizer.json alone, `place` gets files that say the same.
+    The converter reads `tokenizer.model`, and the added tokens from tokenizer_config.json. If a folder with a sentencepiece
+    model states these in tokenizer.json only, the empty folder `place` gets links to the files of `source` and the missing
+    files with the same content.
 
     Raises:
         SourceError: an id has no piece.

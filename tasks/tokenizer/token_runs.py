@@ -1,7 +1,8 @@
-"""Which differences between two tokenizations of a sentencepiece vocabulary are none of the text's.
+"""Recognises harmless differences between two tokenizations with a sentencepiece vocabulary.
 
-Pieces for runs of blanks have equal scores in Llama 2's and Mistral's vocabularies. The sentencepiece library and llama.cpp merge
-the leftmost first; tokenizer.json gives every merge a place. So 20 blanks become 16 + 4 there, 14 + 6 here, and decode to the same.
+In Llama 2's and Mistral's vocabularies the pieces for runs of blanks have equal scores. The sentencepiece library and
+llama.cpp merge the leftmost pair first; tokenizer.json gives the merges an order. So 20 blanks become 16 + 4 in one and
+14 + 6 in the other, and both decode to the same text.
 """
 
 import ctypes
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Leniency:
-    """A GGUF's sentencepiece vocabulary, and the library's own reading of it where the folder holds `tokenizer.model`."""
+    """Decides which differences are harmless, with a GGUF's vocabulary and the folder's tokenizer files."""
 
     vocabulary: "Llama"
     referee: Referee | None
@@ -29,7 +30,7 @@ class Leniency:
 
     @classmethod
     def of(cls, folder: Path, vocabulary: "Llama", special: dict[str, int]) -> "Leniency | None":
-        """Return it for a GGUF of a sentencepiece vocabulary, None for another."""
+        """Return the Leniency for a GGUF with a sentencepiece vocabulary; None for any other vocabulary."""
         from tokenizers import Tokenizer
 
         if vocabulary.metadata.get("tokenizer.ggml.model") != "llama":
@@ -39,10 +40,10 @@ class Leniency:
         return cls(vocabulary, referee, Tokenizer.from_file(str(file)) if file.is_file() else None)
 
     def recut(self, text: str, ours: list[int], theirs: list[int]) -> int | None:
-        """Return how many of our ids differ in a way that is a mark, None where the difference is a mismatch.
+        """Return the number of our ids that differ harmlessly; None if the difference is a mismatch.
 
-        transformers 5 opens Llama's tokenizer.json with a rule of its own class for a blank at the beginning of a text. Where
-        the file itself does as llama.cpp does, and nothing but blanks differ, that is a mark too.
+        transformers 5 opens Llama's tokenizer.json with its own rule for a blank at the beginning of a text. The difference
+        is harmless too if tokenizer.json itself agrees with llama.cpp and only blanks differ.
         """
         if (cut := self._confined(text, ours, theirs)) is not None or self.file is None:
             return cut
@@ -63,7 +64,7 @@ class Leniency:
         return self._text(ids).replace(b" ", b"")
 
     def _recut(self, ours: list[int], theirs: list[int]) -> int | None:
-        """Return how many of our ids are not theirs, None where more parts them than the places at which runs are cut."""
+        """Return the number of our ids that are not in `theirs`; None unless only runs are split differently."""
         text = self._text(ours)
         if text != self._text(theirs):
             return None
@@ -74,7 +75,7 @@ class Leniency:
         return len(set(one) - set(two)) if cuts <= _in_runs(text) else None
 
     def _spans(self, ids: list[int]) -> dict[tuple[int, int], int]:
-        """Return (first byte, byte after the last) -> id."""
+        """Return (offset of the first byte, offset after the last byte) -> id, for each token."""
         ends = list(itertools.accumulate((len(self._of(token)) for token in ids), initial=0))
         return dict(zip(itertools.pairwise(ends), ids, strict=True))
 
@@ -82,7 +83,7 @@ class Leniency:
         return b"".join(map(self._of, ids))
 
     def _of(self, token: int) -> bytes:
-        """Return what a token spells, a control token too."""
+        """Return the text of a token, also of a control token."""
         import llama_cpp
 
         if token not in self._spelled:
@@ -90,12 +91,12 @@ class Leniency:
             room, length = ctypes.create_string_buffer(1024), 0
             if token < self.vocabulary.n_vocab():
                 length = llama_cpp.llama_token_to_piece(entries, token, room, len(room), 0, True)
-            self._spelled[token] = room.raw[: max(length, 0)] or f"<{token}>".encode()  # an unused token spells nothing
+            self._spelled[token] = room.raw[: max(length, 0)] or f"<{token}>".encode()  # an unused token has no text
         return self._spelled[token]
 
 
 def _in_runs(text: bytes) -> set[int]:
-    """Return the byte offsets inside of, before and behind what is the same character twice or more."""
+    """Return the byte offsets in runs of one character, including the offsets before and after a run."""
     places, at = set(), 0
     for _, run in itertools.groupby(text.decode(errors="surrogateescape")):
         sizes = [len(character.encode(errors="surrogateescape")) for character in run]

@@ -1,1 +1,1 @@
-"""The work of each scheme of model sources, in a module that is called as its row in `quantmill/recipe/schemes`."""
+"""The code of each scheme of model sources, named as the scheme's row in `quantmill/recipe/schemes`."""

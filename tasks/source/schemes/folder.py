@@ -1,4 +1,4 @@
-"""A plain path: a model folder or a GGUF file; folders that land beside each other in a watched one."""
+"""A plain path: a model folder or a GGUF file. A watched folder holds one model in each subfolder."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +11,9 @@ from tasks.source.sights import Found, NotYet, Sight
 
 
 def locate(source: str) -> Path:
-    """Return the absolute path; SourceError where there is nothing."""
+    """Return the absolute path; SourceError if the path does not exist."""
     try:
-        path = Path(source).expanduser().absolute()  # a job works in another folder
+        path = Path(source).expanduser().absolute()  # a job has another working directory
         if path.exists():
             return path
     except (OSError, RuntimeError, ValueError) as error:
@@ -25,7 +25,10 @@ def locate(source: str) -> Path:
 
 
 def find_models(place: str, wanted: Callable[[str], bool], home: Path) -> Iterator[Found | NotYet]:
-    """Yield the folders right below a folder. Each is hashed at the closer look: one that was copied again is the same."""
+    """Yield the direct subfolders of a folder.
+
+    `look` hashes a subfolder's files, so that copying the same model again yields the same revision.
+    """
 
     def closer(model: str) -> Callable[[], Sight]:
         def look() -> Sight:
@@ -42,11 +45,11 @@ def find_models(place: str, wanted: Callable[[str], bool], home: Path) -> Iterat
         try:
             if not folder.is_dir():
                 continue
-            # Not when a file was written, which a copy may keep, but when its entry changed on this disk.
+            # ctime, when the entry changed on this disk: a copy may keep the mtime of the original.
             changed_at = max(path.lstat().st_ctime for path in (folder, *folder.iterdir()))
-        except FileNotFoundError:  # being moved about
+        except FileNotFoundError:  # somebody is moving it
             continue
-        except OSError as error:  # another user's, or on a disk that is away: the other folders are looked at
+        except OSError as error:  # no permission, or an absent disk: go on with the other folders
             yield NotYet(str(folder), f"cannot be read ({error.strerror})")
             continue
         yield Found(str(folder), "", changed_at, closer(str(folder)))

@@ -1,8 +1,8 @@
-"""`hf://org/name`: a model of a hub, resolved once to a commit; its files come through `huggingface_hub` into its cache.
+"""`hf://org/name`: a model repository of a hub, resolved to a commit and fetched by `huggingface_hub`.
 
-Which hub: HF_ENDPOINT. Whose token: HF_TOKEN. Both are read by `huggingface_hub` itself and appear nowhere here. The
-library resumes a broken file while it runs, and drops the part of it when it gives up; finished files stay. It compares
-sizes only, so every file is checked here: against the sha256 that the hub states for large ones, git's digest for small.
+HF_ENDPOINT names the hub and HF_TOKEN the token; `huggingface_hub` reads both itself. The library resumes a broken
+download while it runs and deletes the partial file when it gives up; complete files stay. The library compares sizes
+only, so every file is checked here: large files against the sha256 that the hub states, small files against git's digest.
 """
 
 import logging
@@ -37,7 +37,7 @@ class HubFile(NamedTuple):
 
     size_bytes: int
     digest: str
-    """64 hex digits: the sha256 of its bytes. 40: git's digest of a blob."""
+    """64 hex digits: the sha256 of the file's bytes; 40 hex digits: git's blob digest."""
 
 
 class _Listing(NamedTuple):
@@ -52,24 +52,24 @@ class HubSource:
     fetches = False  # the hub states the sha256 of weights
 
     def __init__(self, request: ModelRequest, home: Path) -> None:
-        """Take the repository's name; the hub is not asked yet."""
+        """Keep the repository's name; the hub is not asked yet."""
         self._request, self._home, self._repo = request, home, hub_name(request.source)
 
     @property
     def stamp(self) -> object:
-        """The commit. A commit that was named needs no hub."""
+        """The commit; a request that names a commit needs no answer from the hub."""
         revision = self._request.revision
         return revision if _COMMIT.fullmatch(revision) else self.listing.commit
 
     def preview(self) -> Preview:
-        """Return what its listing and its config say."""
+        """Return a preview from the hub's listing and the model's config."""
         with self._cache() as cache:
             architecture, texts, weights = self._look(cache)
             size = sum(self.listing.files[name].size_bytes for name in (*texts, *weights))
         return Preview(kind="folder", size_bytes=size, download_bytes=size, architecture=architecture)
 
     def inspect(self) -> Origin:
-        """Return the commit's files with their sha256; texts are fetched for that, weights are not."""
+        """Return the commit's files with their sha256; fetches the text files, not the weights."""
         listing = self.listing
         with self._cache() as cache:
             architecture, texts, weights = self._look(cache)
@@ -86,7 +86,7 @@ class HubSource:
         )
 
     def fetch(self, origin: Origin) -> Path:
-        """Return the folder of the commit's files in the cache, after what is missing was fetched and all was checked."""
+        """Fetch the commit's missing files, check all files and return their folder in the cache."""
         cache = self._home / "hub"
         folder = self._folder(cache, origin.resolved)
         self._drop_leftovers(cache)
@@ -101,7 +101,7 @@ class HubSource:
         return folder
 
     def _look(self, cache: Path) -> tuple[Architecture, list[str], list[str]]:
-        """Return the shape, the texts and the weights of the model; only the config and an index are fetched."""
+        """Return the architecture, the text files and the weight files; fetches the config and the index."""
         source, listed = self._request.source, self.listing.files
         texts = model_files.texts_in(source, listed)
         place = self._fetch("config.json", cache).parent
@@ -111,7 +111,7 @@ class HubSource:
         return architecture, texts, model_files.weights_in(source, listed, place)
 
     def _entry(self, name: str, cache: Path) -> FileEntry:
-        """Return a file's entry; one of which the hub states no sha256 is small, and is fetched for it."""
+        """Return a file's entry; a file without a sha256 at the hub is small and is fetched to compute it."""
         file = self.listing.files[name]
         sha256 = file.digest if len(file.digest) == 64 else keys.file_sha256(self._fetch(name, cache))
         return FileEntry(path=name, size_bytes=file.size_bytes, sha256=sha256)
@@ -123,7 +123,7 @@ class HubSource:
 
     @cached_property
     def listing(self) -> _Listing:
-        """What the hub lists, or, where it does not answer, what lies in the cache for the commit that was named."""
+        """The hub's listing, or the cached files of the named commit if the hub does not answer."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import RevisionNotFoundError
 
@@ -137,7 +137,9 @@ class HubSource:
             raise
         except DownloadError as error:
             if not _COMMIT.fullmatch(revision) or not (folder := self._folder(self._home / "hub", revision)).is_dir():
-                raise DownloadError(f"{error}; a commit whose files were fetched, as revision, needs no hub") from error
+                raise DownloadError(
+                    f"{error}; without the hub, the revision must be a commit that was fetched before"
+                ) from error
             return _Listing(revision, {path.name: _as_cached(path) for path in folder.iterdir() if path.is_file()}, "")
         files = {
             file.rfilename: HubFile(file.size, file.lfs.sha256 if file.lfs else file.blob_id)
@@ -145,16 +147,14 @@ class HubSource:
             if file.size is not None and file.blob_id
         }
         if not _COMMIT.fullmatch(str(info.sha)):
-            raise DownloadError(f"{source}: the hub names no commit of {revision}")
+            raise DownloadError(f"{source}: the hub states no commit for {revision}")
         tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
         return _Listing(str(info.sha), files, next(iter(tags), ""))
 
     def _download(self, name: str, commit: str, cache: Path, advance: Callable[[int], None]) -> Path:
         from huggingface_hub import hf_hub_download
 
-        logging.getLogger("huggingface_hub").setLevel(
-            logging.ERROR
-        )  # its remarks on attempts name addresses that are signed
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings show signed addresses
         with hub.one_line(self._request.source, SourceError):
             return Path(
                 hf_hub_download(self._repo, name, revision=commit, cache_dir=cache, tqdm_class=hub.bar_of(advance))
@@ -162,7 +162,7 @@ class HubSource:
 
     @contextmanager
     def _cache(self) -> Iterator[Path]:
-        """Lend the home's cache, or a temporary one where there is no home: a request that is refused leaves nothing."""
+        """Lend the home's cache, or a temporary folder if there is no home: a refused request leaves nothing."""
         if self._home.exists():
             yield self._home / "hub"
             return
@@ -173,9 +173,9 @@ class HubSource:
         return cache / f"models--{self._repo.replace('/', '--')}" / "snapshots" / commit
 
     def _drop_leftovers(self, cache: Path) -> None:
-        """Remove parts of files that a killed run left: the library never takes them up again.
+        """Delete partial files of killed runs, which the library never resumes.
 
-        A part is in use while somebody holds the lock of its file.
+        A partial file is in use while a process holds its lock.
         """
         blobs = self._folder(cache, "").parent / "blobs"
         for part in blobs.glob("*.incomplete"):
@@ -209,7 +209,7 @@ def find_models(place: str, wanted: Callable[[str], bool], home: Path) -> Iterat
 
 
 def _models_of(place: str) -> list[tuple[str, str, float]]:
-    """Return an organisation's models: name, commit of the main branch, when that was made in seconds since 1970."""
+    """Return an organisation's models: name, commit of the main branch, last change in seconds since 1970."""
     from huggingface_hub import HfApi
 
     with hub.one_line(place, SourceError):
@@ -222,12 +222,12 @@ def _models_of(place: str) -> list[tuple[str, str, float]]:
 
 
 def _as_cached(path: Path) -> HubFile:
-    """Return what the cache says of a file: its blob is named by the digest that the hub stated."""
+    """Return a cached file's size and digest; the digest that the hub stated is the name of its blob."""
     return HubFile(path.stat().st_size, path.resolve().name)
 
 
 def _check(path: Path, name: str, file: HubFile, source: str) -> None:
-    """Raise VerificationError where a file is not what the hub said, and drop it: the next time it is fetched again."""
+    """Raise VerificationError and delete the file if it differs from the hub's digest."""
     size = path.stat().st_size
     if (
         size == file.size_bytes
@@ -237,6 +237,6 @@ def _check(path: Path, name: str, file: HubFile, source: str) -> None:
     for place in (path.resolve(), path):
         place.unlink(missing_ok=True)
     raise VerificationError(
-        f"{source}: {name}: the {size} bytes that came are not those of {file.digest}; dropped,"
-        " the same command fetches them again"
+        f"{source}: {name}: the {size} bytes received do not match digest {file.digest}; the file was deleted,"
+        " and the same command fetches it again"
     )

@@ -1,8 +1,8 @@
-"""`mlflow://models/name/version`: a model that MLflow's registry knows.
+"""`mlflow://models/name/version`: a model version in MLflow's registry.
 
-A version that Quantmill published lies in the store: the baseline can be taken up again, a quantized variant cannot. Any
-other version is a folder of artifacts: a plain model folder, or what MLflow's transformers flavour writes. An alias is
-resolved once, and the origin keeps the version.
+The files of a version that Quantmill published are in the store: a baseline can be compressed again, a quantized variant
+cannot. Any other version is a folder of artifacts: a plain model folder, or a folder that MLflow's transformers flavour
+wrote. An alias is resolved once, and the origin keeps the version number.
 """
 
 import re
@@ -36,23 +36,23 @@ class MlflowSource:
     """One version of a registered model."""
 
     def __init__(self, request: ModelRequest, home: Path) -> None:
-        """Take the name; MLflow is not asked yet."""
+        """Keep the name; MLflow is not asked yet."""
         parts = _ROW.parse(request.source.removeprefix(_ROW.prefix))
         self._request, self._home = request, home
         self._name, self._alias, self._number = parts["name"], parts["alias"], parts["version"]
 
     @property
     def fetches(self) -> bool:
-        """Whether weights are fetched to know their digests: not those that lie in the store."""
+        """Whether weights must be fetched to know their digests; the store knows those of its own versions."""
         return self._manifest is None
 
     @property
     def stamp(self) -> object:
-        """The version with what it points to; a version's artifacts do not change in MLflow."""
+        """The tracking URI, the version number and its artifact URI; MLflow never changes artifacts."""
         return [load_settings().tracking_uri, *self._version]
 
     def preview(self) -> Preview:
-        """Return what its listing and its config say."""
+        """Return a preview from the version's files and the model's config."""
         if self._manifest is None:
             return remote.preview(self._request.source, self._shelf)
         origin = self.inspect()
@@ -64,7 +64,7 @@ class MlflowSource:
         )
 
     def inspect(self) -> Origin:
-        """Return the version's files with their digests; artifacts are fetched for that."""
+        """Return the version's files with their sha256; files that are not in the store are fetched."""
         resolved = "/".join((self._name, self._version[0]))
         if self._manifest is None:
             return require_revision(remote.take(self._request, self._shelf, self._cache(resolved), resolved))
@@ -83,7 +83,7 @@ class MlflowSource:
         return require_revision(made)
 
     def fetch(self, origin: Origin) -> Path:
-        """Return a folder with just the origin's bytes; an alias that moved does not matter."""
+        """Return a folder with exactly the origin's files, even if the request's alias has moved since."""
         self._alias, self._number = None, origin.resolved.rpartition("/")[2]
         cache = self._cache(origin.resolved)
         if self._manifest is None:
@@ -100,7 +100,7 @@ class MlflowSource:
 
     @cached_property
     def _version(self) -> tuple[str, str]:
-        """The version's number, and where what it is of lies."""
+        """The version number and the URI of its artifacts."""
         source = self._request.source
         uri = load_settings().tracking_uri
         if is_empty(uri):
@@ -115,7 +115,11 @@ class MlflowSource:
 
     @cached_property
     def _manifest(self) -> Manifest | None:
-        """The manifest of a version that lies in the store, if it can be compressed again; None for any other place."""
+        """The manifest of a version in the store; None for a version elsewhere.
+
+        Raises:
+            SourceError: the version is a quantized variant, or names no published variant.
+        """
         number, place = self._version
         if not place.startswith("quantmill:"):
             return None
@@ -124,7 +128,7 @@ class MlflowSource:
             raise SourceError(f"{source} points to {place[:120]}, which names no published variant")
         manifest = self._store.manifest(found["manifest"])
         if manifest.variant.get("method") != "baseline":
-            what = f"is the variant {found['variant']}, compressed already"
+            what = f"is variant {found['variant']}, which is compressed already"
             raise SourceError(f"{source} {what}; its model came from {manifest.model.uri}")
         return manifest
 
@@ -138,7 +142,7 @@ class MlflowSource:
 
 
 def open_source(request: ModelRequest, home: Path) -> MlflowSource:
-    """Return the version that a request names."""
+    """Return the model version that a request names."""
     return MlflowSource(request, home)
 
 
@@ -159,9 +163,9 @@ def find_models(place: str, wanted: Callable[[str], bool], home: Path) -> Iterat
 
 
 def _newest_versions(place: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, float]]:
-    """Yield the registered models that are wanted by name: name, newest version, when it was made in seconds since 1970.
+    """Yield name, newest version and its creation time of every registered model with a `wanted` name.
 
-    What Quantmill published is passed over, or it would be compressed again for ever.
+    The time is in seconds since 1970. Versions that Quantmill published are skipped, or they would be compressed again for ever.
 
     Raises:
         SourceError: MLflow refuses.

@@ -1,4 +1,4 @@
-"""`package://module/file`: a file beside a Python module that is installed here."""
+"""`package://module/file`: a file in the folder of an installed Python module."""
 
 import importlib.util
 from pathlib import Path
@@ -11,7 +11,7 @@ _ROW = SCHEMES["package"]
 
 
 def locate(source: str) -> Path:
-    """Return the file's path; SourceError where no installed package has it."""
+    """Return the file's path; SourceError if no installed package has the file."""
     parts = _ROW.parse(source.removeprefix(_ROW.prefix))
     try:
         found = importlib.util.find_spec(parts["module"])

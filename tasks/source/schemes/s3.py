@@ -1,7 +1,7 @@
 """`s3://bucket/prefix`: a model folder in an object store, through boto3.
 
-Where it is (AWS_ENDPOINT_URL) and whose keys open it are boto3's own matters. A listing states sizes and ETags, no sha256:
-the files are fetched before their digest is known, and a file whose size and ETag stayed is not fetched again.
+boto3 itself reads the endpoint (AWS_ENDPOINT_URL) and the credentials. A listing states sizes and ETags but no sha256: a
+file must be fetched before its digest is known. A file with an unchanged size and ETag is not fetched again.
 """
 
 import hashlib
@@ -32,7 +32,10 @@ class S3Source:
     fetches = True
 
     def __init__(self, request: ModelRequest, home: Path, client: Any = None) -> None:
-        """Take the place; nothing is asked yet. `client` is boto3's, made from the environment where none is given."""
+        """Keep the address; nothing is requested yet.
+
+        `client` is a boto3 client; None makes one from the environment.
+        """
         self._request, self._client = request, client
         self._bucket, prefix = address.read(request.source)
         self._prefix = f"{prefix}/" if prefix else ""
@@ -40,39 +43,42 @@ class S3Source:
 
     @property
     def stamp(self) -> object:
-        """Names, sizes and ETags."""
+        """Name, size and ETag of every file."""
         return sorted([name, *listed] for name, listed in self.listing.items())
 
     def preview(self) -> Preview:
-        """Return what the listing and the config say."""
+        """Return a preview from the listing and the model's config."""
         return remote.preview(self._request.source, self)
 
     def inspect(self) -> Origin:
-        """Fetch the folder and return its files with the digests of what came."""
+        """Fetch the folder and return its files, each with the sha256 of the received bytes."""
         return require_revision(remote.take(self._request, self, self._cache))
 
     def fetch(self, origin: Origin) -> Path:
-        """Return the folder in the cache with just the origin's bytes."""
+        """Return the cache folder with exactly the origin's files."""
         return remote.again(origin, lambda: self, self._cache)
 
     @cached_property
     def listing(self) -> Mapping[str, remote.Listed]:
-        """What lies right under the prefix; subfolders hold other formats of the same model."""
+        """File name -> size and ETag of the files directly under the prefix.
+
+        Subfolders hold other formats of the same model and are left out.
+        """
         found: dict[str, remote.Listed] = {}
         with self._one_line():
             for page in pages(self._connected, self._bucket, self._prefix, Delimiter="/"):
                 for entry in page.get("Contents", []):
                     name = str(entry["Key"])[len(self._prefix) :]
-                    if name:  # a key that is the prefix itself is what consoles make for a folder
+                    if name:  # consoles create a key that equals the prefix to show a folder
                         found[name] = remote.Listed(int(entry["Size"]), str(entry["ETag"]).strip('"'))
         if not found:
-            raise SourceError(f"{self._request.source}: nothing is there")
+            raise SourceError(f"{self._request.source}: no file has this prefix")
         return found
 
     def folders(self) -> dict[str, tuple[dict[str, str], float]]:
-        """Return the folders right below the prefix: what lies right in each, and when it changed, seconds since 1970.
+        """Return name -> (files, last change in seconds since 1970) of the folders directly below the prefix.
 
-        What lies there is file name -> size and ETag.
+        `files` is file name -> size and ETag of the files directly in the folder.
         """
         files, changed_at = dict[str, dict[str, str]](), dict[str, float]()
         with self._one_line():
@@ -86,7 +92,7 @@ class S3Source:
         return {folder: (held, changed_at[folder]) for folder, held in files.items()}
 
     def read_file(self, name: str, target: Path, advance: Callable[[int], None]) -> str:
-        """Write an object to `target`, if it is still the one that was listed; return its sha256."""
+        """Write an object to `target` and return its sha256; the object must still have its listed ETag."""
         state = hashlib.sha256()
         with self._one_line(name), target.open("wb") as file:
             etag = self.listing[name].stamp
@@ -104,7 +110,7 @@ class S3Source:
         return s3_client.connect()
 
     def _one_line(self, name: str = "") -> AbstractContextManager[None]:
-        """Raise what boto3 raises as one line about the source, or about a file in it."""
+        """Translate boto3's errors into one-line errors about the source, or about one of its files."""
         where = ": ".join(filter(None, (self._request.source, name)))
         return s3_client.one_line(where, SourceError, DownloadError, "list and read")
 
@@ -115,7 +121,7 @@ def open_source(request: ModelRequest, home: Path) -> S3Source:
 
 
 def find_models(place: str, wanted: Callable[[str], bool], home: Path) -> Iterator[Found]:
-    """Yield the folders right below a prefix that hold parts of a model."""
+    """Yield the folders directly below a prefix that hold files of a model."""
 
     def closer(model: str, revision: str, files: dict[str, str]) -> Callable[[], Sight]:
         def look() -> Sight:

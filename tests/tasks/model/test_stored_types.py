@@ -65,12 +65,12 @@ def written_again(out: Path) -> Path:
 def test_a_float_of_another_type_fails_the_variant(source: Path) -> None:
     out = written(source, {})
     account = tensors.account(source, out, scheme="gptq")
-    with pytest.raises(EngineError, match=r"model\.embed_tokens\.weight: the engine left F32, the source has BF16"):
+    with pytest.raises(EngineError, match=r"model\.embed_tokens\.weight: the engine stored F32, the source has BF16"):
         stored_types.check(source, out, account)
 
 
 def test_bytes_that_no_record_has_fail_the_variant(source: Path) -> None:
     out = written(source, {"forgotten.qweight": torch.zeros(64, 64, dtype=torch.int32)})
     stored_types.keep(source, out)
-    with pytest.raises(EngineError, match=r"the account of the tensors says \d+ bytes, the files hold \d+"):
+    with pytest.raises(EngineError, match=r"the tensor records add up to \d+ bytes, the files hold \d+"):
         stored_types.check(source, out, tensors.account(source, out, scheme="gptq"))

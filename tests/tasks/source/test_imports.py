@@ -102,7 +102,7 @@ def preview(recipe: Recipe, home: Path) -> None:
 def test_a_quantized_model_is_not_quantized_again(tmp_path: Path, method: str) -> None:
     folder = model_folder(tmp_path / "model", GPTQ)
     with pytest.raises(
-        RecipeError, match=r"the model is quantized with gptq already; `method: imported` takes it as it is"
+        RecipeError, match=r"the model is already quantized with gptq; use `method: imported` to take its weights"
     ):
         preview(asked(folder, {"method": "imported"}, {"method": method}), tmp_path / "home")
     preview(asked(folder, {"method": "imported"}), tmp_path / "home")
@@ -112,7 +112,9 @@ def test_the_command_line_says_so_before_it_writes(tmp_path: Path) -> None:
     model = {"source": str(model_folder(tmp_path / "model", GPTQ))}
     code, error, _ = compress(tmp_path, {"model": model, "variants": [{"method": "gptq"}]})
     assert (code, error.count("\n")) == (2, 1)
-    assert "gptq-4bit-g64: the model is quantized with gptq already; `method: imported` takes it as it is" in error
+    assert (
+        "gptq-4bit-g64: the model is already quantized with gptq; use `method: imported` to take its weights" in error
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,9 @@ def test_what_is_no_checkpoint_of_the_model(
 def test_two_checkpoints_of_one_name(tmp_path: Path) -> None:
     places = [str(model_folder(tmp_path / name, GPTQ)) for name in ("one", "two")]
     recipe = asked(model_folder(tmp_path / "model"), {"method": "imported", "source": places})
-    with pytest.raises(RecipeError, match=r"two: is imported-gptq-4bit-g128, which .*one is too; publish them by two"):
+    with pytest.raises(
+        RecipeError, match=r"two: would be named imported-gptq-4bit-g128, as would .*one; use one recipe"
+    ):
         preview(recipe, tmp_path / "home")
 
 

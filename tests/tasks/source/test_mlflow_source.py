@@ -134,7 +134,9 @@ def test_a_published_baseline_is_taken_up_again_and_a_quantized_variant_is_not(r
     assert (origin.resolved, origin.license) == ("base/2", "apache-2.0")
     folder = sources.open_source(request("base/2"), registry.home).fetch(origin)
     assert (folder / "config.json").read_bytes() == (registry.folder / "config.json").read_bytes()
-    with pytest.raises(SourceError, match=r"version 3 is the variant gptq, compressed already; .* from hf://org/base"):
+    with pytest.raises(
+        SourceError, match=r"version 3 is variant gptq, which is compressed already; .* from hf://org/base"
+    ):
         download.preview_source(request("base/3"), registry.home)
 
 

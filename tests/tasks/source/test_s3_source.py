@@ -68,7 +68,7 @@ def test_finished_files_are_kept_and_changed_ones_fetched_again(bucket: Bucket, 
     bucket.given.clear()
     assert again.inspect().digest != origin.digest
     assert bucket.given == ["tokenizer.json"]
-    with pytest.raises(SourceError, match=r"tokenizer\.json is another than when the run began"):
+    with pytest.raises(SourceError, match=r"tokenizer\.json has changed since the run began"):
         again.fetch(origin)
 
 
@@ -113,7 +113,7 @@ def test_code_in_a_finished_checkpoint_is_refused_before_its_weights(bucket: Buc
         (SOURCE, "AccessDenied", SourceError, "the store refuses (AccessDenied)"),
         (SOURCE, "SlowDown", DownloadError, "the store answered SlowDown"),
         ("s3://another/models", "", SourceError, "no such bucket (NoSuchBucket)"),
-        ("s3://bucket/nothing", "", SourceError, "nothing is there"),
+        ("s3://bucket/nothing", "", SourceError, "no file has this prefix"),
         ("s3://B?d/x", "", SourceError, "write it as s3://bucket/prefix"),
         ("s3://bucket/models/../x", "", SourceError, "write it as s3://bucket/prefix"),
     ],

@@ -40,7 +40,7 @@ def llama(**config: Any) -> dict[str, Any]:
     [
         ("Llama", llama(hidden_act="silu"), ""),
         ("Llama", llama(hidden_act="swish"), ""),
-        ("Llama", llama(hidden_act="gelu"), "llama.cpp computes silu in LlamaForCausalLM, whatever the config says: hidden_act: gelu"),
+        ("Llama", llama(hidden_act="gelu"), "llama.cpp always computes silu in LlamaForCausalLM and ignores the config's hidden_act: gelu"),
         ("Gemma", {"model_type": "gemma", "hidden_act": "gelu"}, ""),  # an approximation of the same: the floor decides
         ("Llama", llama(rope_parameters=YARN), ""),
         ("Llama", llama(rope_parameters=YARN | {"attention_factor": 1.0}), "rope_parameters: attention_factor 1.0"),
@@ -52,8 +52,8 @@ def llama(**config: Any) -> dict[str, Any]:
         ("Llama", llama(rope_parameters={"rope_type": "llama3", "factor": 8.0}), ""),
         ("Llama", llama(rope_parameters={"rope_type": "linear", "factor": 4.0}), ""),
         ("Gemma3", {"num_hidden_layers": 7, "sliding_window_pattern": 6}, ""),
-        ("Gemma3", {"num_hidden_layers": 7, "sliding_window_pattern": 4}, "every 6th layer of Gemma3ForCausalLM"),
-        ("Gemma3", {"layer_types": GEMMA["layer_types"]}, "layer_types say otherwise"),
+        ("Gemma3", {"num_hidden_layers": 7, "sliding_window_pattern": 4}, "gives layers 6, 12, ... of Gemma3ForCausalLM full attention"),
+        ("Gemma3", {"layer_types": GEMMA["layer_types"]}, "layer_types differ"),
         ("Gemma2", {"layer_types": ["sliding_attention", "full_attention"]}, ""),
     ],
 )  # fmt: skip

@@ -68,11 +68,17 @@ def requests(method: str, **options: Any) -> Any:
         ("Phi3ForCausalLM", "phi3", PLAIN, "gguf", "tokenizer.model, which the folder lacks"),
         ("Gemma3ForCausalLM", "gemma3_text", PLAIN, "gguf", ""),
         ("Qwen3ForCausalLM", "qwen3", PLAIN, "gguf", ""),
-        ("DeepseekV2ForCausalLM", "deepseek_v2", PLAIN, "gguf", "needs a newer gguf than is locked: one that knows"),
-        ("Phi3ForCausalLM", "phi3", PHI3, "gptq", "takes gate_up_proj apart"),
-        ("Phi3ForCausalLM", "phi3", PHI3, "awq", "takes gate_up_proj apart"),
+        (
+            "DeepseekV2ForCausalLM",
+            "deepseek_v2",
+            PLAIN,
+            "gguf",
+            "needs a newer gguf than the locked version, one that knows",
+        ),
+        ("Phi3ForCausalLM", "phi3", PHI3, "gptq", "splits gate_up_proj"),
+        ("Phi3ForCausalLM", "phi3", PHI3, "awq", "splits gate_up_proj"),
         ("Phi3ForCausalLM", "phi3", PHI3, "autoround", ""),
-        ("GlmForCausalLM", "glm", PHI3, "gptq", "takes gate_up_proj apart"),
+        ("GlmForCausalLM", "glm", PHI3, "gptq", "splits gate_up_proj"),
     ],
 )
 def test_refusals(

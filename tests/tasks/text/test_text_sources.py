@@ -127,7 +127,7 @@ def test_a_packed_file_that_unfolds_beyond_measure_is_refused(tmp_path: Path) ->
     with gzip.open(tmp_path / "a.jsonl.gz", "wb", compresslevel=9) as file:
         for _ in range(80):
             file.write((b'{"text": "a"}' + b" " * 1000 + b"\n") * 1024)
-    with pytest.raises(TextError, match=r"a\.jsonl\.gz: unfolds to more than 100 times its size"):
+    with pytest.raises(TextError, match=r"a\.jsonl\.gz: unpacks to more than 100 times its size"):
         taken(tmp_path / "a.jsonl.gz", "calibration")
 
 
