@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from quantmill.recipe.methods import METHODS
+from quantmill.recipe.schemes import SCHEMES
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("quantmill", "tasks", "flows", "infra")
 ENGINES = {
@@ -315,9 +318,9 @@ def test_every_method_and_every_scheme_is_complete() -> None:
 @pytest.mark.parametrize("path", MODULES, ids=where)
 def test_a_method_is_named_in_its_own_modules_alone(path: Path) -> None:
     """Everything else asks METHODS. A library of the same name has a module of that name."""
-    own = ("bitsandbytes", "gptq", "awq", "hqq", "autoround")
+    own = set(METHODS) - {"baseline", "imported", "gguf"}
     strings = {node.value for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Constant)}
-    assert strings & set(own) <= {path.stem}
+    assert strings & own <= {path.stem}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=where)
@@ -326,7 +329,7 @@ def test_a_scheme_is_named_in_its_own_modules_alone(path: Path) -> None:
 
     `s3://` also belongs to stores and exports.
     """
-    own = {f"{name}://" for name in ("hf", "mlflow", "package", "s3")}
+    own = {row.prefix for row in SCHEMES.values() if row.prefix}
     nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
     written = {part for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
     strings = {node.value for node in nodes if isinstance(node, ast.Constant) and node not in written}
@@ -349,6 +352,18 @@ def test_a_finished_run_is_found_without_prefect() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
+
+
+def test_docstrings_begin_with_a_short_line() -> None:
+    """ruff can limit every line of a docstring, not the first alone: 100 characters."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = []
+    for folder in (*PACKAGES, "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, kinds)]
+            firsts = [(ast.get_docstring(node, clean=False) or "").partition("\n")[0] for node in nodes]
+            found += [(where(path), first) for first in firsts if len(first) > 100]
+    assert found == []
 
 
 def test_modules_stay_small() -> None:

@@ -45,10 +45,10 @@ class Method(BaseModel):
     default_types: tuple[str, ...] = Field(default=(), exclude=True, description="Types of a request without any.")
     type_of_bits: dict[int, str] = Field(default={}, exclude=True, description="Bit width -> the type that it means.")
     choices: type[MethodOptions] = Field(exclude=True, description="The class of its options.")
-    calibrated: bool = Field(default=False, description="Whether the calibration set changes its result.")
+    calibrated: bool = Field(description="Whether the calibration set changes its result.")
     needs: tuple[str, ...] = Field(default=(), description="Stages that must come before it: `conversion` to GGUF.")
-    format: Format | Literal["as it is"] = Field(default="safetensors", description="The artifact's file format.")
-    runtime: str = Field(default="transformers", description="The library that loads the artifact.")
+    format: Format | Literal["as it is"] = Field(description="The artifact's file format.")
+    runtime: str = Field(description="The library that loads the artifact.")
     runtime_of_mixed: str = Field(
         default="", exclude=True, description="The library if layers differ in bit width; empty: `runtime`."
     )
@@ -67,8 +67,8 @@ class Method(BaseModel):
         description="Module that transformers always imports -> package whose jobs need the module.",
     )
     revision: int = Field(default=1, description="Number to raise when the method's module makes other bytes.")
-    thread_dependent: bool = Field(default=False, description="Its tensors depend on the number of threads.")
-    processor_dependent: bool = Field(default=False, description="Its tensors depend on the processor's class.")
+    thread_dependent: bool = Field(description="Its tensors depend on the number of threads.")
+    processor_dependent: bool = Field(description="Its tensors depend on the processor's class.")
     arithmetics: tuple[ComputeType, ...] = Field(
         default=(), description="Types of arithmetic that its engine accepts; empty: the engine chooses."
     )
@@ -122,6 +122,11 @@ class Method(BaseModel):
         promised = [rule for rule in self.programs if rule.is_promise]
         names = dict.fromkeys(rule.program for rule in promised)
         return tuple(_in_words([rule for rule in promised if rule.program == name]) for name in names)
+
+    @property
+    def engines_beside(self) -> tuple[str, ...]:
+        """The engines that are in the factory's environment, where every artifact is measured."""
+        return () if self.environment else self.engines
 
     @property
     def widths(self) -> tuple[str, ...]:

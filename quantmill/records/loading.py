@@ -56,7 +56,9 @@ def script(manifest: Manifest) -> str:
     """
     name = selection.library(manifest)
     place = gguf_file(manifest) if name == "llama_cpp" else "."
-    return _SCRIPTS.get(name, _SCRIPTS["transformers"]).replace("PLACE", f'"{place}"')
+    if name not in _SCRIPTS:
+        raise ValueError(f"{name}: quantmill/records/loading.py has no script for this library")
+    return _SCRIPTS[name].replace("PLACE", f'"{place}"')
 
 
 def how_to_load(folder: Path, manifest: Manifest, program: str = "") -> str:

@@ -22,6 +22,11 @@ MARKS = (
 """Allowed values of the `mark` condition: words from the marks that a run sets (tasks/marks.py)."""
 
 
+def perplexity_ratio(perplexity: float, baseline: float) -> float:
+    """Return a variant's perplexity over the baseline's: the ratio of gates, tables, manifests and cards."""
+    return perplexity / baseline
+
+
 class Figure(NamedTuple):
     """How a measured figure is shown: in reports, on the screen, on cards."""
 

@@ -139,7 +139,7 @@ def packages(runtime: str, engines: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _packages(job: VariantJob) -> tuple[str, ...]:
-    return packages(job.runtime, job.spec.maker.engines)
+    return packages(job.runtime, job.spec.maker.engines_beside)
 
 
 def _key(job: VariantJob, artifact: Artifact) -> str:

@@ -4,6 +4,7 @@ from quantmill.errors import with_advice
 from quantmill.recipe.recipe import GatePolicy
 from quantmill.records.artifact import Artifact
 from quantmill.records.report import EvaluationReport, Outcome, Verdict
+from quantmill.records.selection import perplexity_ratio
 from tasks.gibberish import COUNTING, REPEATING, repeats, unbound_rules
 
 
@@ -43,7 +44,11 @@ def _limits(
 ) -> list[str]:
     quality, reasons = report.quality, []
     for words, value, limit in (
-        ("perplexity ratio", quality.perplexity / base.quality.perplexity, policy.max_perplexity_ratio),
+        (
+            "perplexity ratio",
+            perplexity_ratio(quality.perplexity, base.quality.perplexity),
+            policy.max_perplexity_ratio,
+        ),
         ("mean KL", quality.mean_kl, policy.max_mean_kl),
         ("99th percentile of KL", quality.p99_kl, policy.max_p99_kl),
         ("size ratio", artifact.size_bytes / base_artifact.size_bytes, policy.max_size_ratio),

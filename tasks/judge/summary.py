@@ -66,7 +66,7 @@ def _row(run: Run, job: VariantJob, manifest: str | None) -> VariantSummary:
         quality, speed = report.quality, report.speed
         measured |= {
             "perplexity": quality.perplexity,
-            "perplexity_ratio": quality.perplexity / baseline.perplexity,
+            "perplexity_ratio": selection.perplexity_ratio(quality.perplexity, baseline.perplexity),
             "mean_kl": quality.mean_kl,
             "p99_kl": quality.p99_kl,
             "top1_agreement": quality.top1_agreement,

@@ -15,6 +15,7 @@ from quantmill.records.job import VariantJob
 from quantmill.records.manifest import CARD_PATH, Manifest, ManifestEvaluation, ManifestModel, Safety
 from quantmill.records.report import BaselineMetrics, EvaluationReport, Outcome
 from quantmill.records.run import Run
+from quantmill.records.selection import perplexity_ratio
 from quantmill.store.store import Store
 from tasks.marks import marks_of
 from tasks.publish import model_card
@@ -102,7 +103,7 @@ def _endings(paths: Iterable[str]) -> tuple[str, ...]:
 
 
 def _ratio(report: EvaluationReport, baseline: EvaluationReport | None) -> float | None:
-    return report.quality.perplexity / baseline.quality.perplexity if baseline else None
+    return perplexity_ratio(report.quality.perplexity, baseline.quality.perplexity) if baseline else None
 
 
 def calibration_of(tokens: TokenSet) -> dict[str, object]:

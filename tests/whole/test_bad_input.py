@@ -38,7 +38,7 @@ PANIC = {
         (GOOD | {"evaluation": {"mix": [{"source": "builtin"}, {"source": "x", "weight": 0}]}}, "evaluation.mix[1].weight: "),
         (GOOD | {"evaluation": {"mix": [{"source": "builtin"}, {"source": "a.parquet"}]}}, "evaluation.mix[1].source: a.parquet: no"),
         (GOOD | {"calibration": {"source": "dataset://org/name", "revision": "main"}}, "calibration.revision: dataset://org/name needs"),
-        ({"model": {"source": "ftp://org/name"}, "variants": GOOD["variants"]}, "model.source: ftp://org/name: allowed are"),
+        ({"model": {"source": "nowhere://org/name"}, "variants": GOOD["variants"]}, "model.source: nowhere://org/name: allowed are"),
         (GOOD | {"device": "tpu"}, "device: string should match pattern"),
         (GOOD | {"publish": {"model": "m", "approval": True}}, "publish.approval: only a run that the Prefect server started can wait"),
         (GOOD | {"device": "cuda:1"}, "device: cuda:1: this machine shows no NVIDIA driver; allowed here: auto, cpu"),

@@ -14,6 +14,11 @@ METHOD = Method(
     bits_of_type={"bf16": 16},
     default_types=("bf16",),
     choices=MethodOptions,
+    calibrated=False,
+    format="safetensors",
+    runtime="transformers",
+    thread_dependent=False,
+    processor_dependent=False,
     engines=(),
     programs=(
         Loads(program="transformers", version="5.23.0", evidence="ran", date="2026-11"),

@@ -84,6 +84,11 @@ METHOD = Method(
     default_types=("int8", "nf4"),
     type_of_bits={8: "int8", 4: "nf4"},
     choices=Options,
+    calibrated=False,
+    format="safetensors",
+    runtime="transformers",
+    thread_dependent=False,
+    processor_dependent=False,
     engines=("bitsandbytes", "accelerate", "torch", "transformers", "safetensors"),
     programs=(
         Loads(program="transformers", version="5.23.0", evidence="ran", date="2026-11"),

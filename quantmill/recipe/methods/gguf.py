@@ -25,9 +25,12 @@ METHOD = Method(
     unmade_types=("IQ3_XS", "IQ3_XXS", "IQ2_M", "IQ2_S", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"),
     unmade_why="needs an importance matrix, which is not made here yet",
     choices=MethodOptions,
-    needs=("conversion",),
+    calibrated=False,
     format="gguf",
     runtime="llama_cpp",
+    thread_dependent=False,
+    processor_dependent=False,
+    needs=("conversion",),
     engines=("llama-cpp-python", "gguf"),
     programs=(
         Loads(program="llama.cpp", version="0.3.36", evidence="ran", date="2026-11"),

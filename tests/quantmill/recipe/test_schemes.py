@@ -30,7 +30,10 @@ def test_a_row_that_lacks_a_fact_fails() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("ftp://a/b", "allowed are a folder or a .gguf file, hf://org/name, mlflow://models/name/version, package://"),
+        (
+            "nowhere://a/b",
+            "allowed are a folder or a .gguf file, hf://org/name, mlflow://models/name/version, package://",
+        ),
         ("folder://a", "allowed are a folder"),
         ("hf://name", "write it as hf://org/name"),
         ("hf://org/../name", "write it as hf://org/name"),

@@ -12,6 +12,7 @@ import pytest
 
 from quantmill.client.where import asked_program
 from quantmill.files.entries import FileEntry
+from quantmill.recipe.methods import METHODS
 from quantmill.records import loading, selection
 from quantmill.records.manifest import Manifest
 from tests import samples
@@ -59,6 +60,16 @@ def test_line_and_script_name_library_and_place(made: Manifest, library: str, pl
 )  # fmt: skip
 def test_the_line_is_that_of_the_program_that_was_asked_for(made: Manifest, where: str, expected: str) -> None:
     assert expected in loading.how_to_load(Path("a b"), made, asked_program(where))
+
+
+@pytest.mark.parametrize("library", sorted({row.runtime for row in METHODS.values()}))
+def test_every_library_that_methods_name_has_a_line_and_a_script(library: str) -> None:
+    made = version(GPTQ, library)
+    if library == "hqq":  # its folders carry the lines, in README.md
+        with pytest.raises(ValueError, match="has no script for this library"):
+            loading.script(made)
+    else:
+        assert library in loading.script(made) and library in loading.how_to_load(Path("x"), made)
 
 
 def test_hqq_folders_say_it_themselves() -> None:

@@ -294,7 +294,7 @@ def test_a_landing_without_a_run_is_found_again(store: Store) -> None:
         ("watch: [{source: 'hf://*/x', recipe: r.yaml}]", r"watch\[0\]\.source: write it as"),
         ("watch: [{source: 'mlflow://a/*', recipe: r.yaml}]", r"watch\[0\]\.source: write it as"),
         (
-            "watch: [{source: 'ftp://a/*', recipe: r.yaml}]",
+            "watch: [{source: 'nowhere://a/*', recipe: r.yaml}]",
             r"watch\[0\]\.source: cannot be watched; allowed are folder/",
         ),
         ("watch: [{source: folder, recipe: r.yaml}]", r"watch\[0\]\.source: write it as"),

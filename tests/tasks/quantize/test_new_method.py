@@ -41,6 +41,11 @@ METHOD = Method(
     bits=(16,),
     default_bits=(16,),
     choices=Options,
+    calibrated=False,
+    format="safetensors",
+    runtime="transformers",
+    thread_dependent=False,
+    processor_dependent=False,
     engines=("torch", "safetensors"),
     programs=(Loads(program="transformers", version="5", evidence="ran", date="2026-11"),),
     fine_tuning="yes",
@@ -68,7 +73,7 @@ def quantize(work: Work[Options]) -> list[QuantizedTensor]:
     save_file(made, work.out / "model.safetensors", metadata={"format": "pt"})
     return tensors.account(work.source, work.out, scheme="bf16")
 '''
-PINS = "numpy==1.0\nsafetensors==1.0\ntorch==1.0\n"
+PINS = "numpy==1.0\nsafetensors==1.0\nonly-there==1.0\ntorch==1.0\n"
 DESCRIPTION = """[project]
 name = "NAME"
 version = "0"
@@ -83,7 +88,7 @@ ELSEWHERE = """
 import json, sys
 from pathlib import Path
 
-from flows.job_keys import EngineWork, artifact_key
+from flows.job_keys import EngineWork, artifact_key, measured_by
 from flows.pools.pools import Pool, candidates
 from flows.prepare import require_environments
 from quantmill.errors import EnvironmentNotReady, RequestError
@@ -99,6 +104,7 @@ for old, new in (("torch==1.0", "torch==2.0"), ("torch==2.0", "torch==3.0")):
     lock.write_text(lock.read_text().replace(old, new))
     installed.pins.cache_clear()
     said["keys"].append(artifact_key(spec, "0", "m", None, EngineWork("cpu", 1, "", "")))
+said["measured"] = measured_by(spec.runtime(0), spec.maker.engines_beside)["engines"]
 plain, ready = (Pool(name=pool, memory="9GB", environments=made) for pool, made in (("plain", ()), ("ready", (name,))))
 said["pools"] = [pool.name for pool in candidates(spec, 1, "auto", [plain, ready], spec.row.environment)]
 for work in (
@@ -203,17 +209,19 @@ def test_a_method_may_live_in_an_environment(tree: tuple[Path, str], tmp_path: P
     (root / "environments" / name).mkdir(parents=True)
     (root / "environments" / name / "pyproject.toml").write_text(DESCRIPTION.replace("NAME", name))
     (root / "environments" / name / "requirements.lock").write_text(PINS)
-    facts = FACTS.replace("NAME", name).replace("engines=", f'environment="{name}",\n    engines=')
+    facts = FACTS.replace("NAME", name).replace("engines=(", f'environment="{name}",\n    engines=("only-there", ')
     (root / "quantmill" / "recipe" / "methods" / f"{name}.py").write_text(facts)
     said: dict[str, Any] = json.loads(run(root, "-c", ELSEWHERE, name, str(tmp_path)).splitlines()[-1])
     assert len(set(said["keys"])) == 2, "the versions of its lock are in the key"
+    assert "transformers" in said["measured"] and "only-there" not in said["measured"], "measured in the factory"
     assert said["pools"] == ["ready"]
     assert f"in the environment {name}" in said["refused"][0]
     assert f"{name}: this environment is not made on this machine" in said["refused"][1]
 
 
 @pytest.mark.parametrize(
-    "fact", ["memory=Memory(libraries=7e8, per_weight=2.5),", "cost=steady(7),", "choices=Options,"]
+    "fact",
+    ["memory=Memory(libraries=7e8, per_weight=2.5),", "cost=steady(7),", "choices=Options,", "calibrated=False,"],
 )
 def test_a_fact_that_is_missing_is_missed_at_once(tree: tuple[Path, str], fact: str) -> None:
     root, name = tree
