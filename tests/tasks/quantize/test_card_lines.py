@@ -42,7 +42,7 @@ def published(bench: Bench, name: str, folder: Path) -> Manifest:
 
 
 def test_the_lines_of_a_card_load_the_folder(bench: Bench, tmp_path: Path) -> None:
-    """One interpreter runs the lines of all kinds, each in its folder; GPTQModel, which patches others, last."""
+    """One interpreter runs the lines of all kinds; GPTQModel, which patches libraries, comes last."""
     kinds = ["baseline-bf16", "bitsandbytes-nf4", "gptq-4bit-g64", "hqq-4bit-g64", "gguf-q8_0", "gptq-2bit"]
     for kind in kinds:
         name = next(known for known in bench.jobs if known.startswith(kind))
