@@ -53,11 +53,16 @@ class Starving(Sandbox):
 
     @contextmanager
     def run(
-        self, arguments: JobArguments, name: str, packages: tuple[str, ...] = (), threads: int = 0
+        self,
+        arguments: JobArguments,
+        name: str,
+        packages: tuple[str, ...] = (),
+        threads: int = 0,
+        environment: str = "",
     ) -> Iterator[JobResult]:
         if isinstance(arguments, Make) and arguments.spec.batch_size == 8:
             raise OutOfMemory(f"{arguments.kind} was killed holding 30.0 GB of 32.0 GB")
-        with super().run(arguments, name, packages, threads) as result:
+        with super().run(arguments, name, packages, threads, environment) as result:
             yield result
 
 
