@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     job_timeout_s: float = Field(default=6 * 3600.0, gt=0, description="A job that runs longer is stopped.")
     stage_days: float = Field(default=90.0, gt=0, description="Days after which a stage result no longer counts.")
     local_jobs: int = Field(
-        default=1, ge=1, le=64, description="Jobs at once on this machine; a measurement always runs alone."
+        default=1, ge=1, le=64, description="Jobs at once on this machine; a measurement of speed always runs alone."
     )
     speed_s: float = Field(
         default=20.0, gt=0, description="Seconds to measure a variant's speed and generations, without loading."
