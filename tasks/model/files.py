@@ -23,7 +23,7 @@ _TEXT = {
     "tokenizer.model", "model.safetensors.index.json", "quantize_config.json",
     "quantization_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", ".gitattributes",
 }  # fmt: skip
-_NEEDED = ("config.json", "tokenizer.json")
+_CONFIG, _TOKENIZER, _SENTENCEPIECE = "config.json", "tokenizer.json", "tokenizer.model"
 _DROPPED = {"README.md", ".gitattributes", "special_tokens_map.json"}
 _REFUSED = (
     ".bin",
@@ -53,10 +53,9 @@ def list_files(folder: Path) -> list[str]:
         SourceError: the folder holds no model, or a file of the model is not what its name says.
     """
     inside = {path.name: path for path in sorted(folder.iterdir()) if not path.is_dir()}
-    for needed in _NEEDED:
-        if needed in inside:
-            _require_own(inside[needed], folder)
-    packed = "config.json" in inside and _is_packed(folder)
+    if _CONFIG in inside:
+        _require_own(inside[_CONFIG], folder)
+    packed = _CONFIG in inside and _is_packed(folder)
     texts = texts_in(str(folder), inside, packed)
     for name in texts:
         _require_own(inside[name], folder)
@@ -104,9 +103,10 @@ def texts_in(source: str, listed: Iterable[str], packed: bool = False) -> list[s
         weights = sorted(name for name in names if PurePosixPath(name).suffix in (*_REFUSED, ".gguf", ".safetensors"))
         found = ", ".join([name for name in weights if not name.endswith((".py", ".pyc", ".so"))][:4]) or "no weights"
         raise SourceError(f"{source}: found {found}; weights are taken as {SINGLE}, or as parts that {INDEX} names")
-    for needed in _NEEDED:
-        if needed not in names:
-            raise SourceError(f"{source}: {needed} is missing")
+    if _CONFIG not in names:
+        raise SourceError(f"{source}: {_CONFIG} is missing")
+    if _TOKENIZER not in names and (packed or _SENTENCEPIECE not in names):
+        raise SourceError(f"{source}: {_TOKENIZER} is missing" + ("" if packed else f", and so is {_SENTENCEPIECE}"))
     left = {".gitattributes"} if packed else _DROPPED
     left = left | ({INDEX} if SINGLE in names else set())  # where both are there, transformers reads the one file
     return sorted(name for name in names - left if name in _TEXT or is_licence(name))
@@ -144,18 +144,15 @@ def _plain(source: str, name: str) -> None:
 
 
 def check_texts(folder: Path, names: Iterable[str]) -> None:
-    """Check that each text file is what its name says and that the tokenizer can be read.
-
-    Raises:
-        SourceError: a file fails; or a quantized checkpoint, which would be published unchanged, names code to run.
-    """
-    packed = _is_packed(folder)
+    """Refuse a file that is not what its name says, a tokenizer that cannot be read, and a checkpoint that names code."""
+    packed, names = _is_packed(folder), set(names)
     for name in sorted(names):
         try:
             contents.check_file(folder / name, name, incoming=not packed)  # from plain models auto_map is removed later
         except VerificationError as error:
             raise SourceError(str(error)) from error
-    _check_tokenizer(folder / "tokenizer.json")
+    if _TOKENIZER in names:
+        _check_tokenizer(folder / _TOKENIZER)
 
 
 def check_files(folder: Path, names: list[str]) -> None:
