@@ -48,12 +48,15 @@ def check_file(path: Path, name: str, incoming: bool = False) -> None:
 
 
 def is_licence(name: str) -> bool:
-    """Return whether a file of a source states terms: LICENSE, NOTICE or USE_POLICY, with or without `.md` or `.txt`."""
+    """Return whether a file states terms: LICENSE, NOTICE or USE_POLICY, with `.md`, `.txt` or no ending."""
     return _LICENCE.fullmatch(name) is not None and PurePosixPath(name).suffix in ("", ".md", ".txt")
 
 
 def licence_name(name: str) -> str:
-    """Return the name under which a licence file is published: older consumers take `.md`, `.txt`, LICENSE and NOTICE."""
+    """Return the name under which a licence file is published.
+
+    Released consumers accept `.md`, `.txt`, LICENSE and NOTICE.
+    """
     return name if PurePosixPath(name).suffix in _TEXTS or name in _TEXT_NAMES else f"{name}.txt"
 
 

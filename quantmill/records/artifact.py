@@ -20,7 +20,7 @@ COMPANIONS = frozenset(
 
 
 def is_companion(name: str) -> bool:
-    """Return whether a file of a model folder is a companion: one of COMPANIONS, or a licence under another name."""
+    """Return whether a file of a model folder is one of COMPANIONS, or a licence under another name."""
     return name in COMPANIONS or is_licence(name)
 
 

@@ -144,7 +144,11 @@ def _plain(source: str, name: str) -> None:
 
 
 def check_texts(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a file that is not what its name says, a tokenizer that cannot be read, and a checkpoint that names code."""
+    """Check that each text file is what its name says and that the tokenizer can be read.
+
+    Raises:
+        SourceError: a file fails; or a quantized checkpoint, which would be published unchanged, names code to run.
+    """
     packed, names = _is_packed(folder), set(names)
     for name in sorted(names):
         try:

@@ -1,4 +1,4 @@
-"""Makes the tokenizer.json of a folder that has a sentencepiece model (`tokenizer.model`) alone, as old fine-tunes do.
+"""Makes tokenizer.json of a sentencepiece model, for folders that have only `tokenizer.model`.
 
 transformers converts the model; sentencepiece, the library that the model was trained with, says whether the ids are right.
 """
@@ -18,7 +18,7 @@ _PIECE_CHARS = 4000
 
 
 def complete(folder: Path) -> str:
-    """Write tokenizer.json where a folder has only tokenizer.model; return in words what was made, or an empty text.
+    """Write tokenizer.json where a folder has only tokenizer.model; return a note, empty: it was there.
 
     Raises:
         SourceError: transformers cannot convert the model, or what it makes gives other ids than sentencepiece.
@@ -71,7 +71,7 @@ def _difference(referee: Any, made: Any) -> str:
 
 
 def _only_runs(referee: Any, right: list[int], found: list[int]) -> bool:
-    """Return whether two lists of ids spell the same text and differ only in where runs of one character are cut."""
+    """Return whether two lists of ids spell the same text and cut only runs of one character differently."""
     spelled = [[referee.id_to_piece(number).encode() for number in ids] for ids in (right, found)]
     one, two = (b"".join(pieces) for pieces in spelled)
     cuts = [set(itertools.accumulate(map(len, pieces))) for pieces in spelled]

@@ -1,4 +1,4 @@
-"""A clone of a hub's repository: what is no part of the model is left out and said; what is ambiguous or dangerous is refused."""
+"""A cloned repository: files that are not part of the model are left out, and the line says which."""
 
 import logging
 import os
