@@ -46,7 +46,7 @@ def model_folder(folder: Path, config: dict[str, Any] | None = None, **files: by
 
 
 def clutter(folder: Path) -> None:
-    """Add what a cloned repository holds beside a model: other formats, code, pictures, terms, a stale index."""
+    """Add what a cloned repository holds beside a model: other formats, code, terms, a stale index."""
     for name, content in {
         "pytorch_model.bin": b"\x80\x04.",
         "modeling_llama.py": b"raise SystemExit",

@@ -1,4 +1,4 @@
-"""Says which files at a source are not part of the model: code, pictures, other formats of the weights."""
+"""Says which files at a source are not part of the model: code, pictures, other formats of weights."""
 
 from collections.abc import Iterable
 
