@@ -112,6 +112,15 @@ def texts_in(source: str, listed: Iterable[str], packed: bool = False) -> list[s
     return sorted(name for name in names - left if name in _TEXT or is_licence(name))
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a folder that was checked: other files may have the same ending."""
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE]
+    if (folder / INDEX).exists():
+        return sorted({folder / part for part in _weight_map(folder).values()})
+    return sorted(folder.glob("*.safetensors"))
+
+
 def weights_in(source: str, listed: Iterable[str], folder: Path) -> list[str]:
     """Return the names in a listing that are the model's weight files.
 
