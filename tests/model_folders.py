@@ -45,6 +45,25 @@ def model_folder(folder: Path, config: dict[str, Any] | None = None, **files: by
     return folder
 
 
+def clutter(folder: Path) -> None:
+    """Add what a cloned repository holds beside a model: other formats, code, terms, a stale index."""
+    for name, content in {
+        "pytorch_model.bin": b"\x80\x04.",
+        "modeling_llama.py": b"raise SystemExit",
+        "picture.png": b"\x89PNG",
+        ".gitattributes": b"*.bin filter=lfs",
+        "model.safetensors.index.json": b'{"weight_map": {"gone": "model-00001-of-00002.safetensors"}}',
+        "consolidated.safetensors": b"not looked at",
+        "USE_POLICY.md": b"Be kind.",
+        "LICENSE-MODEL": b"Some terms.",
+        "LICENSE.pdf": b"%PDF",
+        "original/params.json": b"{}",
+        "original/consolidated.00.pth": b"\x80\x04.",
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
 def sharded_folder(folder: Path, **config: Any) -> Path:
     """Write a model folder whose weights are in two parts that an index names."""
     import numpy

@@ -6,6 +6,7 @@ passes can be opened without running code from it. The checks say nothing about 
 
 import json
 import os
+import re
 import stat
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +21,7 @@ _MARKS = 16_000_000  # brackets and commas: a vocabulary of 262k with its merges
 _DEPTH = 64
 _TEXTS = (".txt", ".md", ".jinja")
 _TEXT_NAMES = ("LICENSE", "NOTICE", ".gitattributes")
+_LICENCE = re.compile(r"(LICENSE|LICENCE|NOTICE|USE_POLICY)([._-][\w.-]*)?", re.ASCII)
 ALLOWED = "*.safetensors, *.gguf, *.json, *.txt, *.md, *.jinja, *.model (SentencePiece), LICENSE, NOTICE"
 
 
@@ -43,6 +45,19 @@ def check_file(path: Path, name: str, incoming: bool = False) -> None:
         raise VerificationError(f"{name}: {error}") from error
     except OSError as error:
         raise VerificationError(f"{name}: cannot be read ({error.strerror})") from error
+
+
+def is_licence(name: str) -> bool:
+    """Return whether a file states terms: LICENSE, NOTICE or USE_POLICY, with `.md`, `.txt` or no ending."""
+    return _LICENCE.fullmatch(name) is not None and PurePosixPath(name).suffix in ("", ".md", ".txt")
+
+
+def licence_name(name: str) -> str:
+    """Return the name under which a licence file is published.
+
+    Released consumers accept `.md`, `.txt`, LICENSE and NOTICE.
+    """
+    return name if PurePosixPath(name).suffix in _TEXTS or name in _TEXT_NAMES else f"{name}.txt"
 
 
 def check_folder(folder: Path) -> None:
@@ -69,7 +84,7 @@ def _check(path: Path, name: PurePosixPath, incoming: bool) -> None:
             raise VerificationError("holds auto_map, which names code to run")
     elif name.suffix == ".model":
         _check_sentencepiece(_read(path, _TEXT_BYTES))
-    elif name.suffix in _TEXTS or name.name in _TEXT_NAMES:
+    elif name.suffix in _TEXTS or name.name in _TEXT_NAMES or (incoming and is_licence(name.name)):
         _check_text(_read(path, _TEXT_BYTES))
     else:
         raise VerificationError(f"not an allowed file; allowed are {ALLOWED}")

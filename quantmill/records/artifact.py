@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from quantmill.files.contents import is_licence
 from quantmill.files.entries import FileEntry, files_digest
 from quantmill.recipe.packing import Format, Packing
 from quantmill.recipe.recipe import ModelRequest, TokenRequest, VariantSpec
@@ -16,6 +17,11 @@ COMPANIONS = frozenset(
     ("chat_template.jinja", "chat_template.json", "generation_config.json", "LICENSE", "LICENSE.txt", "NOTICE")
 )
 """Companions: files of a model folder on which no weight, no token id and no figure depends."""
+
+
+def is_companion(name: str) -> bool:
+    """Return whether a file of a model folder is one of COMPANIONS, or a licence under another name."""
+    return name in COMPANIONS or is_licence(name)
 
 
 class Architecture(BaseModel):
@@ -107,7 +113,7 @@ class Snapshot(BaseModel):
     @property
     def core_digest(self) -> str:
         """The digest of all files but the companions: weights, token ids and figures depend on them."""
-        return files_digest(tuple(file for file in self.files if file.path not in COMPANIONS))
+        return files_digest(tuple(file for file in self.files if not is_companion(file.path)))
 
     @property
     def tokenizer_digest(self) -> str:

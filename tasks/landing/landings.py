@@ -19,7 +19,7 @@ from quantmill.errors import NotFound
 from quantmill.files import keys
 from quantmill.recipe.recipe import ModelRequest, Recipe
 from quantmill.recipe.recipe_file import read_recipe
-from quantmill.records.artifact import COMPANIONS
+from quantmill.records.artifact import is_companion
 from quantmill.store.store import Store
 from tasks.landing.watchlist import WatchEntry
 from tasks.source.sights import Sight
@@ -29,7 +29,6 @@ _TOKENIZER = {
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "vocab.txt", "tokenizer.model",
 }  # fmt: skip
-_BESIDE = COMPANIONS | {"README.md"}
 
 
 class Landing(BaseModel):
@@ -85,7 +84,7 @@ def what_changed(before: Mapping[str, str], now: Mapping[str, str]) -> Change | 
     Changed weights count before a changed tokenizer, and a changed tokenizer counts before other files.
     """
     names = {name for name in before.keys() | now.keys() if before.get(name) != now.get(name)}
-    if names - _TOKENIZER - _BESIDE:
+    if any(not is_companion(name) and name != "README.md" for name in names - _TOKENIZER):
         return "weights"
     return "tokenizer" if names & _TOKENIZER else "files" if names else None
 

@@ -1,8 +1,8 @@
 """The allow-list of model files, for a folder on a disk and for the listing of a remote source.
 
-Weights must be safetensors or GGUF; all other files are JSON or text. Pickles and code are refused under any name:
-`trust_remote_code` does not exist here. A folder on a disk is refused if it holds a file that is not allowed; of a remote
-listing, such files are ignored.
+Weights must be safetensors or GGUF; all other files are JSON or text. Files that are no part of the model are left out and never
+opened: code, pickles, pictures, other formats of the same weights; `trust_remote_code` does not exist here. Safetensors win over
+pickles, and `model.safetensors` wins over an index.
 """
 
 import stat
@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from quantmill.errors import SourceError, VerificationError
 from quantmill.files import contents, safetensors_header
+from quantmill.files.contents import is_licence
 from quantmill.files.paths import safe_path
 from tasks.model.architecture import mapping, read_config, read_json
 
@@ -22,7 +23,7 @@ _TEXT = {
     "tokenizer.model", "model.safetensors.index.json", "quantize_config.json",
     "quantization_config.json", "LICENSE", "LICENSE.txt", "NOTICE", "README.md", ".gitattributes",
 }  # fmt: skip
-_NEEDED = ("config.json", "tokenizer.json")
+_CONFIG, _TOKENIZER, _SENTENCEPIECE = "config.json", "tokenizer.json", "tokenizer.model"
 _DROPPED = {"README.md", ".gitattributes", "special_tokens_map.json"}
 _REFUSED = (
     ".bin",
@@ -40,6 +41,7 @@ _REFUSED = (
     ".joblib",
     ".npz",
 )
+_SHOWN = 6
 _KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"}
 _PACKED_KINDS = {"I16", "I8", "U8"}  # only in quantized checkpoints
 
@@ -48,36 +50,39 @@ def list_files(folder: Path) -> list[str]:
     """Return the names of the files of a model folder that become part of the snapshot, checked.
 
     Raises:
-        SourceError: the folder lacks a needed file or holds a file that is not allowed.
+        SourceError: the folder holds no model, or a file of the model is not what its name says.
     """
-    names: list[str] = []
-    for path in sorted(folder.iterdir()):
-        try:
-            name, mode, end = safe_path(path.name), path.lstat().st_mode, path.resolve(strict=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise SourceError(f"{path.name!r}: {' '.join(str(error).split())[:120]}") from error
-        if name.lower() in {known.lower() for known in names}:
-            raise SourceError(f"{name}: another file's name differs in case only")
-        if stat.S_ISLNK(mode) and not end.is_relative_to(folder.resolve()) and not _hub_link(path, folder):
-            raise SourceError(f"{path.name}: a link that leaves the folder")
-        if path.is_dir():
-            continue  # subfolders hold other formats of the same model and are not read
-        if not path.is_file():
-            raise SourceError(f"{path.name}: not a plain file")
-        if path.suffix in _REFUSED:
-            raise SourceError(f"{path.name}: pickles and code are refused; allowed are safetensors, GGUF and JSON")
-        if path.suffix != ".safetensors" and path.name not in _TEXT:
-            raise SourceError(
-                f"{path.name}: not an allowed file; allowed are *.safetensors, {', '.join(sorted(_TEXT))}"
-            )
-        names.append(name)
-    for needed in _NEEDED:
-        if needed not in names:
-            raise SourceError(f"{needed} is missing from {folder}")
-    dropped = {".gitattributes"} if _is_packed(folder) else _DROPPED  # a finished checkpoint is not changed
-    names = [name for name in names if name not in dropped]
+    inside = {path.name: path for path in sorted(folder.iterdir()) if not path.is_dir()}
+    if _CONFIG in inside:
+        _require_own(inside[_CONFIG], folder)
+    packed = _CONFIG in inside and _is_packed(folder)
+    texts = texts_in(str(folder), inside, packed)
+    for name in texts:
+        _require_own(inside[name], folder)
+    names = sorted({*texts, *weights_in(str(folder), inside, folder)})
+    for name in names:
+        _require_own(inside[name], folder)
     check_files(folder, names)
     return names
+
+
+def _require_own(path: Path, folder: Path) -> None:
+    """Raise SourceError unless a file of the model is a plain file whose bytes are in the folder."""
+    try:
+        mode, end = path.lstat().st_mode, path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:
+        raise SourceError(f"{path.name!r}: {' '.join(str(error).split())[:120]}") from error
+    if stat.S_ISLNK(mode) and not end.is_relative_to(folder.resolve()) and not _hub_link(path, folder):
+        raise SourceError(f"{path.name}: a link that leaves the folder")
+    if not path.is_file():
+        raise SourceError(f"{path.name}: not a plain file")
+
+
+def left_out(listed: Iterable[str], used: Iterable[str]) -> str:
+    """Return in words which files of a listing are not part of the model; empty: all are."""
+    others = sorted({name.partition("/")[0] + "/" * ("/" in name) for name in listed} - set(used) - _DROPPED)
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return ", ".join(others[:_SHOWN]) + more
 
 
 def is_part(name: str) -> bool:
@@ -85,24 +90,35 @@ def is_part(name: str) -> bool:
     return name in _TEXT - {".gitattributes"} or ("/" not in name and name.endswith(".safetensors"))
 
 
-def texts_in(source: str, listed: Iterable[str]) -> list[str]:
+def texts_in(source: str, listed: Iterable[str], packed: bool = False) -> list[str]:
     """Return the names in a listing that are a model's text files; `weights_in` returns the weight files.
+
+    `packed`: the weights are quantized already, and the files are taken as they are.
 
     Raises:
         SourceError: the listing is no model in safetensors; the message names the weight files that were found.
     """
     names = {name for name in listed if "/" not in name}  # subfolders hold other formats of the same model
-    for name in names:
-        _plain(source, name)
     if not names & {SINGLE, INDEX}:
         weights = sorted(name for name in names if PurePosixPath(name).suffix in (*_REFUSED, ".gguf", ".safetensors"))
         found = ", ".join([name for name in weights if not name.endswith((".py", ".pyc", ".so"))][:4]) or "no weights"
         raise SourceError(f"{source}: found {found}; weights are taken as {SINGLE}, or as parts that {INDEX} names")
-    for needed in _NEEDED:
-        if needed not in names:
-            raise SourceError(f"{source}: {needed} is missing")
-    left = _DROPPED | ({INDEX} if SINGLE in names else set())  # if both exist, transformers reads the single file
-    return sorted(names & _TEXT - left)
+    if _CONFIG not in names:
+        raise SourceError(f"{source}: {_CONFIG} is missing")
+    if _TOKENIZER not in names and (packed or _SENTENCEPIECE not in names):
+        raise SourceError(f"{source}: {_TOKENIZER} is missing" + ("" if packed else f", and so is {_SENTENCEPIECE}"))
+    left = {".gitattributes"} if packed else _DROPPED
+    left = left | ({INDEX} if SINGLE in names else set())  # where both are there, transformers reads the one file
+    return sorted(name for name in names - left if name in _TEXT or is_licence(name))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the weight files of a folder that was checked: other files may have the same ending."""
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE]
+    if (folder / INDEX).exists():
+        return sorted({folder / part for part in _weight_map(folder).values()})
+    return sorted(folder.glob("*.safetensors"))
 
 
 def weights_in(source: str, listed: Iterable[str], folder: Path) -> list[str]:
@@ -142,13 +158,14 @@ def check_texts(folder: Path, names: Iterable[str]) -> None:
     Raises:
         SourceError: a file fails; or a quantized checkpoint, which would be published unchanged, names code to run.
     """
-    packed = _is_packed(folder)
+    packed, names = _is_packed(folder), set(names)
     for name in sorted(names):
         try:
             contents.check_file(folder / name, name, incoming=not packed)  # from plain models auto_map is removed later
         except VerificationError as error:
             raise SourceError(str(error)) from error
-    _check_tokenizer(folder / "tokenizer.json")
+    if _TOKENIZER in names:
+        _check_tokenizer(folder / _TOKENIZER)
 
 
 def check_files(folder: Path, names: list[str]) -> None:
@@ -159,10 +176,6 @@ def check_files(folder: Path, names: list[str]) -> None:
     held = {name: _tensors(folder / name, kinds) for name in weights}
     if INDEX in names:
         return _check_parts(held, _weight_map(folder))
-    if SINGLE not in held:
-        raise SourceError(f"{folder}: weights file {SINGLE!r} is not in the folder")
-    if strays := sorted(set(held) - {SINGLE}):
-        raise SourceError(f"{strays[0]}: no part of the model: the folder has {SINGLE} and no {INDEX}")
     return None
 
 
@@ -178,8 +191,6 @@ def _check_parts(held: dict[str, set[str]], named: dict[str, str]) -> None:
             raise SourceError(f"{INDEX}: weights file {part!r} is not in the folder")
     seen: dict[str, str] = {}
     for part, tensors in sorted(held.items()):
-        if part not in named.values():
-            raise SourceError(f"{part}: no part of the model: {INDEX} does not name it")
         for tensor in sorted(tensors):
             if tensor in seen:
                 raise SourceError(f"{part}: holds {tensor}, which {seen[tensor]} holds too")

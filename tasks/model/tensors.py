@@ -9,6 +9,7 @@ from quantmill.files.safetensors_header import Tensor
 from quantmill.recipe import layer_rules
 from quantmill.recipe.layer_rules import LayerRule
 from quantmill.records.artifact import QuantizedTensor
+from tasks.model.files import weight_files
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _FLOATS = {"F64": "f64", "F32": "f32", "F16": "f16", "BF16": "bf16"}
@@ -25,7 +26,7 @@ Header = dict[str, Tensor]
 def read_headers(folder: Path) -> Header:
     """Return tensor name -> (dtype, shape) over all safetensors files of a folder."""
     found: Header = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in weight_files(folder):
         found |= safetensors_header.read_header(path)
     return found
 

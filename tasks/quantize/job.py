@@ -12,7 +12,7 @@ from pydantic import Field
 
 from quantmill.recipe.packing import Packing
 from quantmill.recipe.recipe import VariantSpec
-from quantmill.records.artifact import COMPANIONS
+from quantmill.records.artifact import is_companion
 from tasks.quantize.work import Work, method_module
 from tasks.sandbox import JobArguments, Progress, here
 
@@ -131,9 +131,9 @@ def _dress(arguments: Dress, out: Path, progress: Progress) -> dict[str, Any]:
     from tasks.quantize import dress
     from tasks.tokenizer import same_text
 
-    for name in COMPANIONS:
-        if (arguments.source / name).exists():
-            shutil.copyfile(arguments.source / name, out / name)
+    for path in arguments.source.iterdir():
+        if is_companion(path.name):
+            shutil.copyfile(path, out / path.name)
     for gguf in arguments.artifact.glob("*.gguf"):
         progress("write the new metadata", 0, 1)
         dress.dress(gguf, arguments.source, out / gguf.name)

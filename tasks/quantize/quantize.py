@@ -13,7 +13,7 @@ from quantmill.errors import BlobMissing, OutOfMemory, SourceError
 from quantmill.files import contents
 from quantmill.files.entries import FileEntry
 from quantmill.recipe.packing import Packing
-from quantmill.records.artifact import COMPANIONS, Artifact, Origin, StageResult
+from quantmill.records.artifact import Artifact, Origin, StageResult, is_companion
 from quantmill.records.job import VariantJob
 from quantmill.store.store import Store
 from tasks import installed, processor
@@ -153,7 +153,7 @@ def _with_companions(
 
     GGUF files among them are written anew with the companions' settings.
     """
-    others = [file for file in made.files if file.path not in COMPANIONS]
+    others = [file for file in made.files if not is_companion(file.path)]
     ggufs = tuple(file for file in others if file.path.endswith(".gguf"))
     store.fetch(ggufs, place / "work")
     told = Dress(artifact=place / "work", source=snapshots.local_folder(job.snapshot, sandbox))
@@ -165,7 +165,7 @@ def _with_companions(
 
 
 def _companions(files: Iterable[FileEntry]) -> set[FileEntry]:
-    return {file for file in files if file.path in COMPANIONS}
+    return {file for file in files if is_companion(file.path)}
 
 
 def _keep(stage: str, key: str, artifact: Artifact, store: Store) -> Artifact:

@@ -10,6 +10,7 @@ import torch
 
 from quantmill.records import planning
 from tasks.model import architecture
+from tasks.model.files import weight_files
 from tasks.sandbox import here
 
 _ROOM = 0.7  # the share of the free memory that scoring may take
@@ -25,7 +26,7 @@ def fits_in_fp32(folder: Path, packed_bits: int | None, device: str, context: in
         context: the number of tokens in a window.
     """
     config = architecture.read_config(folder)
-    needed = planning.fp32_bytes(sorted(folder.glob("*.safetensors")), packed_bits)
+    needed = planning.fp32_bytes(weight_files(folder), packed_bits)
     needed += planning.scoring_bytes(
         context, int(config["vocab_size"]), int(config.get("hidden_size") or config["n_embd"])
     )

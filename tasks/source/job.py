@@ -28,8 +28,10 @@ def run(arguments: Arguments, out: Path, progress: Progress) -> dict[str, Any]:
 
     if arguments.form == "folder":
         from tasks.source import take_in
+        from tasks.tokenizer import from_sentencepiece
 
         changed = take_in.take_in(arguments.source, list(arguments.files), out, progress)
+        changed += filter(None, [from_sentencepiece.complete(out)])
         chat.try_out(out)
         return {"source_types": {}, "notes": changed}
     if arguments.packing is not None:

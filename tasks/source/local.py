@@ -11,6 +11,7 @@ from quantmill.records.artifact import Architecture, Origin, Preview
 from tasks.model import files as model_files
 from tasks.model import licences
 from tasks.model.architecture import of_config, of_gguf
+from tasks.source import left_out
 from tasks.source.fields import WrongRevision
 
 
@@ -41,6 +42,10 @@ class LocalSource:
     def inspect(self) -> Origin:
         """Return the source's files, checked, each with its sha256; writes nothing."""
         kind, paths, shape, license_name = self._look()
+        if self._path.is_dir():
+            left_out.tell(
+                self._request.source, (path.name + "/" * path.is_dir() for path in self._path.iterdir()), paths
+            )
         files = tuple(
             FileEntry(path=name, size_bytes=path.stat().st_size, sha256=keys.file_sha256(path))
             for name, path in paths.items()

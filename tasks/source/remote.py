@@ -22,6 +22,7 @@ from quantmill.records.artifact import Origin, Preview
 from tasks.model import files as model_files
 from tasks.model.architecture import of_config
 from tasks.sandbox import PROGRESS, stopping
+from tasks.source import left_out
 
 _QUIET_S = 0.5
 _MB = 10**6
@@ -126,6 +127,7 @@ def take(request: ModelRequest, shelf: Shelf, cache: Path, resolved: str = "") -
         names = [*texts, *model_files.weights_in(request.source, shelf.listing, cache)]
         files |= _fetch_all([name for name in names if name not in files], shelf, cache)
         model_files.check_files(cache, sorted(files))
+    left_out.tell(request.source, shelf.listing, files)
     entries = tuple(files[name] for name in sorted(files))
     return Origin(request=request, kind="folder", files=entries, architecture=architecture, resolved=resolved)
 

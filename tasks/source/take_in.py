@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from quantmill.errors import SourceError
+from quantmill.files import contents
 from tasks.sandbox import Progress
 
 
@@ -13,7 +14,7 @@ def take_in(source: Path, files: list[str], out: Path, progress: Progress) -> li
     """Copy `files` from `source` into `out` and return a note for each change that was made."""
     notes: list[str] = []
     for index, name in enumerate(files):
-        target = out / name
+        target = out / (contents.licence_name(name) if contents.is_licence(name) else name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if name.endswith(".safetensors"):
             notes += _copy_weights(source / name, target)

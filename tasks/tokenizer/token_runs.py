@@ -72,7 +72,7 @@ class Leniency:
         if any(two[span] != token for span, token in one.items() if span in two):
             return None
         cuts = {end for _, end in one} ^ {end for _, end in two}
-        return len(set(one) - set(two)) if cuts <= _in_runs(text) else None
+        return len(set(one) - set(two)) if cuts <= in_runs(text) else None
 
     def _spans(self, ids: list[int]) -> dict[tuple[int, int], int]:
         """Return (offset of the first byte, offset after the last byte) -> id, for each token."""
@@ -95,7 +95,7 @@ class Leniency:
         return self._spelled[token]
 
 
-def _in_runs(text: bytes) -> set[int]:
+def in_runs(text: bytes) -> set[int]:
     """Return the byte offsets in runs of one character, including the offsets before and after a run."""
     places, at = set(), 0
     for _, run in itertools.groupby(text.decode(errors="surrogateescape")):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import SMOLLM2
-from tests.model_folders import ONE_WEIGHT, ROOT, compress, model_folder, sharded_folder
+from tests.model_folders import ROOT, compress, model_folder, sharded_folder
 
 GOOD: dict[str, Any] = {"model": {"source": SMOLLM2}, "variants": [{"method": "gguf", "type": "Q8_0"}]}
 
@@ -103,24 +103,17 @@ def test_a_chat_template_that_the_model_lacks_is_missed_before_the_run(tmp_path:
 @pytest.mark.parametrize(
     ("config", "files", "words"),
     [
-        ({}, {"pytorch_model__bin": b"\x80\x04."}, "pytorch_model.bin: pickles and code are refused"),
-        ({}, {"modeling_llama__py": b"print(1)"}, "modeling_llama.py: pickles and code are refused"),
-        ({}, {"weights__dat": b"?"}, "weights.dat: not an allowed file"),
         ({}, {"model__safetensors": b"\x80\x04\x95renamed pickle"}, "model.safetensors: not a safetensors file"),
         ({}, {"model__safetensors": (1 << 40).to_bytes(8, "little") + b"{}"}, "model.safetensors: not a safetensors file"),
-        ({}, {"model__safetensors__index__json": {"weight_map": {"w": "../../etc/passwd"}}}, "'../../etc/passwd' is not in the folder"),
-        ({}, {"model__safetensors__index__json": {"weight_map": ["w"]}}, "not a JSON object"),
+        ({}, {"vocab__json": b"[1]"}, "vocab.json: not a JSON object"),
         ({"architectures": ["BertModel"]}, {}, "BertModel: a causal language model"),
         ({"architectures": None}, {}, "a causal language model"),
         ({"quantization_config": {"quant_method": "gptq"}}, {}, "quantized with gptq already"),
         ({"hidden_size": "wide"}, {}, "the config states no hidden size: 'wide'"),
         ({"num_hidden_layers": -1}, {}, "the config states no layers"),
         ({"architectures": 5}, {}, "a causal language model"),
-        ({}, {"model__safetensors__index__json": {"weight_map": {"w": ["a"]}}}, "is not in the folder"),
         ({}, {"tokenizer__json": {"a": 1}}, "tokenizer.json: not a tokenizer"),
         ({}, {"tokenizer__json": PANIC}, "tokenizer.json: not a tokenizer: Precompiled"),
-        ({}, {"MODEL__safetensors": ONE_WEIGHT}, "differs in case only"),
-        ({}, {"a:b__json": b"{}"}, "a:b.json"),
         ({}, {"config__json": b"[1]"}, "config.json: not a JSON object"),
         ({}, {"config__json": b"{"}, "config.json: not JSON"),
         ({}, {"tokenizer__json": b"[" * 100_000}, "tokenizer.json: not JSON"),
@@ -149,9 +142,8 @@ def test_parts_that_do_not_make_one_model(tmp_path: Path) -> None:
     first, second = (f"model-0000{part}-of-00002.safetensors" for part in (1, 2))
     right = {"a": first, "b": second}
     for named, words in (
-        (right | {"c": "../up.safetensors"}, "weights file '../up.safetensors' is not in the folder"),
-        (right | {"c": "gone.safetensors"}, "weights file 'gone.safetensors' is not in the folder"),
-        ({"a": first}, f"{second}: no part of the model"),
+        (right | {"c": "../up.safetensors"}, "not a plain relative path: '../up.safetensors'"),
+        (right | {"c": "gone.safetensors"}, "weights file 'gone.safetensors' is not there"),
         ({"a": first, "b": first, "c": second}, f"{second}: holds b, which {INDEX} does not place there"),
         (right | {"c": second}, f"{INDEX}: {second} does not hold c"),
     ):
@@ -164,7 +156,7 @@ def test_parts_that_do_not_make_one_model(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=f"{second}: holds a, which {first} holds too"):
         list_files(folder)
     (folder / second).unlink()
-    with pytest.raises(SourceError, match=f"weights file '{second}' is not in the folder"):
+    with pytest.raises(SourceError, match=f"weights file '{second}' is not there"):
         list_files(folder)
 
 

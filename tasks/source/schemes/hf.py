@@ -24,7 +24,7 @@ from quantmill.records.artifact import Architecture, Origin, Preview
 from tasks import hub
 from tasks.model import files as model_files
 from tasks.model.architecture import of_config
-from tasks.source import remote
+from tasks.source import left_out, remote
 from tasks.source.fields import WrongRevision
 from tasks.source.sights import Found, Sight
 
@@ -76,6 +76,7 @@ class HubSource:
             paths = {name: self._fetch(name, cache) for name in texts}
             model_files.check_texts(paths["config.json"].parent, texts)
             entries = [self._entry(name, cache) for name in sorted([*texts, *weights])]
+            left_out.tell(self._request.source, listing.files, [*texts, *weights])
         return Origin(
             request=self._request,
             kind="folder",

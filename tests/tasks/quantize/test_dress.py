@@ -13,6 +13,7 @@ from quantmill.store.places import open_store
 from quantmill.store.store import Store
 from tasks.source import take_in as folder_source
 from tests.line import Line, resident_limit
+from tests.model_folders import clutter
 from tests.published import measured_beside
 
 RECIPE: dict[str, Any] = {
@@ -28,6 +29,7 @@ def copy(trained: Path, folder: Path) -> Path:
     shutil.copytree(trained, folder)
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(settings | {"top_k": 40, "temperature": 0.5}))
+    clutter(folder)
     return folder
 
 
@@ -66,6 +68,10 @@ def test_other_companions_are_published_without_quantizing(
     _, first, started = line.run()
     assert [job for job in started if job.startswith("artifact")], "the first time engines work"
     before = manifests(line.home)
+    for made in before.values():
+        names = {file.path for file in made.files}
+        assert {"USE_POLICY.md", "LICENSE-MODEL.txt"} <= names, "terms are carried along"
+        assert not {name for name in names if name.endswith((".py", ".bin", ".png", ".index.json"))}
 
     change(model)
     _, second, started = line.run()

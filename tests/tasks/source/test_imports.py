@@ -127,8 +127,6 @@ def test_the_command_line_says_so_before_it_writes(tmp_path: Path) -> None:
         (GPTQ | {"text_config": {"auto_map": {"AutoModel": "x.Y"}}}, {}, "config.json: holds auto_map"),
         ({"text_config": GPTQ | {"auto_map": {"AutoModel": "x.Y"}}}, {}, "config.json: holds auto_map"),
         ({"num_experts": -1}, {}, "the config states -1 experts"),
-        (GPTQ, {"pytorch_model__bin": b"\x80\x04."}, "pytorch_model.bin: pickles and code are refused"),
-        (GPTQ, {"modeling__py": b"print(1)"}, "modeling.py: pickles and code are refused"),
         ({"quantization_config": {"quant_method": "fp8"}}, {}, "quantized with fp8 already"),
     ],
 )

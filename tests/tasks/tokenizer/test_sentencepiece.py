@@ -13,9 +13,14 @@ from typing import Any
 
 import pytest
 
+from quantmill.errors import SourceError
+from quantmill.recipe.recipe import ModelRequest
+from quantmill.settings import Settings
 from quantmill.store.places import open_store
+from tasks.sandbox import Sandbox
+from tasks.source import download
 from tasks.tokenizer import check as tokenizer_check
-from tasks.tokenizer import sentencepiece_model
+from tasks.tokenizer import from_sentencepiece, sentencepiece_model
 from tasks.tokenizer.probe import probe_text
 from tasks.tokenizer.sentencepiece_model import NORMAL, Referee
 from tests.line import Line
@@ -212,3 +217,44 @@ def test_a_model_of_the_family_goes_through_the_command_as_folder_and_as_gguf(
     store.fetch((entry,), tmp_path / "pulled")
     (row,) = compressed(tmp_path / "gguf", home, tmp_path / "pulled" / entry.path, asked, prefect_url).values()
     assert not [mark for mark in row["marks"] if "ids of runs" in mark], "the folder is of our making"
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tokenizer_class": "LlamaTokenizer"}, {}, {"tokenizer_class": "LlamaTokenizerFast"}]
+)
+def test_a_folder_with_tokenizer_model_alone_gets_a_tokenizer_json(folder: Path, settings: dict[str, str]) -> None:
+    from sentencepiece import SentencePieceProcessor
+    from tokenizers import Tokenizer
+
+    (folder / "tokenizer.json").unlink()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(special | settings))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
+    words = from_sentencepiece.complete(folder)
+    assert words.startswith("tokenizer.json made from tokenizer.model by transformers ")
+    referee, made = (
+        SentencePieceProcessor(model_file=str(folder / "tokenizer.model")),
+        Tokenizer.from_file(str(folder / "tokenizer.json")),
+    )
+    for text in ("Once upon a time", "two  blanks, größer 中文 \U0001f680\n\ttab", ""):
+        assert made.encode(text, add_special_tokens=False).ids == referee.encode(text)
+    assert from_sentencepiece.complete(folder) == "", "nothing is left to make"
+
+
+def test_a_model_that_is_none_is_refused(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"no model")
+    with pytest.raises(SourceError, match=r"tokenizer\.model: sentencepiece cannot read it"):
+        from_sentencepiece.complete(folder)
+
+
+@pytest.mark.slow
+def test_such_a_folder_is_taken_in(learned: Path, tmp_path: Path) -> None:
+    model, settings = model_of(learned, tmp_path / "model"), Settings(home=tmp_path / "home")
+    (model / "tokenizer.json").unlink()
+    settings.home.mkdir()
+    origin = download.inspect_source(ModelRequest(source=str(model)), settings.home)
+    assert "tokenizer.json" not in {file.path for file in origin.files}
+    snapshot = download.fetch_snapshot(origin, open_store(settings.store_uri), Sandbox(settings))
+    assert {"tokenizer.json", "tokenizer.model"} <= {file.path for file in snapshot.files}
+    assert [note for note in snapshot.notes if note.startswith("tokenizer.json made from tokenizer.model")]
