@@ -51,7 +51,7 @@ def form_of(path: Path, named: TextKind, where: str) -> TextKind:
 
 
 def rows_of_list(path: Path, where: str) -> list[tuple[str, dict[str, Any]]]:
-    """Return the place and content of each row of a JSON list; a text in the list is a row with the field `text`.
+    """Return place and content of each row of a JSON list; a text is a row with the field `text`.
 
     Raises:
         TextError: the file is too large to be read whole, or a member of the list is no row.

@@ -1,4 +1,4 @@
-"""JSON is rows, whatever the file is called; JSON without rows, and markup, are refused with what to write."""
+"""JSON is rows whatever the file is called; one object and markup are refused with what to write."""
 
 import json
 from pathlib import Path
