@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-TextKind = Literal["builtin", "text", "jsonl", "jsonl.gz", "parquet", "dataset"]
+TextKind = Literal["builtin", "text", "json", "jsonl", "jsonl.gz", "parquet", "dataset"]
 DATASET = "dataset://"
 _NUMBERS = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)  # no `true` for 1, no `.inf`
 _PLACE = r"^[^\x00-\x1f]+$"
@@ -25,7 +25,7 @@ class TextSource(BaseModel):
         default="builtin",
         pattern=_PLACE,
         max_length=4096,
-        description="builtin: text that comes with Python; a .jsonl, .jsonl.gz or .parquet file of rows;"
+        description="builtin: text that comes with Python; a .jsonl, .json, .jsonl.gz or .parquet file of rows;"
         " any other path: a UTF-8 text file; dataset://org/name: a data set on the Hugging Face hub.",
         json_schema_extra={"position": 0},
     )
@@ -71,7 +71,7 @@ class TextSource(BaseModel):
         if self.source == "builtin" or self.source.startswith(DATASET):
             return "builtin" if self.source == "builtin" else "dataset"
         name = self.source.lower()
-        kinds: tuple[TextKind, ...] = ("jsonl", "jsonl.gz", "parquet")
+        kinds: tuple[TextKind, ...] = ("json", "jsonl", "jsonl.gz", "parquet")
         return next((kind for kind in kinds if name.endswith(f".{kind}")), "text")
 
     @property
@@ -83,7 +83,7 @@ class TextSource(BaseModel):
     def _fits_its_kind(self) -> "TextSource":
         if self.field and not self.in_rows:
             raise ValueError(
-                f"field: {self.source} has no fields; .jsonl, .jsonl.gz, .parquet and {DATASET} have fields"
+                f"field: {self.source} has no fields; .json, .jsonl, .jsonl.gz, .parquet and {DATASET} have fields"
             )
         if self.kind != "dataset":
             for name in ("subset", "split", "revision"):

@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 
 from quantmill.errors import TextError
 from quantmill.recipe.texts import TextKind
+from tasks.text.forms import rows_of_list
 
 LINE_BYTES = 16 << 20
 _BATCH_ROWS = 64
@@ -35,14 +36,19 @@ def documents(path: Path, kind: TextKind, field: str, where: str) -> Iterator[Do
 
     Args:
         path: the file.
-        kind: `jsonl`, `jsonl.gz` or `parquet`.
+        kind: `json`, `jsonl`, `jsonl.gz` or `parquet`.
         field: the field that holds text or messages; empty: `text`, else `messages`.
         where: the prefix of the recipe's field in errors: `calibration.` or `calibration.mix[1].`.
 
     Raises:
         TextError: the file is not of this kind, or a row's field holds neither text nor messages.
     """
-    rows = _parquet_rows(path, field, where) if kind == "parquet" else _json_rows(path, kind == "jsonl.gz", where)
+    if kind == "json":
+        rows = iter(rows_of_list(path, where))
+    elif kind == "parquet":
+        rows = _parquet_rows(path, field, where)
+    else:
+        rows = _json_rows(path, kind == "jsonl.gz", where)
     yield from of_rows(rows, path.name, field, where)
 
 

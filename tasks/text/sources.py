@@ -24,6 +24,7 @@ from quantmill.errors import TextError
 from quantmill.files import keys
 from quantmill.recipe.texts import DATASET, TextSource
 from tasks.builtin_text import builtin_text
+from tasks.text.forms import form_of
 from tasks.text.rows import Document, documents, lines
 
 Role = Literal["calibration", "evaluation"]
@@ -121,9 +122,10 @@ def _documents(source: TextSource, where: str) -> Iterator[Document]:
     if source.kind == "builtin":
         return paragraphs(builtin_text().split("\n"))
     path = locate(source, where)
-    if source.kind == "text":
+    kind = form_of(path, source.kind, where)
+    if kind == "text":
         return paragraphs(lines(path, False, where))
-    return documents(path, source.kind, source.field, where)
+    return documents(path, kind, source.field, where)
 
 
 def locate(source: TextSource, where: str) -> Path:
@@ -158,7 +160,9 @@ def identity(source: TextSource, where: str, home: Path) -> dict[str, str]:
         name = source.source.removeprefix(DATASET)
         place = {"name": name, "subset": source.subset, "split": source.split, "revision": source.revision}
         return {"kind": "dataset", "field": source.field, "sha256": keys.digest(place)}
-    return {"kind": source.kind, "field": source.field, "sha256": _file_digest(locate(source, where), where, home)}
+    path = locate(source, where)
+    kind = form_of(path, source.kind, where)
+    return {"kind": kind, "field": source.field, "sha256": _file_digest(path, where, home)}
 
 
 def _file_digest(path: Path, where: str, home: Path) -> str:
