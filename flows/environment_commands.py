@@ -37,7 +37,11 @@ class Row:
 
 
 def _row(environment: environments.Environment) -> Row:
-    made = environments.find_made(environment.name, load_settings().environments_folder)
+    try:
+        made = environments.find_made(environment.name, load_settings().environments_folder)
+    except EnvironmentFailed as error:  # `create` makes the environment again
+        say(str(error))
+        made = None
     size = made.size_bytes if made else environment.disk_mb * 10**6
     return Row(environment.name, environment.purpose, list(environment.needed_by), made is not None, size)
 

@@ -5,6 +5,7 @@ failed verification, 1 anything else.
 """
 
 import importlib.metadata
+import importlib.util
 import shlex
 import sys
 from pathlib import Path
@@ -111,11 +112,21 @@ def obstacle(row: Method) -> str:
 
 
 def _add_factory() -> None:
-    """Add the factory's commands (entry point `quantmill.commands`) if this package is part of a checkout."""
+    """Add the commands of the entry point `quantmill.commands`, in a checkout.
+
+    Only a package beside this one counts: a stranger's package may have the same name.
+    """
     root = Path(__file__).resolve().parent.parent
     for point in importlib.metadata.entry_points(group="quantmill.commands"):
-        if (root / point.module.partition(".")[0]).is_dir() and (root / "pyproject.toml").is_file():
+        package = point.module.partition(".")[0]
+        if not (root / package).is_dir() or not (root / "deployments").is_dir():
+            continue  # an installed wheel
+        found = importlib.util.find_spec(package)
+        if found and found.origin and Path(found.origin).resolve().is_relative_to(root / package):
             point.load()(app)
+        else:
+            where = found.origin if found else "nothing"
+            typer.echo(f"warning: {printable(str(where))} hides the factory's package {package}", err=True)
 
 
 def _say_full(error: BaseException) -> NoReturn:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from quantmill.commands.answers import JsonFile, ModelName, StoreUri, answer, existing_store
 from quantmill.commands.tables import Column, fitting, screen
-from quantmill.errors import VerificationError
+from quantmill.errors import RequestError, VerificationError
 from quantmill.records.selection import FIGURES, of_manifest
 from quantmill.store import channels as moves
 from quantmill.store.channels import Channel
@@ -100,7 +100,10 @@ def promote(
     A channel that does not exist is created.
     """
     store = existing_store(store_uri)
-    wanted = dict(find_version(store, model, text) for text in versions)
+    found = [find_version(store, model, text) for text in versions]
+    if len(wanted := dict(found)) < len(found):
+        twice = next(name for name in wanted if [variant for variant, _ in found].count(name) > 1)
+        raise RequestError(f"{twice} is named twice; a channel holds one version of a variant")
     _answer_channels(model, [moves.promote(store, model, channel, wanted, reason)], json_file)
 
 

@@ -21,7 +21,7 @@ _MARKS = 16_000_000  # brackets and commas: a vocabulary of 262k with its merges
 _DEPTH = 64
 _TEXTS = (".txt", ".md", ".jinja")
 _TEXT_NAMES = ("LICENSE", "NOTICE", ".gitattributes")
-_LICENCE = re.compile(r"(LICENSE|LICENCE|NOTICE|USE_POLICY)([._-][\w.-]*)?", re.ASCII)
+_LICENCE = re.compile(r"(LICENSE|LICENCE|NOTICE|USE_POLICY)([._-]([\w.-]*\w)?)?(?<![._-])", re.ASCII)
 ALLOWED = "*.safetensors, *.gguf, *.json, *.txt, *.md, *.jinja, *.model (SentencePiece), LICENSE, NOTICE"
 
 

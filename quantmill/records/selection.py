@@ -106,13 +106,14 @@ def of_manifest(manifest: Manifest) -> Candidate:
     quality, speed = evaluation.metrics, evaluation.speed
     try:
         bits = int(manifest.variant.get("bits", 0))
-    except (TypeError, ValueError) as error:
+        found = facts(manifest)
+    except (TypeError, ValueError, OverflowError) as error:
         raise VerificationError(f"manifest {manifest.digest}: variant: {' '.join(str(error).split())}") from error
     return Candidate(
         name=manifest.name.rpartition("/")[2],
         method=str(manifest.variant.get("method", "")),
         format=str(manifest.variant.get("format", "")),
-        runtimes=programs_for(rules(manifest), facts(manifest)),
+        runtimes=programs_for(rules(manifest), found),
         marks=evaluation.marks,
         bits=bits,
         bits_per_weight=evaluation.bits_per_weight,

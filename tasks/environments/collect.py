@@ -4,6 +4,7 @@ import re
 import time
 from pathlib import Path
 
+from quantmill.errors import EnvironmentFailed
 from quantmill.machine import locks
 from tasks.environments.described import names
 from tasks.environments.made import RECORD, lock_of, place_of, remove, size_bytes
@@ -20,9 +21,9 @@ def collect(root: Path, unused_s: float, dry_run: bool) -> list[tuple[str, int]]
     """
     if not root.is_dir():
         return []
-    current, found = {place_of(name, root) for name in names()}, list[tuple[str, int]]()
+    current, found, failed = {place_of(name, root) for name in names()}, list[tuple[str, int]](), list[str]()
     for place in sorted(root.iterdir()):
-        if not _PLACE.fullmatch(place.name) or not lock_of(place).is_file():
+        if not _PLACE.fullmatch(place.name) or place.is_symlink() or not place.is_dir() or not lock_of(place).is_file():
             continue  # not an environment's folder
         try:
             with locks.held(lock_of(place), wait=False):
@@ -32,6 +33,10 @@ def collect(root: Path, unused_s: float, dry_run: bool) -> list[tuple[str, int]]
                         remove(place)
         except BlockingIOError:
             continue  # a process is creating or removing it
+        except OSError as error:
+            failed.append(f"{place}: {(error.strerror or str(error)).lower()}")
+    if failed:
+        raise EnvironmentFailed(f"{failed[0]}; {len(failed)} environments could not be removed, {len(found)} were")
     return found
 
 

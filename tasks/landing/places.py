@@ -47,8 +47,8 @@ def look(
             sight = found.look()
         except DownloadError:
             raise
-        except (QuantmillError, OSError) as error:
-            yield NotYet(found.model, str(error))
+        except (QuantmillError, OSError, ValueError) as error:  # ValueError: a name that no request can hold
+            yield NotYet(found.model, " ".join(str(error).split())[:300])
             continue
         if not known(sight.model, sight.revision):
             yield sight

@@ -41,7 +41,7 @@ _REFUSED = (
     ".joblib",
     ".npz",
 )
-_SHOWN = 6
+_SHOWN, _SIGNS = 6, 80
 _KINDS = {"F64", "F32", "F16", "BF16", "I64", "I32", "BOOL"}
 _PACKED_KINDS = {"I16", "I8", "U8"}  # only in quantized checkpoints
 
@@ -81,6 +81,7 @@ def _require_own(path: Path, folder: Path) -> None:
 def left_out(listed: Iterable[str], used: Iterable[str]) -> str:
     """Return in words which files of a listing are not part of the model; empty: all are."""
     others = sorted({name.partition("/")[0] + "/" * ("/" in name) for name in listed} - set(used) - _DROPPED)
+    others = [(name if name.isprintable() else ascii(name))[:_SIGNS] for name in others]
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     return ", ".join(others[:_SHOWN]) + more
 
@@ -109,14 +110,19 @@ def texts_in(source: str, listed: Iterable[str], packed: bool = False) -> list[s
         raise SourceError(f"{source}: {_TOKENIZER} is missing" + ("" if packed else f", and so is {_SENTENCEPIECE}"))
     left = {".gitattributes"} if packed else _DROPPED
     left = left | ({INDEX} if SINGLE in names else set())  # where both are there, transformers reads the one file
-    return sorted(name for name in names - left if name in _TEXT or is_licence(name))
+    terms = {name for name in names - left if is_licence(name) and (not packed or contents.licence_name(name) == name)}
+    published: dict[str, str] = {}
+    for name in sorted(terms):
+        if (other := published.setdefault(contents.licence_name(name).lower(), name)) != name:
+            raise SourceError(f"{source}: {other} and {name} would be published under one name; remove or rename one")
+    return sorted((names - left) & _TEXT | terms)
 
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the weight files of a folder that was checked: other files may have the same ending."""
-    if (folder / SINGLE).exists():
+    if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    if (folder / INDEX).exists():
+    if (folder / INDEX).is_file():
         return sorted({folder / part for part in _weight_map(folder).values()})
     return sorted(folder.glob("*.safetensors"))
 
@@ -136,6 +142,8 @@ def weights_in(source: str, listed: Iterable[str], folder: Path) -> list[str]:
     if SINGLE in names:
         return [SINGLE]
     parts = sorted(set(_weight_map(folder).values()))
+    if not parts:
+        raise SourceError(f"{source}: {INDEX} names no weights")
     for part in parts:
         _plain(source, part)
         if "/" in part or part not in names or not part.endswith(".safetensors"):

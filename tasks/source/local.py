@@ -1,5 +1,6 @@
 """A source on this machine: a model folder or a GGUF file, read without a copy."""
 
+import os
 from pathlib import Path
 
 from quantmill.errors import SourceError
@@ -29,7 +30,7 @@ class LocalSource:
         """Path, size, modification time and inode of every file."""
         inside = sorted(self._path.iterdir()) if self._path.is_dir() else [self._path]
         states = [(file, file.stat() if file.exists() else file.lstat()) for file in inside]  # a link may be broken
-        return [[str(file), state.st_size, state.st_mtime_ns, state.st_ino] for file, state in states]
+        return [[_shown(file), state.st_size, state.st_mtime_ns, state.st_ino] for file, state in states]
 
     def preview(self) -> Preview:
         """Return kind, size and architecture; the weights are hashed only if the request names a revision."""
@@ -68,6 +69,11 @@ class LocalSource:
     def fetch(self, origin: Origin) -> Path:  # noqa: ARG002 (the snapshot's digest is checked, and tells more)
         """Return the source's path; there is nothing to fetch."""
         return self._path
+
+
+def _shown(path: Path) -> str:
+    """Return a path as text that JSON can hold: a file's name may be no UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def require_revision(origin: Origin) -> Origin:

@@ -4,6 +4,7 @@ A file is read lazily, in pieces of bounded size: a line, or a batch of rows. Th
 bounded too.
 """
 
+import codecs
 import gzip
 import json
 import zlib
@@ -130,6 +131,8 @@ def lines(path: Path, packed: bool, where: str) -> Iterator[str]:
             number = 0
             while line := file.readline(LINE_BYTES + 1):
                 number += 1
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if len(line) > LINE_BYTES:
                     raise TextError(f"{begin}: line {number} is longer than {LINE_BYTES >> 20} MiB")
                 yield from _decoded(line, begin, at)

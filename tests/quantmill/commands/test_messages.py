@@ -39,6 +39,15 @@ def test_ctrl_c_during_the_first_imports(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (130, "stopped\n")
 
 
+def test_a_strangers_package_of_the_same_name_is_not_imported(tmp_path: Path) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "__init__.py").write_text("raise SystemExit(99)\n")
+    (tmp_path / "flows" / "cli.py").write_text("")
+    done = quantmill("--version", PYTHONPATH=f"{tmp_path}:{ROOT}", PYTHONSAFEPATH="1")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == f"warning: {tmp_path}/flows/__init__.py hides the factory's package flows\n"
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -112,6 +112,7 @@ def test_who_signed_is_shown(store: Store, versions: list[Manifest], tmp_path: P
         (["promote", "m", "gguf-q8_0@xyz", "--channel", "c", "--reason", "r"], "after @ comes the digest of a manifest"),
         (["promote", "m", "gguf-q8_0@000000", "--channel", "c", "--reason", "r"], "0 versions begin with 000000; known are "),
         (["promote", "m", "gguf-q8_0", "--channel", "Not So", "--reason", "r"], "channel: 'Not So': lower case"),
+        (["promote", "m", "gguf-q8_0", "gguf-q8_0", "--channel", "c", "--reason", "r"], "gguf-q8_0 is named twice"),
         (["rollback", "m", "--channel", "c", "--reason", "r"], "m/c: no move 0 to go back to; known: none"),
         (["pull", "m", "--to", "x", "--where", "colour=red"], "--where: colour: no such field; fields: name, method"),
         (["pull", "m", "--to", "x", "--where", "size<1kB", "--where", "bits=8"], r"no variant meets size<1kB, bits=8; "),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quantmill.client import where
 from quantmill.client.where import COMPARISONS, FIELDS, parse
-from quantmill.errors import NotFound, RequestError
+from quantmill.errors import NotFound, RequestError, VerificationError
 from quantmill.recipe.methods import METHODS, PROGRAMS
 from quantmill.records.manifest import Manifest
 from quantmill.records.selection import BUSY, FIGURES, Candidate, best, of_manifest, picks, rivals_in_speed
@@ -187,6 +187,15 @@ def test_a_manifest_s_figures() -> None:
     taken = {"method": "imported", "bits": 4, "format": "safetensors", "packing": {"method": "gptq", "bits": 4}}
     assert of_manifest(made.model_copy(update={"variant": taken})).runtimes == ("transformers", "gptqmodel")
     assert set(where.NUMBERS.values()) | set(where.BYTES.values()) <= set(Candidate.model_fields)
+
+
+@pytest.mark.parametrize("bits", ["4bit", None, float("inf")])
+@pytest.mark.parametrize("packed", [False, True])
+def test_bits_that_are_no_number_are_an_error_that_names_the_manifest(bits: Any, packed: bool) -> None:
+    made = manifest((), name="m/v")
+    said = {"method": "imported", "bits": 4, "packing": {"method": "gptq", "bits": bits}} if packed else {"bits": bits}
+    with pytest.raises(VerificationError, match=f"manifest {made.digest[:6]}|manifest [0-9a-f]+: variant: "):
+        of_manifest(made.model_copy(update={"variant": said}))
 
 
 def test_a_manifest_of_before_keeps_its_digest() -> None:

@@ -199,6 +199,20 @@ def test_what_nothing_uses_is_collected(toys: Described) -> None:
     assert left == {current.name, foreign.name, "other-0123456789ab"}
 
 
+def test_what_is_no_folder_of_an_environment_is_left_alone(toys: Described, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / made.RECORD).write_text("kept")
+    toys.root.mkdir(parents=True, exist_ok=True)
+    link, file = toys.root / "linked-0123456789ab", toys.root / "file-0123456789ab"
+    link.symlink_to(elsewhere)
+    file.touch()
+    for place in (link, file):
+        made.lock_of(place).touch()
+    assert environments.collect(toys.root, 0, dry_run=False) == []
+    assert (elsewhere / made.RECORD).read_text() == "kept"
+
+
 def test_a_job_s_use_is_noted(toys: Described) -> None:
     environments.create(toys.describe("toy", {"toy-engine": "1.0"}), toys.root, told_nothing)
     record = made.place_of("toy", toys.root) / made.RECORD

@@ -1,5 +1,6 @@
 """A cloned repository: files that are not part of the model are left out, and the line says which."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -81,3 +82,39 @@ def test_terms_are_text(tmp_path: Path) -> None:
 def test_which_files_state_terms(name: str, is_one: bool, published: str) -> None:
     assert contents.is_licence(name) == is_one
     assert not published or contents.licence_name(name) == published
+
+
+@pytest.mark.parametrize("names", [("LICENSE-A", "LICENSE-A.txt"), ("LICENSE-A", "LICENSE-a")])
+def test_terms_that_would_be_published_under_one_name_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    folder = model_folder(tmp_path / "model")
+    for name in names:
+        (folder / name).write_text(name)
+    with pytest.raises(SourceError, match=f"{names[0]} and {names[1]} would be published under one name"):
+        files.list_files(folder)
+
+
+def test_a_quantized_folder_leaves_out_terms_that_older_consumers_refuse(tmp_path: Path) -> None:
+    packed = {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}}
+    folder = model_folder(tmp_path / "model", packed, LICENSE__md=b"Terms.")
+    (folder / "LICENSE-MODEL").write_text("Terms.")
+    assert files.list_files(folder) == ["LICENSE.md", "config.json", "model.safetensors", "tokenizer.json"]
+
+
+def test_an_index_that_names_no_weights(tmp_path: Path) -> None:
+    folder = sharded_folder(tmp_path / "model")
+    (folder / files.INDEX).write_text('{"weight_map": {}}')
+    with pytest.raises(SourceError, match="names no weights"):
+        files.list_files(folder)
+
+
+def test_odd_names_of_unused_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = model_folder(tmp_path / "model")
+    for name in ("a\nerror: forged", "b\x1b[31m.bin", "LICENSE.", os.fsdecode(b"\xff\xfe.bin")):
+        (folder / name).write_bytes(b"")
+    (folder / "model.safetensors.index.json").mkdir()
+    source = open_source(ModelRequest(source=str(folder)), tmp_path / "home")
+    assert json.dumps(source.stamp)
+    with caplog.at_level(logging.WARNING):
+        source.inspect()
+    assert "\x1b" not in caplog.text and "\nerror" not in caplog.text
+    assert "'a\\nerror: forged'" in caplog.text

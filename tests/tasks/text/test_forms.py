@@ -56,7 +56,8 @@ def test_a_field_of_a_json_file_may_be_named(tmp_path: Path) -> None:
         ),
         ("a.txt", '{\n "text": "one"\n}', "a.txt: is one JSON object, which holds no rows"),
         ("a.json", "Plain words.", "a.json: is neither a list of rows nor one row a line; write rows"),
-        ("a.json", "[1, 2]", "a.json: row 1: must be an object or a text, is int"),
+        ("a.json", "[1, 2]", "a.json: is neither a list of rows nor one row a line"),
+        ("a.json", '["x", 2]', "a.json: row 2: must be an object or a text, is int"),
         ("a.json", '[{"body": "x"}]', "a.json has neither text nor messages; name one of its fields: body"),
         ("a.txt", "<html><body>" + "<p class='x'>word</p>\n" * 50, "looks like markup ("),
         ("a.txt", "<?xml version='1.0'?>" + "<row><name>x</name></row>\n" * 50, "looks like markup ("),
@@ -79,8 +80,36 @@ def test_prose_stays_prose(tmp_path: Path, content: str) -> None:
 
 def test_a_list_that_is_too_large_to_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, "LIST_BYTES", 8)
-    with pytest.raises(TextError, match="neither a list of rows nor one row a line"):
-        read(tmp_path / "a.json", json.dumps(ROWS))
+    for name in ("a.json", "a.txt"):
+        with pytest.raises(TextError, match="bytes of JSON; at most 8 are read whole; write one row a line"):
+            read(tmp_path / name, json.dumps(ROWS))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.txt"])
+def test_a_first_row_longer_than_what_is_looked_at_first(tmp_path: Path, name: str) -> None:
+    rows = [{"text": "word " * 40_000}, *ROWS]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    assert len(read(tmp_path / name, content)) == 3
+    assert len(read(tmp_path / f"list-{name}", json.dumps(rows))) == 3
+
+
+def test_lines_with_a_byte_order_mark(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.json", "a.txt"):
+        assert len(read(tmp_path / name, "\ufeff" + LINES)) == 2
+
+
+@pytest.mark.parametrize("first", ["{}", '{"title": "My book"}'])
+def test_prose_after_an_object_is_prose(tmp_path: Path, first: str) -> None:
+    assert "Prose" in " ".join(one.text for one in read(tmp_path / "a.txt", f"{first}\n\nProse goes on here.\n"))
+
+
+def test_prose_that_begins_with_a_bracket_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole(path: Path) -> None:
+        raise AssertionError(f"{path} was read whole")
+
+    monkeypatch.setattr(forms, "_whole", whole)
+    for number, begin in enumerate(("[1] A reference. ", '["Quoted", he said] and went on. ', "{a: b} ")):
+        assert read(tmp_path / f"{number}.txt", (begin + "Words. " * 20 + "\n\n") * 900)
 
 
 def test_the_command_refuses_one_object_before_any_work(tmp_path: Path) -> None:
