@@ -70,7 +70,7 @@ def _form(path: Path, named: TextKind, begin: str, size: int, _changed: int) -> 
 
 
 def _begins_json(head: str) -> bool:
-    """Return whether a text begins like a JSON object, or a list of objects or texts, as far as `head` goes."""
+    """Return whether a text begins like a JSON object, or like a list of objects or texts."""
     if not _BEGUN.match(head):
         return False
     try:
