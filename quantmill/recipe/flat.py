@@ -19,6 +19,8 @@ class FlatOption(NamedTuple):
     title: str
     description: str
     examples: list[Any] | None
+    pattern: str
+    """The regular expression of a text; empty: any."""
 
 
 @cache
@@ -56,7 +58,9 @@ def _flat(name: str, owners: list[str]) -> FlatOption:
         for text in said
     ]
     title = next((str(field.json_schema_extra["in_form"]) for field in declared if field.json_schema_extra), "")  # type: ignore[index]
-    return FlatOption(name, _type(kind, values), title, " ".join(texts), declared[0].examples)
+    return FlatOption(
+        name, _type(kind, values), title, " ".join(texts), declared[0].examples, _facts(name, {name: owners})[0].pattern
+    )
 
 
 def _whose(name: str, owners: list[str]) -> str:

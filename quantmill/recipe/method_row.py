@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, computed_field
+from pydantic import BaseModel, ConfigDict, Field, computed_field, model_validator
 
 from quantmill.recipe.options import ComputeType, MethodOptions, Option, facts_of
 from quantmill.recipe.packing import Format, Packing, read_groups
@@ -107,6 +107,15 @@ class Method(BaseModel):
         default=False, exclude=True, description="Whether transformers can unpack a whole model with `dequantize`."
     )
 
+    @model_validator(mode="after")
+    def _is_whole(self) -> "Method":
+        """Raise ValueError if a type has no bit width, or a method with bits has no default."""
+        if unknown := set(self.types) ^ set(self.bits_of_type):
+            raise ValueError(f"bits_of_type: {min(unknown)}: every type needs its bit width, and no other")
+        if self.bits and not (self.default_bits or self.default_types):
+            raise ValueError("default_bits: a method with bits needs them")
+        return self
+
     @computed_field(description="Its options.")  # type: ignore[prop-decorator]
     @cached_property
     def options(self) -> tuple[Option, ...]:
@@ -163,7 +172,7 @@ def grouped_bits(bits: int, _kind: str, options: Any) -> float:
 def _in_words(rules: list[Loads]) -> str:
     """Return a program's name, with its needs and `in part` if it takes only some of a method's variants."""
     first = rules[0]
-    name = f"{first.title} with {first.needs}" if first.needs else first.title
+    name = f"{first.by.title} with {first.needs}" if first.needs else first.by.title
     return f"{name} in part" if all(rule.conditions for rule in rules) else name
 
 

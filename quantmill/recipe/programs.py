@@ -11,6 +11,27 @@ from pydantic import BaseModel, ConfigDict, Field
 Device = Literal["cpu", "cuda"]
 
 
+class Program(NamedTuple):
+    """A program in the version that the evidence is of."""
+
+    name: str
+    """As `--where runtime=` names it."""
+    title: str
+    """Its name in sentences."""
+    version: str
+    date: str
+    """Year and month in which it ran, or its source or documents were read."""
+
+
+TRANSFORMERS = Program("transformers", "transformers", "5.23.0", "2026-11")
+GPTQMODEL = Program("gptqmodel", "gptqmodel", "7.6.0", "2026-11")
+VLLM = Program("vllm", "vLLM", "0.32.0", "2026-11")
+LLAMA_CPP = Program("llama.cpp", "llama.cpp", "0.3.36", "2026-11")
+OLLAMA = Program("ollama", "Ollama", "November 2026", "2026-11")
+LM_STUDIO = Program("lm studio", "LM Studio", "November 2026", "2026-11")
+"""Programs of more than one method, and of GGUF; a program of one method is in the method's module."""
+
+
 class Facts(NamedTuple):
     """The facts of a variant that decide which programs load it; None: not recorded.
 
@@ -18,39 +39,31 @@ class Facts(NamedTuple):
     """
 
     bits: int
-    kind: str = ""
-    """The named type: `nf4`, `Q4_K_M`."""
     symmetric: bool | None = None
     act_order: bool | None = False
     """Whether columns are quantized in order of falling activation and have groups (GPTQ's `desc_act`)."""
     group_size: int | None = 0
     mixed: bool = False
     """Whether single layers have another bit width."""
-    packing: str = ""
-    """AutoRound's `export_format`."""
     opened_by: str = ""
     """The library that the variant was measured with; empty: not known."""
 
 
 class Loads(BaseModel):
-    """A rule: the program loads the variants that meet every condition; an empty condition always holds."""
+    """A rule: a program loads the variants that meet every condition; an empty condition always holds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    program: str = Field(description="The program, as `--where runtime=` names it.")
-    version: str = Field(description="The version of the program in the evidence.")
-    evidence: Literal["ran", "read"] = Field(description="The program ran here, or its source or documents were read.")
-    date: str = Field(pattern=r"^20\d\d-\d\d$", description="Year and month of the evidence.")
+    by: Program = Field(description="The program, with the version in the evidence.")
+    ran: bool = Field(description="Whether the program ran here; else its source or documents were read.")
     devices: tuple[Device, ...] = Field(default=("cpu", "cuda"), description="Devices that the program computes on.")
     needs: str = Field(default="", description="What the program or the machine needs in addition.")
     plugin: bool = Field(default=False, description="Whether `needs` is a package that the program does not bring.")
     bits: tuple[int, ...] = Field(default=(), description="Nominal bit widths.")
-    kind: tuple[str, ...] = Field(default=(), description="Named types.")
     symmetric: tuple[bool, ...] = Field(default=(), description="Whether the grid is symmetric.")
     act_order: tuple[bool, ...] = Field(default=(), description="Whether columns are reordered and have groups.")
     group_size: tuple[int, ...] = Field(default=(), description="Weights that share a scale; -1: a whole row.")
     mixed: tuple[bool, ...] = Field(default=(), description="Whether single layers have another bit width.")
-    packing: tuple[str, ...] = Field(default=(), description="AutoRound's export formats.")
     opened_by: tuple[str, ...] = Field(default=(), description="Libraries that the variant was measured with.")
 
     def refuses(self, facts: Facts) -> str:
@@ -63,14 +76,14 @@ class Loads(BaseModel):
         return ""
 
     @property
-    def is_promise(self) -> bool:
-        """Whether `--where runtime=` and tables use the rule: the program ran here and needs no plugin."""
-        return self.evidence == "ran" and not self.plugin
+    def program(self) -> str:
+        """The program's name."""
+        return self.by.name
 
     @property
-    def title(self) -> str:
-        """The program's name in sentences."""
-        return {"vllm": "vLLM", "ollama": "Ollama", "lm studio": "LM Studio"}.get(self.program, self.program)
+    def is_promise(self) -> bool:
+        """Whether `--where runtime=` and tables use the rule: the program ran here and needs no plugin."""
+        return self.ran and not self.plugin
 
     @property
     def conditions(self) -> list[str]:
@@ -82,12 +95,22 @@ class Loads(BaseModel):
     def place(self) -> str:
         """The program with version, device and needs, for cards and tables."""
         where = "" if self.devices == get_args(Device) else {"cpu": "on processors", "cuda": "on GPUs"}[self.devices[0]]
-        return " ".join(filter(None, (self.title, self.version, where, self.needs and f"with {self.needs}")))
+        return " ".join(filter(None, (self.by.title, self.by.version, where, self.needs and f"with {self.needs}")))
 
     @property
     def proof(self) -> str:
         """The evidence in words."""
-        return f"ran, {self.date}" if self.evidence == "ran" else f"read, {self.date}, not run"
+        return f"ran, {self.by.date}" if self.ran else f"read, {self.by.date}, not run"
+
+
+def ran(program: Program, **conditions: Any) -> Loads:
+    """Return the rule of a program that loaded such variants here and generated."""
+    return Loads(by=program, ran=True, **conditions)
+
+
+def read(program: Program, **conditions: Any) -> Loads:
+    """Return the rule of a program whose source or documents say that it loads such variants."""
+    return Loads(by=program, ran=False, **conditions)
 
 
 def programs_for(rules: Iterable[Loads], facts: Facts) -> tuple[str, ...]:
@@ -105,7 +128,6 @@ def facts_of(variant: Mapping[str, Any], opened_by: str = "") -> Facts:
         group = packing.get("group_size")
         return Facts(
             bits=int(packing.get("bits", 0)),
-            kind=str(packing.get("type", "")),
             act_order=None,
             group_size=group if isinstance(group, int) and group else None,
             mixed=bool(packing.get("mixed")),
@@ -115,12 +137,10 @@ def facts_of(variant: Mapping[str, Any], opened_by: str = "") -> Facts:
     symmetric = variant.get("sym") if "zero_point" not in variant else not variant["zero_point"]
     return Facts(
         bits=int(variant.get("bits", 0)),
-        kind=str(variant.get("type") or ""),
         symmetric=symmetric,
         act_order=bool(variant.get("desc_act")) and group != -1,
         group_size=group,
         mixed=bool(variant.get("layers")),
-        packing=str(variant.get("export_format") or ""),
         opened_by=opened_by,
     )
 
@@ -128,8 +148,6 @@ def facts_of(variant: Mapping[str, Any], opened_by: str = "") -> Facts:
 def _condition(name: str, allowed: tuple[Any, ...]) -> str:
     if name == "bits":
         return f"{_listed(allowed)} bits"
-    if name == "kind":
-        return _listed(allowed)
     if name == "symmetric":
         return "symmetric" if allowed == (True,) else "asymmetric"
     if name == "act_order":
@@ -138,7 +156,7 @@ def _condition(name: str, allowed: tuple[Any, ...]) -> str:
         return f"groups of {_listed(allowed)}"
     if name == "mixed":
         return "one width for all layers" if allowed == (False,) else "several widths"
-    return f"packed as {_listed(allowed)}" if name == "packing" else f"measured with {_listed(allowed)}"
+    return f"measured with {_listed(allowed)}"
 
 
 def _listed(values: tuple[Any, ...]) -> str:

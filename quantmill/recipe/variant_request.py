@@ -24,8 +24,10 @@ def _listed(value: object) -> object:
 _Wrap = BeforeValidator(_listed)
 
 
-def _menu(kind: Any, position: int, description: str, title: str = "", examples: Any = None) -> Any:
+def _menu(kind: Any, position: int, description: str, title: str = "", examples: Any = None, pattern: str = "") -> Any:
     """Return the field of a list of options; a single value is accepted in place of a list."""
+    if pattern:
+        kind = Annotated[kind, Field(pattern=f"^(?:{pattern})$")]
     shown = [[example] for example in examples] if examples else None
     extra: Any = {"position": position}
     field: Any = Field(
@@ -60,7 +62,9 @@ else:
         bits=_menu(Literal[tuple(_BITS)], 1, f"Bit widths. {_whose('bits')}. Empty: 4."),
         type=_menu(Literal[_TYPES], 2, f"Named types. {_whose('types')}."),
         **{
-            option.name: _menu(option.plain, 4 + index, option.description, option.title, option.examples)
+            option.name: _menu(
+                option.plain, 4 + index, option.description, option.title, option.examples, option.pattern
+            )
             for index, option in enumerate(_OPTIONS)
         },
         layers=_menu(LayerRule, 3, "Rules for layers with another bit width; the first matching rule decides."),

@@ -6,7 +6,7 @@ from typing import Literal
 from quantmill.recipe.layer_rules import LayerRule
 from quantmill.recipe.method_row import Memory, Method, grouped_bits
 from quantmill.recipe.options import DEVICE_MAP, GROUP_SIZE, SYMMETRIC, GroupSize, MethodOptions, choice
-from quantmill.recipe.programs import Loads
+from quantmill.recipe.programs import TRANSFORMERS, VLLM, ran, read
 
 
 class Options(MethodOptions):
@@ -77,32 +77,9 @@ METHOD = Method(
     arithmetics=("bfloat16", "float32"),
     engines=("auto-round", "torch", "transformers", "safetensors"),
     programs=(
-        Loads(
-            program="transformers",
-            version="5.23.0",
-            evidence="ran",
-            date="2026-11",
-            needs="auto-round",
-        ),
-        Loads(
-            program="vllm",
-            version="0.32.0",
-            evidence="read",
-            date="2026-11",
-            devices=("cuda",),
-            mixed=(False,),
-        ),
-        Loads(
-            program="vllm",
-            version="0.32.0",
-            evidence="read",
-            date="2026-11",
-            devices=("cpu",),
-            needs="AVX-512",
-            bits=(4,),
-            symmetric=(True,),
-            mixed=(False,),
-        ),
+        ran(TRANSFORMERS, needs="auto-round"),
+        read(VLLM, devices=("cuda",), mixed=(False,)),
+        read(VLLM, devices=("cpu",), bits=(4,), symmetric=(True,), mixed=(False,), needs="AVX-512"),
     ),
     fine_tuning="no",
     rule_bits=(2, 3, 4, 8, 16),

@@ -4,7 +4,7 @@ from typing import Literal
 
 from quantmill.recipe.method_row import Memory, Method, grouped_bits, steady
 from quantmill.recipe.options import GROUP_SIZE, MethodOptions, choice
-from quantmill.recipe.programs import Loads
+from quantmill.recipe.programs import GPTQMODEL, TRANSFORMERS, VLLM, ran, read
 
 
 class Options(MethodOptions):
@@ -32,33 +32,10 @@ METHOD = Method(
     runtime_of_experts="gptqmodel",
     engines=("gptqmodel", "torch", "transformers", "safetensors"),
     programs=(
-        Loads(
-            program="transformers",
-            version="5.23.0",
-            evidence="ran",
-            date="2026-11",
-            opened_by=("transformers",),
-        ),
-        Loads(program="gptqmodel", version="7.6.0", evidence="ran", date="2026-11"),
-        Loads(
-            program="vllm",
-            version="0.32.0",
-            evidence="read",
-            date="2026-11",
-            devices=("cuda",),
-            bits=(4,),
-            opened_by=("transformers",),
-        ),
-        Loads(
-            program="vllm",
-            version="0.32.0",
-            evidence="read",
-            date="2026-11",
-            devices=("cpu",),
-            needs="AVX-512",
-            bits=(4,),
-            opened_by=("transformers",),
-        ),
+        ran(TRANSFORMERS, opened_by=("transformers",)),
+        ran(GPTQMODEL),
+        read(VLLM, devices=("cuda",), bits=(4,), opened_by=("transformers",)),
+        read(VLLM, devices=("cpu",), bits=(4,), opened_by=("transformers",), needs="AVX-512"),
     ),
     fine_tuning="LoRA through peft",
     deterministic=True,

@@ -2,7 +2,7 @@
 
 from quantmill.recipe.method_row import Memory, Method, steady
 from quantmill.recipe.options import MethodOptions
-from quantmill.recipe.programs import Loads
+from quantmill.recipe.programs import TRANSFORMERS, VLLM, ran, read
 
 METHOD = Method(
     name="baseline",
@@ -21,9 +21,9 @@ METHOD = Method(
     processor_dependent=False,
     engines=(),
     programs=(
-        Loads(program="transformers", version="5.23.0", evidence="ran", date="2026-11"),
-        Loads(program="vllm", version="0.32.0", evidence="ran", date="2026-11", devices=("cpu",)),
-        Loads(program="vllm", version="0.32.0", evidence="read", date="2026-11", devices=("cuda",)),
+        ran(TRANSFORMERS),
+        ran(VLLM, devices=("cpu",)),
+        read(VLLM, devices=("cuda",)),
     ),
     fine_tuning="yes",
     deterministic=True,

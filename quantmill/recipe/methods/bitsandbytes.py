@@ -8,7 +8,7 @@ from quantmill.recipe.layer_rules import LayerRule
 from quantmill.recipe.method_row import Memory, Method, steady
 from quantmill.recipe.options import DEVICE_MAP, ComputeType, MethodOptions, choice
 from quantmill.recipe.packing import Packing
-from quantmill.recipe.programs import Loads
+from quantmill.recipe.programs import TRANSFORMERS, VLLM, ran
 
 _FOUR_BIT = ("nf4", "fp4")
 _LIMIT = r"(\d+|cpu)=\d+(\.\d+)?[MG]iB"
@@ -91,16 +91,8 @@ METHOD = Method(
     processor_dependent=False,
     engines=("bitsandbytes", "accelerate", "torch", "transformers", "safetensors"),
     programs=(
-        Loads(program="transformers", version="5.23.0", evidence="ran", date="2026-11"),
-        Loads(
-            program="vllm",
-            version="0.32.0",
-            evidence="ran",
-            date="2026-11",
-            devices=("cpu",),
-            needs="vllm-bnb-plugin 0.0.3",
-            plugin=True,
-        ),
+        ran(TRANSFORMERS),
+        ran(VLLM, devices=("cpu",), needs="vllm-bnb-plugin 0.0.3", plugin=True),
     ),
     fine_tuning="LoRA through peft",
     rule_bits=(16,),

@@ -2,7 +2,7 @@
 
 from quantmill.recipe.method_row import Memory, Method, steady
 from quantmill.recipe.options import MethodOptions
-from quantmill.recipe.programs import Loads
+from quantmill.recipe.programs import LLAMA_CPP, LM_STUDIO, OLLAMA, VLLM, ran, read
 
 # Type -> nominal bit width, bits of a weight in its blocks (ggml-common.h); mixed types (`_M`, `_L`) also hold wider tensors.
 _TYPES = {
@@ -33,18 +33,10 @@ METHOD = Method(
     needs=("conversion",),
     engines=("llama-cpp-python", "gguf"),
     programs=(
-        Loads(program="llama.cpp", version="0.3.36", evidence="ran", date="2026-11"),
-        Loads(program="ollama", version="November 2026", evidence="read", date="2026-11"),
-        Loads(program="lm studio", version="November 2026", evidence="read", date="2026-11"),
-        Loads(
-            program="vllm",
-            version="0.32.0",
-            evidence="read",
-            date="2026-11",
-            devices=("cuda",),
-            needs="vllm-gguf-plugin 0.0.5",
-            plugin=True,
-        ),
+        ran(LLAMA_CPP),
+        read(OLLAMA),
+        read(LM_STUDIO),
+        read(VLLM, devices=("cuda",), needs="vllm-gguf-plugin 0.0.5", plugin=True),
     ),
     fine_tuning="no",
     devices=("cpu",),

@@ -1,8 +1,10 @@
 """GPTQ (arXiv:2210.17323), through GPTQModel."""
 
+from typing import Any
+
 from quantmill.recipe.method_row import Memory, Method, grouped_bits, steady
 from quantmill.recipe.options import GROUP_SIZE, SYMMETRIC, GroupSize, MethodOptions, choice
-from quantmill.recipe.programs import Loads
+from quantmill.recipe.programs import GPTQMODEL, TRANSFORMERS, VLLM, ran, read
 
 
 class Options(MethodOptions):
@@ -24,7 +26,16 @@ class Options(MethodOptions):
     )
 
 
-_MARLIN = {"symmetric": (True,), "act_order": (False,), "group_size": (-1, 32, 64, 128)}
+_MARLIN: dict[str, Any] = {
+    "symmetric": (True,),
+    "act_order": (False,),
+    "group_size": (-1, 32, 64, 128),
+    "mixed": (False,),
+    "opened_by": ("transformers",),
+}
+"""What vLLM's GPTQ kernels take."""
+_FUSED: dict[str, Any] = _MARLIN | {"mixed": (True,), "opened_by": ()}
+"""The same with several widths. vLLM fuses q, k and v, and gate and up: the layers of each must agree."""
 
 METHOD = Method(
     name="gptq",
@@ -47,38 +58,11 @@ METHOD = Method(
     engines=("gptqmodel", "optimum", "torch", "transformers", "safetensors"),
     unasked_modules={"torchao": "gptqmodel"},
     programs=(
-        Loads(
-            program="transformers",
-            version="5.23.0",
-            evidence="ran",
-            date="2026-11",
-            mixed=(False,),
-            opened_by=("transformers",),
-        ),
-        Loads(program="gptqmodel", version="7.6.0", evidence="ran", date="2026-11"),
-        Loads(
-            program="vllm",
-            version="0.32.0",
-            evidence="read",
-            date="2026-11",
-            devices=("cuda",),
-            bits=(4, 8),
-            opened_by=("transformers",),
-            mixed=(False,),
-            **_MARLIN,
-        ),
-        Loads(
-            program="vllm",
-            version="0.32.0",
-            evidence="read",
-            date="2026-11",
-            devices=("cpu",),
-            needs="AVX-512",
-            bits=(4,),
-            opened_by=("transformers",),
-            mixed=(False,),
-            **_MARLIN,
-        ),
+        ran(TRANSFORMERS, opened_by=("transformers",), mixed=(False,)),
+        ran(GPTQMODEL),
+        read(VLLM, devices=("cuda",), bits=(4, 8), **_MARLIN),
+        read(VLLM, devices=("cuda",), bits=(4, 8), needs="one width for q, k, v and one for gate, up", **_FUSED),
+        read(VLLM, devices=("cpu",), bits=(4,), needs="AVX-512", **_MARLIN),
     ),
     fine_tuning="LoRA through peft",
     rule_bits=(2, 3, 4, 8, 16),

@@ -5,7 +5,7 @@ from typing import Literal
 
 from quantmill.recipe.method_row import Memory, Method, steady
 from quantmill.recipe.options import GROUP_SIZE, GroupSize, MethodOptions, choice
-from quantmill.recipe.programs import Loads
+from quantmill.recipe.programs import Program, ran
 
 
 class Options(MethodOptions):
@@ -44,7 +44,7 @@ METHOD = Method(
     processor_dependent=False,
     engines=("hqq", "torch", "transformers", "safetensors"),
     unasked_modules={"hqq": "hqq"},
-    programs=(Loads(program="hqq", version="0.2.8.post1", evidence="ran", date="2026-11"),),
+    programs=(ran(Program("hqq", "hqq", "0.2.8.post1", "2026-11")),),
     fine_tuning="no",
     rule_bits=(1, 2, 3, 4, 8, 16),
     leaves_experts=True,

@@ -39,7 +39,7 @@ def takes(method: str, program: str, device: str, **variant: Any) -> str:
         (PLAIN | {"desc_act": True}, "cuda", "takes no desc_act with groups, here: yes"),
         (PLAIN | {"desc_act": True, "group_size": -1}, "cuda", ""),
         (PLAIN | {"group_size": 16}, "cuda", "takes groups of a whole row, 32, 64 or 128, here: 16"),
-        (PLAIN | {"layers": [{"match": "q", "bits": 8}]}, "cuda", "takes one width for all layers, here: yes"),
+        (PLAIN | {"layers": [{"match": "q", "bits": 8}]}, "cpu", "takes one width for all layers, here: yes"),
         ({"bits": 4, "packing": {"method": "gptq", "bits": 4, "group_size": 64}}, "cuda", "symmetric, here: not recorded"),
     ],
 )  # fmt: skip
@@ -60,5 +60,11 @@ def test_a_plugin_or_a_source_that_was_read_is_no_promise() -> None:
 )
 def test_what_ran_here_ran_with_the_locked_version(rule: Loads) -> None:
     """The contract test opens every method's artifacts, so the evidence is for the locked version."""
-    if rule.evidence == "ran" and rule.program in PACKAGES:
-        assert rule.version == LOCK[PACKAGES[rule.program]]
+    if rule.ran and rule.program in PACKAGES:
+        assert rule.by.version == LOCK[PACKAGES[rule.program]]
+
+
+def test_several_widths_are_no_refusal_where_fused_layers_agree() -> None:
+    facts = facts_of(PLAIN | {"layers": [{"match": "down_proj", "bits": 8}]}, "gptqmodel")
+    fitting = [rule.place for rule in METHODS["gptq"].programs if not rule.refuses(facts)]
+    assert fitting == ["gptqmodel 7.6.0", "vLLM 0.32.0 on GPUs with one width for q, k, v and one for gate, up"]

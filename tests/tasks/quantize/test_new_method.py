@@ -23,7 +23,7 @@ FACTS = '''"""Rounds to a grid, stored in bf16."""
 
 from quantmill.recipe.method_row import Memory, Method, steady
 from quantmill.recipe.options import MethodOptions, choice
-from quantmill.recipe.programs import Loads
+from quantmill.recipe.programs import Program, ran
 
 
 class Options(MethodOptions):
@@ -47,7 +47,7 @@ METHOD = Method(
     thread_dependent=False,
     processor_dependent=False,
     engines=("torch", "safetensors"),
-    programs=(Loads(program="transformers", version="5", evidence="ran", date="2026-11"),),
+    programs=(ran(Program("transformers", "transformers", "5", "2026-11")),),
     fine_tuning="yes",
     deterministic=True,
     stored_bits=lambda bits, _kind, _options: bits,
