@@ -14,7 +14,6 @@ from typing import IO, Any, NamedTuple
 
 from quantmill.errors import TextError
 from quantmill.recipe.texts import TextKind
-from tasks.text.forms import rows_of_list
 
 LINE_BYTES = 16 << 20
 _BATCH_ROWS = 64
@@ -45,7 +44,7 @@ def documents(path: Path, kind: TextKind, field: str, where: str) -> Iterator[Do
         TextError: the file is not of this kind, or a row's field holds neither text nor messages.
     """
     if kind == "json":
-        rows = iter(rows_of_list(path, where))
+        rows = _list_rows(path, where)
     elif kind == "parquet":
         rows = _parquet_rows(path, field, where)
     else:
@@ -102,6 +101,25 @@ def _words(text: str, where: str) -> str:
     except UnicodeEncodeError as error:
         raise TextError(f"{where}: half a surrogate pair at character {error.start}") from error
     return " ".join(text.split())
+
+
+def whole_json(path: Path) -> Any:
+    """Return the JSON that a whole file holds, or None if the file is no JSON in UTF-8."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _list_rows(path: Path, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield place and content of each row of a JSON list; a text is a row with the field `text`."""
+    begin = f"{where}source: {path.name}"
+    if not isinstance(found := whole_json(path), list):
+        raise TextError(f"{begin}: is no JSON list any more")
+    for number, row in enumerate(found, start=1):
+        if not isinstance(row, dict | str):
+            raise TextError(f"{begin}: row {number}: must be an object or a text, is {type(row).__name__}")
+        yield f"row {number}", {"text": row} if isinstance(row, str) else row
 
 
 def _json_rows(path: Path, packed: bool, where: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -107,7 +107,7 @@ def test_prose_that_begins_with_a_bracket_is_not_read_whole(tmp_path: Path, monk
     def whole(path: Path) -> None:
         raise AssertionError(f"{path} was read whole")
 
-    monkeypatch.setattr(forms, "_whole", whole)
+    monkeypatch.setattr(forms, "whole_json", whole)
     for number, begin in enumerate(("[1] A reference. ", '["Quoted", he said] and went on. ', "{a: b} ")):
         assert read(tmp_path / f"{number}.txt", (begin + "Words. " * 20 + "\n\n") * 900)
 
